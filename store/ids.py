@@ -1,0 +1,89 @@
+"""Compute the ids of everything that has one.
+
+Ids are hashes or public keys, never counters, so that two nodes that know the same facts
+name them alike. This module touches no clock, no randomness and no storage.
+
+Layouts are those of docs/log-format.md; integers inside hashed strings are big-endian.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NewType
+
+from blake3 import blake3
+
+AgentId = NewType("AgentId", bytes)  # 32 bytes: an Ed25519 public key
+FolderId = NewType("FolderId", bytes)  # 32 bytes: an Ed25519 public key
+LogId = NewType("LogId", bytes)  # 32 bytes
+BatchId = NewType("BatchId", bytes)  # 32 bytes
+EventId = NewType("EventId", bytes)  # 32 bytes
+ObjectId = NewType("ObjectId", bytes)  # 32 bytes; the root's is the folder's
+BlobHash = NewType("BlobHash", bytes)  # 32 bytes: BLAKE3 of a content
+Epoch = NewType("Epoch", bytes)  # 16 random bytes
+Name = NewType("Name", bytes)  # 1 to 255 bytes, see store.paths.safe_name
+
+ID_BYTES = 32
+EPOCH_BYTES = 16
+
+
+class Kind(IntEnum):
+    """What an object is; part of its id, so it never changes."""
+
+    FILE = 0
+    DIRECTORY = 1
+    SYMLINK = 2
+
+
+def log_id(folder: FolderId, agent: AgentId, epoch: Epoch) -> LogId:
+    """Name the log of one agent in one folder in one epoch."""
+    return LogId(blake3(b"dizzyd/log/1" + folder + agent + epoch).digest())
+
+
+def batch_id(header: bytes) -> BatchId:
+    """Name a batch by the bytes of its header as received."""
+    return BatchId(blake3(b"dizzyd/batch/1" + header).digest())
+
+
+def event_id(log: LogId, seq: int, index: int, event: bytes) -> EventId:
+    """Name one event by where it stands and by its bytes as received."""
+    return EventId(
+        blake3(
+            b"dizzyd/event/1" + log + seq.to_bytes(8, "big") + index.to_bytes(4, "big") + event
+        ).digest()
+    )
+
+
+def event_ids(log: LogId, seq: int, events: list[bytes]) -> list[EventId]:
+    """Name all events of one batch, in order."""
+    prefix = b"dizzyd/event/1" + log + seq.to_bytes(8, "big")
+    return [
+        EventId(blake3(prefix + index.to_bytes(4, "big") + event).digest())
+        for index, event in enumerate(events)
+    ]
+
+
+def object_id(
+    folder: FolderId, parent: ObjectId, kind: Kind, generation: int, name: bytes
+) -> ObjectId:
+    """Name the object that is created as `name` in `parent`; every node recomputes it."""
+    return ObjectId(
+        blake3(
+            b"dizzyd/object/1"
+            + folder
+            + parent
+            + bytes((kind,))
+            + generation.to_bytes(4, "big")
+            + name
+        ).digest()
+    )
+
+
+def blob_hash(content: bytes) -> BlobHash:
+    """Name a content by its BLAKE3."""
+    return BlobHash(blake3(content).digest())
+
+
+def short(identity: bytes) -> str:
+    """Show an id in logs: its first 8 hex digits."""
+    return identity[:4].hex()
