@@ -44,13 +44,11 @@ class Content(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, 
     size: Size
 
 
-class _Event(
-    Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False, tag_field="t"
-):
+class _Event(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
     """What all events share: an array that begins with the integer tag."""
 
 
-class ObjectCreated(_Event, tag=1):
+class ObjectCreated(_Event, frozen=True, tag=1):
     """An object exists: its id follows from parent, kind, generation and name."""
 
     parent: Hash32
@@ -63,7 +61,7 @@ class ObjectCreated(_Event, tag=1):
     prev: Prev
 
 
-class ContentChanged(_Event, tag=2):
+class ContentChanged(_Event, frozen=True, tag=2):
     """A file has other bytes, or a symlink another target."""
 
     object: Hash32
@@ -72,7 +70,7 @@ class ContentChanged(_Event, tag=2):
     prev: Prev
 
 
-class ObjectMoved(_Event, tag=3):
+class ObjectMoved(_Event, frozen=True, tag=3):
     """An object stands under another parent or name."""
 
     object: Hash32
@@ -81,7 +79,7 @@ class ObjectMoved(_Event, tag=3):
     prev: Prev
 
 
-class ObjectDeleted(_Event, tag=4):
+class ObjectDeleted(_Event, frozen=True, tag=4):
     """An object is gone; `along_with` names its directory's deletion in the same act ("with")."""
 
     object: Hash32
@@ -90,7 +88,7 @@ class ObjectDeleted(_Event, tag=4):
     along_with: Hash32 | None
 
 
-class AttributesChanged(_Event, tag=5):
+class AttributesChanged(_Event, frozen=True, tag=5):
     """The executable bit or the modification time changed, not the content."""
 
     object: Hash32
@@ -99,21 +97,21 @@ class AttributesChanged(_Event, tag=5):
     extended: None
 
 
-class Tagged(_Event, tag=6):
+class Tagged(_Event, frozen=True, tag=6):
     """An object carries a tag."""
 
     object: Hash32
     tag: TagBytes
 
 
-class Untagged(_Event, tag=7):
+class Untagged(_Event, frozen=True, tag=7):
     """An object no longer carries a tag."""
 
     object: Hash32
     tag: TagBytes
 
 
-class FolderShared(_Event, tag=16):
+class FolderShared(_Event, frozen=True, tag=16):
     """A folder exists; signed by the folder's own key, whose secret is then discarded."""
 
     folder: Hash32
@@ -124,7 +122,7 @@ class FolderShared(_Event, tag=16):
     signature: Bytes64
 
 
-class Granted(_Event, tag=17):
+class Granted(_Event, frozen=True, tag=17):
     """An agent has a role; 0 owner, 1 admin, 2 write, 3 read."""
 
     agent: Hash32
@@ -142,21 +140,21 @@ class CutPoint(Struct, array_like=True, frozen=True, forbid_unknown_fields=True,
     batch: Hash32
 
 
-class Revoked(_Event, tag=18):
+class Revoked(_Event, frozen=True, tag=18):
     """An agent's batches beyond the cut count no more (reserved: not emitted yet)."""
 
     agent: Hash32
     cut: Annotated[tuple[CutPoint, ...], Meta(max_length=1024)]
 
 
-class EpochOpened(_Event, tag=19):
+class EpochOpened(_Event, frozen=True, tag=19):
     """An agent goes on in a new log after its home was restored or cloned."""
 
     previous_log: Hash32
     previous_batch: Hash32 | None
 
 
-class Checkpointed(_Event, tag=20):
+class Checkpointed(_Event, frozen=True, tag=20):
     """State at a frontier, as a snapshot blob (reserved)."""
 
     frontier: Annotated[tuple[Hash32, ...], Meta(max_length=1024)]
@@ -165,7 +163,7 @@ class Checkpointed(_Event, tag=20):
     snapshot: Content
 
 
-class Attested(_Event, tag=21):
+class Attested(_Event, frozen=True, tag=21):
     """Another agent found the same state at a checkpoint (reserved)."""
 
     checkpoint: Hash32
