@@ -1,0 +1,155 @@
+"""Define what one asks a node and what it answers, as values.
+
+The control API writes them as JSON, the command line prints them; nothing here knows how an
+answer is found. Paths and names are text with surrogateescape, ids are hex.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareRequest:
+    """Share the directory at an absolute path."""
+
+    path: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InviteRequest:
+    """Make an invite; `role` is read, write or admin. No addresses: those of the node."""
+
+    name: str
+    role: str
+    expires_s: float
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRequest:
+    """Join by an invite, into an absolute path or into the default one."""
+
+    invite: str
+    path: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderRequest:
+    """Anything that is asked of one folder, by its name or a prefix of its id."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldersRequest:
+    """Anything that is asked of one folder, or of all where no name is given."""
+
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitRequest:
+    """Wait until one folder or all are in sync."""
+
+    name: str | None = None
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatRequest:
+    """Read one content by path (relative to `cwd`) or by hash."""
+
+    path_or_hash: str
+    cwd: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoRequest:
+    """Nothing needs to be said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InviteMade:
+    """The one line to hand over, and the addresses that are in it."""
+
+    text: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """What was joined, and where its files are."""
+
+    name: str
+    path: str
+    folder_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this node is."""
+
+    name: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One member of a folder, as this node sees it; `is_self` is this node."""
+
+    agent: str
+    name: str
+    role: str
+    is_self: bool = False
+    connected: bool = False
+    addresses: tuple[str, ...] = ()
+    last_seen_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderPeers:
+    """The members of one folder."""
+
+    name: str
+    id: str
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyLine:
+    """One thing that verify says.
+
+    `kind` is "finding" (damage: `text` says what and where), "pending" (content still on its
+    way), "progress" (`done_bytes` of `total_bytes`), or "summary" (the last line; `findings`
+    counts the damage).
+    """
+
+    kind: str
+    text: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    findings: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """A folder whose state was folded anew, with the root it had and has."""
+
+    name: str
+    id: str
+    state_root: str
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One line of GET /events; `cursor` is what to give as `after` to go on from here."""
+
+    cursor: str
+    folder: str
+    kind: str
+    at: str
+    fields: dict[str, str]
