@@ -15,38 +15,23 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import web
 
-from daemon.answers import (
-    CatRequest,
-    Change,
-    FolderPeers,
-    FolderRequest,
-    FoldersRequest,
-    Identity,
-    InviteMade,
-    InviteRequest,
-    Joined,
-    JoinRequest,
-    NoRequest,
-    Rebuilt,
-    ShareRequest,
-    VerifyLine,
-    WaitRequest,
-)
+from daemon.answers import CatRequest, Change
 from daemon.plain import NotPlain, from_plain, to_plain
-from daemon.status import Status, to_json
+from daemon.routes import CAT, PREFIX, ROUTES, Route
+from daemon.status import Status
 from store.errors import EXIT_TRY_LATER, EXIT_USAGE, DizzyError, UsageError
 
 if TYPE_CHECKING:
+    from daemon.answers import FolderPeers, Identity, InviteMade, Joined, Rebuilt, VerifyLine
     from daemon.home import Home
 
 logger = logging.getLogger(__name__)
 
-PREFIX: Final = "/api/v1"
 BODY_LIMIT_BYTES: Final = 1 << 20
 CONNECTION_LIMIT: Final = 128
 STOP_TIMEOUT_S: Final = 2.0
@@ -118,41 +103,6 @@ class Operations(Protocol):
         """Follow what happens, from a cursor on, without end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """One operation as the socket spells it; the fields of `request` are its parameters."""
-
-    method: str
-    operation: str
-    request: type[Any]
-    is_stream: bool = False
-
-    @property
-    def path(self) -> str:
-        """The way to it: `undo_deletions` is /api/v1/undo-deletions."""
-        return f"{PREFIX}/{self.operation.replace('_', '-')}"
-
-
-ROUTES: Final = (
-    Route(method="GET", operation="status", request=NoRequest),
-    Route(method="GET", operation="identity", request=NoRequest),
-    Route(method="GET", operation="peers", request=NoRequest),
-    Route(method="GET", operation="verify", request=FoldersRequest, is_stream=True),
-    Route(method="GET", operation="wait", request=WaitRequest),
-    Route(method="POST", operation="share", request=ShareRequest),
-    Route(method="POST", operation="invite", request=InviteRequest),
-    Route(method="POST", operation="join", request=JoinRequest),
-    Route(method="POST", operation="leave", request=FolderRequest),
-    Route(method="POST", operation="unshare", request=FolderRequest),
-    Route(method="POST", operation="rebuild", request=FoldersRequest),
-    Route(method="POST", operation="scan", request=FoldersRequest),
-    Route(method="POST", operation="confirm", request=FolderRequest),
-    Route(method="POST", operation="undo_deletions", request=FolderRequest),
-    Route(method="POST", operation="revert", request=FolderRequest),
-    Route(method="POST", operation="reload", request=NoRequest),
-)
-
-
 class ControlServer:
     """The control socket of one node, from start to stop."""
 
@@ -169,7 +119,11 @@ class ControlServer:
 
         Raises DizzyError where the socket cannot be made.
         """
-        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
+        # handler_cancellation: who stops asking (Ctrl-C in `wait`, a closed `events`) frees the
+        # answer at once. Operations are cancellable at every await, as at shutdown.
+        self._runner = web.AppRunner(
+            self._application(), access_log=None, shutdown_timeout=1.0, handler_cancellation=True
+        )
         await self._runner.setup()
         try:
             listening = self._bind()
@@ -218,8 +172,9 @@ class ControlServer:
         )
         for route in ROUTES:
             answer = self._streaming(route) if route.is_stream else self._answering(route)
+            if route is CAT:
+                answer = self._cat
             application.router.add_route(route.method, route.path, answer)
-        application.router.add_route("GET", f"{PREFIX}/cat", self._cat)
         application.router.add_route("GET", f"{PREFIX}/events", self._events)
         return application
 
@@ -233,18 +188,16 @@ class ControlServer:
             return web.json_response(_plain_error(refusal), status=403)
         return await handler(request)
 
-    def _answering(self, route: Route) -> Handler:
+    def _answering(self, route: Route[Any, Any]) -> Handler:
         operation = getattr(self._operations, route.operation)
 
         async def answer(request: web.Request) -> web.StreamResponse:
             asked = await _read_request(request, route)
-            answer = await operation(**_fields(asked))
-            plain = to_json(answer) if isinstance(answer, Status) else to_plain(answer)
-            return web.json_response(plain)
+            return web.json_response(to_plain(await operation(**_fields(asked))))
 
         return answer
 
-    def _streaming(self, route: Route) -> Handler:
+    def _streaming(self, route: Route[Any, Any]) -> Handler:
         operation = getattr(self._operations, route.operation)
 
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -271,7 +224,7 @@ class ControlServer:
 
 
 async def _stream_lines(
-    request: web.Request, lines: AsyncIterator[VerifyLine] | AsyncIterator[Change]
+    request: web.Request, lines: AsyncIterator[Any]
 ) -> web.StreamResponse:
     """Answer with one JSON object a line; an error in the middle is the last line."""
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
@@ -311,9 +264,9 @@ def _http_status(error: DizzyError) -> int:
     return {EXIT_USAGE: 400, EXIT_TRY_LATER: 503}.get(error.exit_code, 409)
 
 
-async def _read_request(request: web.Request, route: Route) -> object:
+async def _read_request(request: web.Request, route: Route[Any, Any]) -> object:
     if route.method == "GET":
-        return _parse(route.request, _read_query(request))
+        return _parse(route.asked, _read_query(request))
     if request.headers.get("Content-Encoding"):
         raise web.HTTPUnsupportedMediaType(reason="a compressed body")
     if request.content_type != "application/json":
@@ -322,7 +275,7 @@ async def _read_request(request: web.Request, route: Route) -> object:
         body = json.loads(await request.read())
     except (ValueError, RecursionError) as cause:
         raise UsageError("request body", "expected JSON") from cause
-    return _parse(route.request, body)
+    return _parse(route.asked, body)
 
 
 def _read_query(request: web.Request) -> dict[str, Any]:

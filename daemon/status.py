@@ -162,8 +162,10 @@ class Status:
     @property
     def is_healthy(self) -> bool:
         """Whether no `problem` key holds anything."""
-        holders = (self.node, *self.folders, *self.peers)
-        return not any(holder.problems for holder in holders)
+        problems = [self.node.problems]
+        problems += [folder.problems for folder in self.folders]
+        problems += [peer.problems for peer in self.peers]
+        return not any(problems)
 
 
 def to_json(status: Status) -> dict[str, Any]:
