@@ -12,7 +12,7 @@ import gc
 import io
 from collections import deque
 from random import Random
-from typing import Any, NoReturn, ParamSpec, TypeVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from blake3 import blake3
 
@@ -27,7 +27,7 @@ TURN_LIMIT = 3_000_000  # turns of the loop in one run: more means that it goes 
 TIME_LIMIT_S = 30 * 86_400.0
 
 
-class SimulationStuck(Exception):  # noqa: N818  # what happened, as the other errors of the house
+class SimulationStuck(Exception):  # noqa: N818
     """Nothing can happen any more, or far too much does."""
 
 
