@@ -1,0 +1,163 @@
+"""Open a node's database and run transactions on its one writing connection.
+
+Refuses a database of a newer dizzyd and one that SQLite finds malformed. The connection belongs
+to one thread; it also does the checkpoints (SQLite before 3.51.3 can corrupt a WAL database
+when two connections write or checkpoint at once, sqlite.org/wal.html#walresetbug).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from store.errors import DatabaseDamaged
+
+SCHEMA_VERSION = 1
+IN_LIMIT = 500  # ids in one IN(): well below SQLite's limit of variables
+
+
+@cache
+def schema() -> str:
+    """Give the statements that make all tables, compiled once from store.tables."""
+    from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - only a new database needs it
+    from sqlalchemy.schema import CreateIndex, CreateTable  # noqa: PLC0415
+
+    from sqlmodel import SQLModel  # noqa: PLC0415
+
+    import store.tables  # noqa: PLC0415, F401
+
+    dialect = sqlite.dialect()
+    statements: list[str] = []
+    for table in SQLModel.metadata.sorted_tables:
+        statements.append(str(CreateTable(table).compile(dialect=dialect)))
+        statements.extend(
+            str(CreateIndex(index).compile(dialect=dialect))
+            for index in sorted(table.indexes, key=lambda index: str(index.name))
+        )
+    return ";\n".join(statements) + f";\nPRAGMA user_version = {SCHEMA_VERSION};"
+
+
+class Database:
+    """The one connection to a node's database, with nestable transactions."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Take over an open connection; use open_database or memory_database."""
+        self.connection = connection
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+        self._depth = 0
+        self._next_object_no: int | None = None
+
+    def new_object_no(self) -> int:
+        """Give a number that no object of any folder has; never one given before."""
+        if self._next_object_no is None:
+            row = self.execute("SELECT coalesce(max(no), 0) + 1 FROM object").fetchone()
+            self._next_object_no = int(row[0])
+        self._next_object_no += 1
+        return self._next_object_no - 1
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make everything inside one atomic, durable change; inner ones join the outer.
+
+        When the outermost ends, its rows are on disk (WAL, synchronous=FULL). An exception
+        undoes all of it.
+        """
+        if self._depth:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+            return
+        self.execute("BEGIN IMMEDIATE")
+        self._depth = 1
+        try:
+            yield
+        except BaseException:
+            self.execute("ROLLBACK")
+            raise
+        else:
+            self.execute("COMMIT")
+        finally:
+            self._depth = 0
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self._depth > 0
+
+    def meta(self, key: str) -> bytes | None:
+        """Read one fact that the database holds about itself."""
+        row = self.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    def set_meta(self, key: str, value: bytes) -> None:
+        """Write one fact that the database holds about itself."""
+        self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def close(self) -> None:
+        """Fold the WAL into the file and close."""
+        try:
+            self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:  # a full or read-only disk: the WAL stays and is read next time
+            pass
+        self.connection.close()
+
+
+def chunked(values: Sequence[bytes] | Sequence[int]) -> Iterator[tuple[str, Sequence[object]]]:
+    """Cut values for IN(): gives ("?,?,?", values) at most IN_LIMIT at a time."""
+    for start in range(0, len(values), IN_LIMIT):
+        part = values[start : start + IN_LIMIT]
+        yield ",".join("?" * len(part)), part
+
+
+def open_database(path: Path, *, read_only: bool = False) -> Database:
+    """Open or make the database at `path`.
+
+    Raises DatabaseDamaged if it is malformed or was written by a newer dizzyd.
+    """
+    try:
+        if read_only:
+            connection = sqlite3.connect(
+                f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+            )
+        else:
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA mmap_size = 268435456")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            _make(connection)
+    except sqlite3.Error as cause:
+        raise DatabaseDamaged(
+            f"cannot open the database {path}",
+            str(cause),
+            hint="move it away; `dizzyd run` rebuilds it from disk and peers",
+        ) from cause
+    if version > SCHEMA_VERSION:
+        raise DatabaseDamaged(
+            f"cannot open the database {path}",
+            f"it has schema {version}, this dizzyd knows {SCHEMA_VERSION}",
+            hint="install a newer dizzyd; nothing was changed",
+        )
+    return Database(connection)
+
+
+def memory_database() -> Database:
+    """Make a database that lives in memory: for simulations and tests."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA cache_size = -512")
+    _make(connection)
+    return Database(connection)
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    connection.executescript("BEGIN;\n" + schema() + "\nCOMMIT;")

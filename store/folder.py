@@ -1,0 +1,323 @@
+"""Hold one folder's log, state and synced together, and change them in one transaction.
+
+This is what the database thread owns for each folder. Everything that writes does so inside
+`change()`, which commits before anybody speaks of it and brings memory back in line with the
+database when something fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from store.access import Member, Role
+from store.codec import decode_header
+from store.db import Database, chunked
+from store.events import EpochOpened, Granted, encode
+from store.ids import AgentId, Epoch, FolderId, Kind, LogId, log_id
+from store.log import Admitted, AppliedBatch, FolderLog, OwnWriter
+from store.records import Entry
+from store.signing import AgentKey, SignedBatch, sign_folder_shared, verify
+from store.state import OBJECT_COLUMNS, Changes, FolderState, ObjectRow
+from store.synced import FolderSynced
+from store.view import View
+
+
+class StoredFolder:
+    """One folder of this node. Owned by the database thread."""
+
+    def __init__(self, database: Database, no: int, folder: FolderId, key: AgentKey) -> None:
+        """Load it; its row in `folder` must exist (add_folder)."""
+        self.db = database
+        self.no = no
+        self.id = folder
+        self.key = key
+        self._load()
+
+    def _load(self) -> None:
+        root_no, epoch, name, path, had_members = self.db.execute(
+            "SELECT root_no, epoch, name, path, had_members FROM folder WHERE no = ?", (self.no,)
+        ).fetchone()
+        self.root_no: int = root_no
+        self.epoch = Epoch(epoch)
+        self.name: str = name
+        self.path: bytes = path
+        self.had_members = bool(had_members)
+        self.is_joining = self.db.meta(f"joining/{self.no}") is not None
+        self.log = FolderLog(self.db, self.no, self.id)
+        self.state = FolderState(self.db, self.no, self.id, root_no)
+        self.synced = FolderSynced(self.db, self.no, root_no)
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Run a transaction on this folder; on failure memory follows the database back."""
+        try:
+            with self.db.transaction():
+                yield
+        except BaseException:
+            if not self.db.in_transaction:
+                changes = self.state.changes
+                self._load()
+                self.state.changes.objects |= changes.objects
+                self.state.changes.slots |= changes.slots
+            raise
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """Look at the state as it is now."""
+        return View(self.db, self.state, self.log.members())
+
+    def own_member(self) -> Member | None:
+        """Give our own role in this folder, None before we were admitted."""
+        return self.log.members().get(self.key.agent)
+
+    def id_of(self, no: int) -> bytes:
+        """Give the id of an object by its local number. Raises KeyError."""
+        directory = self.state.directories.get(no)
+        if directory is not None:
+            return directory.id
+        row = self.db.execute("SELECT id FROM object WHERE no = ?", (no,)).fetchone()
+        if row is None:
+            raise KeyError(no)
+        return bytes(row[0])
+
+    def number_of(self, identity: bytes) -> int:
+        """Give the local number of a directory, reserving one if it is not known yet."""
+        no = self.state.directory_nos.get(identity)
+        return self.reserve_no(identity) if no is None else no
+
+    def reserve_no(self, identity: bytes) -> int:
+        """Fix the number that an object gets when its create takes effect."""
+        row = self.db.execute(
+            "SELECT no FROM object WHERE folder_no = ? AND id = ?", (self.no, identity)
+        ).fetchone()
+        return int(row[0]) if row is not None else self.state.reserve(identity)
+
+    def numbers(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Give the local numbers of known objects."""
+        found: dict[bytes, int] = {}
+        for marks, part in chunked(ids):
+            found.update(
+                self.db.execute(
+                    f"SELECT id, no FROM object WHERE folder_no = ? AND id IN ({marks})",
+                    (self.no, *part),
+                ).fetchall()
+            )
+        return found
+
+    def has_anything_in(self, directory_nos: Sequence[int]) -> bool:
+        """Whether state knows any object, alive or not, below these directories."""
+        marks = ",".join("?" * len(directory_nos))
+        row = self.db.execute(
+            f"SELECT 1 FROM object WHERE parent_no IN ({marks}) LIMIT 1", tuple(directory_nos)
+        ).fetchone()
+        return row is not None
+
+    def entries_at(
+        self, directory_nos: Sequence[int], names: Sequence[bytes]
+    ) -> dict[bytes, list[Entry]]:
+        """Ask the view what stands at some names of a directory (its class of objects)."""
+        wanted = set(names)
+        nos: set[int] = set()
+        for directory_no in directory_nos:
+            for marks, part in chunked(names):
+                nos.update(
+                    row[0]
+                    for row in self.db.execute(
+                        f"SELECT no FROM object WHERE parent_no = ? AND name IN ({marks})",
+                        (directory_no, *part),
+                    )
+                )
+            if any(b" (conflict " in name for name in names):
+                nos.update(
+                    row[0]
+                    for row in self.db.execute(
+                        "SELECT no FROM object WHERE parent_no = ? AND flags & 1", (directory_no,)
+                    )
+                )
+        found: dict[bytes, list[Entry]] = {}
+        if nos:
+            for entry in self.view().entries(Changes(nos, set()))[1]:
+                if entry.name in wanted and entry.parent_no in directory_nos:
+                    found.setdefault(entry.name, []).append(entry)
+        return found
+
+    def own_batch(self, key: bytes) -> tuple[int, int] | None:
+        """Give seq and wall clock (ms) of the batch of an order key, if it is our own."""
+        row = self.db.execute("SELECT header FROM batch WHERE id = ?", (key[8:40],)).fetchone()
+        if row is None:
+            return None
+        header = decode_header(row[0])
+        if header.agent != self.key.agent or header.epoch != self.epoch:
+            return None
+        return header.seq, header.wall_ms
+
+    @property
+    def own_log(self) -> LogId:
+        """The id of the log that we write in this folder now."""
+        return log_id(self.id, self.key.agent, self.epoch)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def fold(self, applied: AppliedBatch) -> None:
+        """Let an applied batch take effect on the state."""
+        self.state.apply(applied)
+
+    def writer(self) -> OwnWriter:
+        """Begin to write own events."""
+        return self.log.writer(self.key, self.epoch)
+
+    def admit(self, batches: Sequence[SignedBatch], source: bytes) -> Admitted:
+        """Store and apply verified batches of others, in one transaction."""
+        with self.change():
+            return self.log.admit(batches, source, self.fold)
+
+    def grant(
+        self,
+        agent: AgentId,
+        role: Role,
+        *,
+        label: bytes,
+        expires_ms: int | None,
+        may_delegate: bool,
+        wall_ms: int,
+    ) -> list[SignedBatch]:
+        """Record that an agent has a role; the caller has checked that we may."""
+        event = Granted(
+            agent=agent,
+            role=int(role),
+            may_delegate=may_delegate,
+            expires_ms=expires_ms,
+            label=label,
+        )
+        with self.change():
+            self.db.execute("UPDATE folder SET had_members = 1 WHERE no = ?", (self.no,))
+            self.had_members = True
+            return self.log.append(self.key, self.epoch, [encode(event)], wall_ms, self.fold)
+
+    def open_epoch(self, epoch: Epoch, wall_ms: int) -> list[SignedBatch]:
+        """Go on in a new log: a sequence number is never used twice."""
+        head = self.log.own_head(self.key.agent, self.epoch)
+        event = EpochOpened(
+            previous_log=self.own_log, previous_batch=None if head is None else head.batch
+        )
+        with self.change():
+            self.db.execute("UPDATE folder SET epoch = ? WHERE no = ?", (epoch, self.no))
+            self.epoch = epoch
+            return self.log.append(self.key, self.epoch, [encode(event)], wall_ms, self.fold)
+
+    def set_joining(self, *, is_joining: bool) -> None:
+        """Note whether the first scan after a join is still to come."""
+        with self.db.transaction():
+            if is_joining:
+                self.db.set_meta(f"joining/{self.no}", b"1")
+            else:
+                self.db.execute("DELETE FROM meta WHERE key = ?", (f"joining/{self.no}",))
+        self.is_joining = is_joining
+
+    def rebuild(self) -> bytes:
+        """Fold the state anew from the log; give the new root. Synced stays as it is."""
+        with self.change():
+            self.state.forget()
+            for no, wire, is_void in self.log.all_applied():
+                self.fold(AppliedBatch(no=no, signed=verify(wire), is_void=is_void))
+        return self.state.root()
+
+    # -- the difference between view and disk ---------------------------------------------------
+
+    def take_changes(self) -> Changes:
+        """Take what changed since the last call; the caller plans it, or gives it back."""
+        changes = self.state.changes
+        self.state.changes = Changes(set(), set())
+        return changes
+
+    def find_unsynced(self) -> Changes:
+        """Find all objects whose state and synced differ: the queue, rebuilt, not trusted.
+
+        Objects with a conflict name come along; planning them finds nothing to do.
+        """
+        nos = {
+            row[0]
+            for row in self.db.execute(
+                "SELECT o.no FROM object o LEFT JOIN synced s"
+                " ON s.object_no = o.no AND s.copy_event = x''"
+                " WHERE o.folder_no = ?1 AND o.no != ?2 AND o.flags & 1 AND (s.object_no IS NULL"
+                " OR s.events != o.head_event OR s.parent_no != o.parent_no OR s.name != o.name"
+                " OR s.placement != coalesce(o.last_move, x'') OR s.mode != o.mode"
+                " OR s.shared_mtime_ns != CASE o.kind WHEN 1 THEN s.shared_mtime_ns"
+                " ELSE o.mtime_ns END OR o.flags & 2 OR s.leftover)"
+                " UNION SELECT s.object_no FROM synced s JOIN object o ON o.no = s.object_no"
+                " WHERE s.folder_no = ?1 AND (NOT o.flags & 1 OR s.copy_event != x'')",
+                (self.no, self.root_no),
+            )
+        }
+        nos.update(
+            directory.no
+            for directory in self.state.directories
+            if directory.is_visible and not directory.is_alive
+        )
+        return Changes(nos, set())
+
+    def object_rows(self, directory_no: int) -> list[ObjectRow]:
+        """Read the rows of everything placed in a directory."""
+        return [
+            ObjectRow(*row)
+            for row in self.db.execute(
+                f"SELECT {OBJECT_COLUMNS} FROM object WHERE parent_no = ?", (directory_no,)
+            )
+        ]
+
+
+def add_folder(
+    database: Database, *, folder: FolderId, name: str, path: bytes, epoch: Epoch
+) -> int:
+    """Make the rows of a folder (its own, and the root object); give its number."""
+    with database.transaction():
+        row = database.execute("SELECT no FROM folder WHERE id = ?", (folder,)).fetchone()
+        if row is not None:
+            database.execute(
+                "UPDATE folder SET is_active = 1, name = ?, path = ? WHERE no = ?",
+                (name, path, row[0]),
+            )
+            return int(row[0])
+        no = database.execute(
+            "INSERT INTO folder (id, name, path, is_active, root_no, epoch, had_members)"
+            " VALUES (?, ?, ?, 1, 0, ?, 0) RETURNING no",
+            (folder, name, path, epoch),
+        ).fetchone()[0]
+        root_no = database.new_object_no()
+        database.execute(
+            f"INSERT INTO object ({OBJECT_COLUMNS}, folder_no) VALUES"
+            " (?, ?, ?, 0, x'', NULL, NULL, NULL, NULL, NULL, 0, x'', x'', x'', 0, 0, 0, 1, ?)",
+            (root_no, folder, int(Kind.DIRECTORY), no),
+        )
+        database.execute("UPDATE folder SET root_no = ? WHERE no = ?", (root_no, no))
+        return int(no)
+
+
+def share_folder(
+    database: Database,
+    key: AgentKey,
+    *,
+    folder_key: AgentKey,
+    name: str,
+    label: bytes,
+    path: bytes,
+    epoch: Epoch,
+    nonce: bytes,
+    wall_ms: int,
+) -> StoredFolder:
+    """Make a new folder of our own: its rows and its first event.
+
+    `folder_key` signs that event and must be discarded then.
+    """
+    folder = FolderId(folder_key.agent)
+    with database.transaction():
+        no = add_folder(database, folder=folder, name=name, path=path, epoch=epoch)
+        stored = StoredFolder(database, no, folder, key)
+        event = sign_folder_shared(
+            folder_key, owner=key.agent, name=name.encode(), label=label, nonce=nonce
+        )
+        stored.log.append(key, epoch, [encode(event)], wall_ms, stored.fold)
+    return stored

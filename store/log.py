@@ -1,0 +1,641 @@
+"""Keep the hash-chained logs of all agents in a folder: store, order, serve.
+
+A batch enters only as a SignedBatch (store.signing), and takes effect only when its prev and
+deps have. What it means is not decided here: applied batches go to the `fold` that the owner
+passes in, in the same transaction.
+
+Two branches of one log (a fork) are both kept: the primary key is the batch id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from store import access
+from store.codec import decode_header, split_events
+from store.db import Database, chunked
+from store.errors import Malformed, UnsafePath
+from store.events import (
+    FIRST_OPTIONAL_TAG,
+    Event,
+    FolderShared,
+    Granted,
+    ObjectCreated,
+    ObjectMoved,
+    decode,
+    tag_of,
+)
+from store.ids import AgentId, BatchId, Epoch, EventId, FolderId, LogId, event_id, log_id
+from store.paths import is_reserved, safe_name
+from store.signing import AgentKey, SignedBatch, WireBatch, sign_batch, verify_folder_shared
+
+PENDING_LIMIT = 10_000  # batches that wait for others, for each peer that sent them
+PENDING_LIMIT_BYTES = 64 * 1024 * 1024
+EVENTS_LIMIT = 4096  # events in one batch
+BODY_LIMIT_BYTES = 1024 * 1024
+_KNOWN_TAGS = frozenset((1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21))
+
+
+class Verdict(Enum):
+    """What became of an offered batch."""
+
+    NEW = "new"  # stored, and applied if all that it needs was
+    KNOWN = "known"
+    GAP = "gap"  # waits for its prev or deps
+    REFUSED = "refused"  # breaks a rule; not stored
+    FULL = "full"  # would wait, but the waiting room of that peer is full
+
+
+@dataclass(slots=True, kw_only=True)
+class Admitted:
+    """What became of a delivery."""
+
+    stored: list[SignedBatch] = field(default_factory=list)
+    applied: list[BatchId] = field(default_factory=list)
+    missing: set[bytes] = field(default_factory=set)
+    known: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    forked: set[AgentId] = field(default_factory=set)
+
+    def refuse(self, reason: str) -> None:
+        """Count one refusal."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogHead:
+    """The newest stored batch of one branch of one log."""
+
+    log: LogId
+    agent: AgentId
+    epoch: Epoch
+    seq: int
+    batch: BatchId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedBatch:
+    """A batch that takes effect now, as the fold receives it."""
+
+    no: int
+    signed: SignedBatch
+    is_void: bool
+
+
+Fold = Callable[[AppliedBatch], None]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    signed: SignedBatch
+    source: bytes
+
+
+class FolderLog:
+    """All logs of one folder in one database. Owned by the database thread."""
+
+    def __init__(self, database: Database, folder_no: int, folder: FolderId) -> None:
+        """Read what is known of the folder's logs; nothing is written."""
+        self._db = database
+        self.folder_no = folder_no
+        self.folder = folder
+        self._log_nos: dict[LogId, int] = {}
+        self._heads: dict[BatchId, LogHead] = {}
+        self._frontier: dict[BatchId, int] = {}  # -> lamport
+        self._waiting: dict[BatchId, _Waiting] = {}
+        self._waited_for: dict[bytes, set[BatchId]] = {}
+        self._waiting_of: dict[bytes, tuple[int, int]] = {}
+        self._access_sets: dict[int, tuple[int, ...]] = {}
+        self._members_at: dict[int, dict[AgentId, access.Member]] = {}
+        self.batches = 0
+        self.events = 0
+        self.held_by_newer: set[AgentId] = set()  # logs with an unknown mandatory event
+        self._load()
+
+    def _load(self) -> None:
+        db = self._db
+        for no, log in db.execute("SELECT no, id FROM log WHERE folder_no = ?", (self.folder_no,)):
+            self._log_nos[LogId(log)] = no
+        rows = db.execute(
+            "SELECT l.id, l.agent, l.epoch, b.seq, b.id FROM log l JOIN batch b ON b.log_no = l.no"
+            " WHERE l.folder_no = ?1 AND (b.seq = (SELECT max(seq) FROM batch WHERE log_no = l.no)"
+            "  OR l.no IN (SELECT log_no FROM batch WHERE folder_no = ?1"
+            "              GROUP BY log_no, seq HAVING count(*) > 1))",
+            (self.folder_no,),
+        ).fetchall()
+        named: set[bytes] = set()
+        forked = {row[0] for row in rows if sum(r[0] == row[0] for r in rows) > 1}
+        if forked:
+            for log in forked:
+                for (header,) in db.execute(
+                    "SELECT header FROM batch WHERE log_no = ?", (self._log_nos[log],)
+                ):
+                    named.add(decode_header(header).prev or b"")
+        for log, agent, epoch, seq, batch in rows:
+            if batch not in named:
+                self._heads[batch] = LogHead(
+                    log=log, agent=agent, epoch=epoch, seq=seq, batch=batch
+                )
+        for batch, lamport in db.execute(
+            "SELECT f.batch_id, b.lamport FROM frontier f JOIN batch b ON b.id = f.batch_id"
+            " WHERE f.folder_no = ?",
+            (self.folder_no,),
+        ):
+            self._frontier[batch] = lamport
+        for no, joined in db.execute(
+            "SELECT no, batches FROM access_set WHERE folder_no = ?", (self.folder_no,)
+        ):
+            self._access_sets[no] = _split_nos(joined)
+        counted = db.execute(
+            "SELECT count(*) FROM batch WHERE folder_no = ?", (self.folder_no,)
+        ).fetchone()
+        self.batches = counted[0]
+        held = db.execute(
+            "SELECT header, body FROM batch WHERE folder_no = ? AND is_applied = 0",
+            (self.folder_no,),
+        ).fetchall()
+        for header_bytes, body in held:
+            header = decode_header(header_bytes)
+            if _needs_newer(split_events(body, header.count)):
+                self.held_by_newer.add(AgentId(header.agent))
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def heads(self) -> list[LogHead]:
+        """List the heads of all branches of all logs, sorted."""
+        return sorted(self._heads.values(), key=lambda head: (head.log, head.seq, head.batch))
+
+    def has(self, batch: BatchId) -> bool:
+        """Whether a batch is stored."""
+        return batch in self._heads or self._stored(batch) is not None
+
+    def own_head(self, agent: AgentId, epoch: Epoch) -> LogHead | None:
+        """Find the newest batch of a log of ours."""
+        own = [h for h in self._heads.values() if h.agent == agent and h.epoch == epoch]
+        return max(own, key=lambda head: head.seq, default=None)
+
+    def has_unapplied(self) -> bool:
+        """Whether stored batches wait for a newer dizzyd."""
+        return bool(self.held_by_newer)
+
+    @property
+    def waiting(self) -> int:
+        """The number of batches that wait for others."""
+        return len(self._waiting)
+
+    def missing(self) -> set[bytes]:
+        """List the ids of batches that are waited for and not here."""
+        return {batch for batch in self._waited_for if batch not in self._waiting}
+
+    def read(
+        self,
+        ranges: Sequence[tuple[bytes, int | None, int]],
+        ids: Sequence[bytes],
+        limit_bytes: int,
+    ) -> tuple[list[WireBatch], bool]:
+        """Read batches in (lamport, batch id) order, up to about `limit_bytes` (at least one).
+
+        `ranges` are (log id, after seq or None for the start, through seq). The second value
+        says whether more would have followed.
+        """
+        wanted: dict[bytes, tuple[int, int, int]] = {}  # id -> lamport, no, size
+        for log, after, through in ranges:
+            no = self._log_nos.get(LogId(log))
+            if no is None:
+                continue
+            for batch, lamport, batch_no, size in self._db.execute(
+                "SELECT id, lamport, no, length(body) FROM batch"
+                " WHERE log_no = ? AND seq > ? AND seq <= ?",
+                (no, -1 if after is None else after, through),
+            ):
+                wanted[batch] = (lamport, batch_no, size)
+        for marks, part in chunked(list(ids)):
+            for batch, lamport, batch_no, size in self._db.execute(
+                "SELECT id, lamport, no, length(body) FROM batch"
+                f" WHERE id IN ({marks}) AND folder_no = ?",
+                (*part, self.folder_no),
+            ):
+                wanted[batch] = (lamport, batch_no, size)
+        order = sorted(wanted.items(), key=lambda item: (item[1][0], item[0]))
+        found: list[WireBatch] = []
+        total = 0
+        for _, (_, batch_no, size) in order:
+            if found and total + size > limit_bytes:
+                return found, True
+            header, signature, body = self._db.execute(
+                "SELECT header, signature, body FROM batch WHERE no = ?", (batch_no,)
+            ).fetchone()
+            found.append(WireBatch(header=header, signature=signature, body=body))
+            total += size
+        return found, False
+
+    def all_applied(self) -> Iterable[tuple[int, WireBatch, bool]]:
+        """Give all applied batches (no, bytes, is_void) in the order they were applied."""
+        nos = self._db.execute(
+            "SELECT no FROM batch WHERE folder_no = ? AND is_applied = 1 ORDER BY lamport, id",
+            (self.folder_no,),
+        ).fetchall()
+        for (no,) in nos:
+            header, signature, body, is_void = self._db.execute(
+                "SELECT header, signature, body, is_void FROM batch WHERE no = ?", (no,)
+            ).fetchone()
+            yield no, WireBatch(header=header, signature=signature, body=body), bool(is_void)
+
+    # -- membership ---------------------------------------------------------------------------
+
+    def members(self) -> dict[AgentId, access.Member]:
+        """Give everybody's role by all membership events that are applied."""
+        nos: set[int] = set()
+        for batch in self._frontier:
+            row = self._stored(batch)
+            if row is not None:
+                nos.update(self._set(row[2]))
+        return self._members_of(self._intern(tuple(sorted(nos))))
+
+    def _members_of(self, access_no: int) -> dict[AgentId, access.Member]:
+        known = self._members_at.get(access_no)
+        if known is None:
+            known = access.members(
+                grant for no in self._set(access_no) for grant in self._grants_in(no)
+            )
+            self._members_at[access_no] = known
+        return known
+
+    def _grants_in(self, batch_no: int) -> list[access.Grant]:
+        header_bytes, body, batch, is_void = self._db.execute(
+            "SELECT header, body, id, is_void FROM batch WHERE no = ?", (batch_no,)
+        ).fetchone()
+        if is_void:
+            return []
+        header = decode_header(header_bytes)
+        grants = []
+        for index, raw in enumerate(split_events(body, header.count)):
+            event = decode(raw)
+            if isinstance(event, FolderShared | Granted):
+                grants.append(
+                    access.Grant(
+                        key=order_key(header.lamport, batch, index),
+                        author=AgentId(header.agent),
+                        event=event,
+                    )
+                )
+        return grants
+
+    def _set(self, access_no: int) -> tuple[int, ...]:
+        return self._access_sets.get(access_no, ())
+
+    def _intern(self, nos: tuple[int, ...]) -> int:
+        """Give the number of a set of membership batches (0: the empty set)."""
+        if not nos:
+            return 0
+        for access_no, known in self._access_sets.items():
+            if known == nos:
+                return access_no
+        access_no = self._db.execute(
+            "INSERT INTO access_set (folder_no, batches) VALUES (?, ?) RETURNING no",
+            (self.folder_no, b"".join(no.to_bytes(8, "big") for no in nos)),
+        ).fetchone()[0]
+        self._access_sets[access_no] = nos
+        return int(access_no)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def writer(self, key: AgentKey, epoch: Epoch) -> OwnWriter:
+        """Begin to write own events; see OwnWriter."""
+        return OwnWriter(self, key, epoch)
+
+    def append(
+        self, key: AgentKey, epoch: Epoch, events: Sequence[bytes], wall_ms: int, fold: Fold
+    ) -> list[SignedBatch]:
+        """Write own events as one batch or several; see OwnWriter."""
+        writer = self.writer(key, epoch)
+        for raw in events:
+            writer.add(raw)
+        return writer.write(wall_ms, fold)
+
+    def _write_own(
+        self, key: AgentKey, epoch: Epoch, events: Sequence[bytes], wall_ms: int, fold: Fold
+    ) -> SignedBatch:
+        head = self.own_head(key.agent, epoch)
+        prev = None if head is None else head.batch
+        deps = tuple(sorted(batch for batch in self._frontier if batch != prev))
+        parents = [*self._frontier.values()]
+        if prev is not None and prev not in self._frontier:
+            parents.append(self._lamport(prev))
+        signed = sign_batch(
+            key,
+            folder=self.folder,
+            epoch=epoch,
+            seq=0 if head is None else head.seq + 1,
+            prev=prev,
+            deps=deps,
+            lamport=1 + max(parents, default=0),
+            wall_ms=wall_ms,
+            events=events,
+        )
+        self._store(signed, fold, is_applied=True)
+        return signed
+
+    def admit(self, batches: Sequence[SignedBatch], source: bytes, fold: Fold) -> Admitted:
+        """Store and apply verified batches, inside a transaction; those with gaps wait.
+
+        `source` is the peer whose waiting room they count against. Applied batches reach `fold`
+        in (lamport, batch id) order as far as they came together.
+        """
+        result = Admitted()
+        for signed in sorted(batches, key=lambda one: (one.header.lamport, one.id)):
+            self._offer(signed, source, fold, result)
+        result.missing = self.missing() if self._waiting else set()
+        return result
+
+    def forget_waiting(self, source: bytes) -> None:
+        """Drop what a peer sent that waits for others: it is gone, or it misbehaved."""
+        for batch in [b for b, waiting in self._waiting.items() if waiting.source == source]:
+            self._stop_waiting(batch)
+
+    def _offer(self, signed: SignedBatch, source: bytes, fold: Fold, result: Admitted) -> None:
+        if signed.header.folder != self.folder:
+            result.refuse("wrong-folder")
+            return
+        if signed.id in self._waiting or self.has(signed.id):
+            result.known += 1
+            return
+        missing = self._missing_parents(signed)
+        if missing:
+            if not self._wait(signed, source, missing):
+                result.refuse("pending-full")
+            return
+        ready = [signed]
+        while ready:
+            signed = ready.pop(0)
+            reason = self._broken_rule(signed)
+            if reason:
+                result.refuse(reason)
+                self._drop_waiters(signed.id, result)
+                continue
+            if any(h.log == signed.log and h.seq >= signed.header.seq for h in self._of(signed)):
+                result.forked.add(AgentId(signed.header.agent))
+            is_applied = self._store(signed, fold, is_applied=self._can_apply(signed))
+            result.stored.append(signed)
+            if is_applied:
+                result.applied.append(signed.id)
+            ready.extend(self._released_by(signed.id))
+
+    def _of(self, signed: SignedBatch) -> list[LogHead]:
+        return [head for head in self._heads.values() if head.log == signed.log]
+
+    def _missing_parents(self, signed: SignedBatch) -> list[bytes]:
+        header = signed.header
+        parents = list(header.deps) if header.prev is None else [header.prev, *header.deps]
+        return [p for p in parents if p not in self._heads and self._stored(p) is None]
+
+    def _broken_rule(self, signed: SignedBatch) -> str:
+        """Name the rule that a batch breaks whose parents are all stored; empty if none."""
+        header = signed.header
+        lamport = 0
+        if header.prev is None:
+            if header.seq != 0:
+                return "bad-seq"
+        else:
+            row = self._db.execute(
+                "SELECT log_no, seq, lamport FROM batch WHERE id = ?", (header.prev,)
+            ).fetchone()
+            if row[0] != self._log_nos.get(signed.log) or row[1] + 1 != header.seq:
+                return "bad-prev"
+            lamport = row[2]
+        for dep in header.deps:
+            row = self._db.execute(
+                "SELECT lamport, folder_no FROM batch WHERE id = ?", (dep,)
+            ).fetchone()
+            if row[1] != self.folder_no:
+                return "bad-deps"
+            lamport = max(lamport, row[0])
+        if header.lamport != lamport + 1:
+            return "bad-lamport"
+        return self._broken_event(signed)
+
+    @staticmethod
+    def _broken_event(signed: SignedBatch) -> str:
+        """Decode every event once; the schema is the rule."""
+        try:
+            for raw in signed.events:
+                if tag_of(raw) in _KNOWN_TAGS:
+                    event = decode(raw)
+                    if isinstance(event, FolderShared) and (
+                        event.folder != signed.header.folder or not verify_folder_shared(event)
+                    ):
+                        return "bad-signature"
+                    if isinstance(event, ObjectCreated | ObjectMoved):
+                        name = safe_name(event.name)
+                        if is_reserved(event.parent == signed.header.folder, name):
+                            return "unsafe-name"
+                    content = getattr(event, "content", None)
+                    if isinstance(content, bytes) and b"\0" in content:
+                        return "unsafe-link"
+        except Malformed:
+            return "malformed"
+        except UnsafePath:
+            return "unsafe-name"
+        return ""
+
+    def _can_apply(self, signed: SignedBatch) -> bool:
+        if _needs_newer(signed.events):
+            self.held_by_newer.add(AgentId(signed.header.agent))
+            return False
+        if not self.held_by_newer:
+            return True
+        header = signed.header
+        parents = list(header.deps) if header.prev is None else [header.prev, *header.deps]
+        return all((self._stored(p) or (0, 0, 0))[1] for p in parents)
+
+    def _store(self, signed: SignedBatch, fold: Fold, *, is_applied: bool) -> bool:
+        header = signed.header
+        log_no = self._log_no(signed)
+        parents = list(header.deps) if header.prev is None else [header.prev, *header.deps]
+        nos: set[int] = set()
+        for parent in parents:
+            row = self._stored(parent)
+            if row is not None:
+                nos.update(self._set(row[2]))
+        past = self._intern(tuple(sorted(nos)))
+        is_void = not self._counts(signed, past)
+        batch_no = self._db.execute(
+            "INSERT INTO batch (folder_no, id, log_no, seq, lamport, access_no, is_applied,"
+            " is_void, header, signature, body) VALUES (?,?,?,?,?,?,?,?,?,?,?) RETURNING no",
+            (
+                self.folder_no,
+                signed.id,
+                log_no,
+                header.seq,
+                header.lamport,
+                past,
+                is_applied,
+                is_void,
+                signed.header_bytes,
+                signed.signature,
+                signed.body,
+            ),
+        ).fetchone()[0]
+        if not is_void and access.is_membership(signed.events[0]):
+            widened = self._intern(tuple(sorted({*nos, batch_no})))
+            self._db.execute("UPDATE batch SET access_no = ? WHERE no = ?", (widened, batch_no))
+        if header.prev is not None:
+            self._heads.pop(BatchId(header.prev), None)
+        self._heads[signed.id] = LogHead(
+            log=signed.log,
+            agent=AgentId(header.agent),
+            epoch=Epoch(header.epoch),
+            seq=header.seq,
+            batch=signed.id,
+        )
+        self.batches += 1
+        if is_applied:
+            self._advance_frontier(signed, parents)
+            fold(AppliedBatch(no=batch_no, signed=signed, is_void=is_void))
+        return is_applied
+
+    def _counts(self, signed: SignedBatch, past: int) -> bool:
+        known = self._members_of(past)
+        author = AgentId(signed.header.agent)
+        if tag_of(signed.events[0]) < FOLDER_TAG or tag_of(signed.events[0]) >= FIRST_OPTIONAL_TAG:
+            return access.may_write(known.get(author))
+        return all(
+            access.counts(author, signed.header.seq, decode(raw), known) for raw in signed.events
+        )
+
+    def _advance_frontier(self, signed: SignedBatch, parents: Sequence[bytes]) -> None:
+        passed = [(self.folder_no, p) for p in parents if self._frontier.pop(BatchId(p), None)]
+        self._db.executemany("DELETE FROM frontier WHERE folder_no = ? AND batch_id = ?", passed)
+        self._frontier[signed.id] = signed.header.lamport
+        self._db.execute("INSERT INTO frontier VALUES (?, ?)", (self.folder_no, signed.id))
+
+    def _log_no(self, signed: SignedBatch) -> int:
+        no = self._log_nos.get(signed.log)
+        if no is None:
+            no = self._db.execute(
+                "INSERT INTO log (folder_no, id, agent, epoch) VALUES (?, ?, ?, ?) RETURNING no",
+                (self.folder_no, signed.log, signed.header.agent, signed.header.epoch),
+            ).fetchone()[0]
+            self._log_nos[signed.log] = no
+        return no
+
+    def _stored(self, batch: bytes) -> tuple[int, int, int] | None:
+        """Look a stored batch up: (no, is_applied, access_no)."""
+        row: tuple[int, int, int] | None = self._db.execute(
+            "SELECT no, is_applied, access_no FROM batch WHERE id = ?", (batch,)
+        ).fetchone()
+        return row
+
+    def _lamport(self, batch: bytes) -> int:
+        return int(
+            self._db.execute("SELECT lamport FROM batch WHERE id = ?", (batch,)).fetchone()[0]
+        )
+
+    # -- waiting ------------------------------------------------------------------------------
+
+    def _wait(self, signed: SignedBatch, source: bytes, missing: Iterable[bytes]) -> bool:
+        count, size = self._waiting_of.get(source, (0, 0))
+        if count >= PENDING_LIMIT or size + len(signed.body) > PENDING_LIMIT_BYTES:
+            return False
+        self._waiting_of[source] = (count + 1, size + len(signed.body))
+        self._waiting[signed.id] = _Waiting(signed, source)
+        for parent in missing:
+            self._waited_for.setdefault(parent, set()).add(signed.id)
+        return True
+
+    def _stop_waiting(self, batch: BatchId) -> SignedBatch:
+        waiting = self._waiting.pop(batch)
+        count, size = self._waiting_of[waiting.source]
+        self._waiting_of[waiting.source] = (count - 1, size - len(waiting.signed.body))
+        header = waiting.signed.header
+        for parent in (*header.deps, header.prev):
+            if parent is not None and parent in self._waited_for:
+                self._waited_for[parent].discard(batch)
+                if not self._waited_for[parent]:
+                    del self._waited_for[parent]
+        return waiting.signed
+
+    def _released_by(self, batch: BatchId) -> list[SignedBatch]:
+        waiters = self._waited_for.pop(batch, set())
+        ready = [
+            waiter
+            for waiter in waiters
+            if not self._missing_parents(self._waiting[waiter].signed)
+        ]
+        released = [self._stop_waiting(waiter) for waiter in ready]
+        return sorted(released, key=lambda one: (one.header.lamport, one.id))
+
+    def _drop_waiters(self, batch: BatchId, result: Admitted) -> None:
+        """Drop everything that can never apply because `batch` was refused."""
+        for waiter in list(self._waited_for.get(batch, ())):
+            if waiter in self._waiting:
+                self._stop_waiting(waiter)
+                result.refuse("parent-refused")
+                self._drop_waiters(waiter, result)
+
+
+FOLDER_TAG = 16
+
+
+def order_key(lamport: int, batch: bytes, index: int) -> bytes:
+    """Give the 44 bytes by which events are ordered: lamport, batch id, index."""
+    return lamport.to_bytes(8, "big") + batch + index.to_bytes(4, "big")
+
+
+def _needs_newer(events: Sequence[bytes]) -> bool:
+    return any(
+        tag not in _KNOWN_TAGS and tag < FIRST_OPTIONAL_TAG for tag in map(tag_of, events)
+    )
+
+
+def _split_nos(joined: bytes) -> tuple[int, ...]:
+    return tuple(
+        int.from_bytes(joined[start : start + 8], "big") for start in range(0, len(joined), 8)
+    )
+
+
+class OwnWriter:
+    """Collects own events and knows each one's id before it is written.
+
+    Events of one family only (objects, or folder); the caller has made sure of the role.
+    """
+
+    def __init__(self, log: FolderLog, key: AgentKey, epoch: Epoch) -> None:
+        """Continue the own log; nothing else may be appended to it until write()."""
+        self._log = log
+        self._key = key
+        self._epoch = epoch
+        head = log.own_head(key.agent, epoch)
+        self._log_id = log_id(log.folder, key.agent, epoch)
+        self._first_seq = 0 if head is None else head.seq + 1
+        self._parts: list[list[bytes]] = []
+        self._size = 0
+
+    def add(self, event: bytes) -> EventId:
+        """Take an encoded event and give the id that it will have."""
+        size = len(event) + 2
+        if (
+            not self._parts
+            or len(self._parts[-1]) == EVENTS_LIMIT
+            or self._size + size > BODY_LIMIT_BYTES
+        ):
+            self._parts.append([])
+            self._size = 0
+        self._size += size
+        part = self._parts[-1]
+        part.append(event)
+        return event_id(
+            self._log_id, self._first_seq + len(self._parts) - 1, len(part) - 1, event
+        )
+
+    def write(self, wall_ms: int, fold: Fold) -> list[SignedBatch]:
+        """Sign, store and apply what was added, inside the caller's transaction.
+
+        That transaction must have committed before a byte of them is sent.
+        """
+        return [
+            self._log._write_own(self._key, self._epoch, part, wall_ms, fold)  # noqa: SLF001
+            for part in self._parts
+        ]

@@ -1,0 +1,936 @@
+"""Fold applied batches into the state of a folder, touching only what they name.
+
+The rules are in store.fold (one object) and store.placement (directories). This module finds
+the rows, takes the short way where an event plainly follows what is known, and folds an object
+from all its events where it does not. Both ways give the same rows; `rebuild` proves it.
+
+It does not decide names: that is store.view, from these rows.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from blake3 import blake3
+from msgspec import Struct
+
+from store.codec import decode_header, split_events
+from store.db import Database, chunked
+from store.events import (
+    FIRST_FOLDER_TAG,
+    AttributesChanged,
+    ContentChanged,
+    Event,
+    ObjectCreated,
+    ObjectDeleted,
+    ObjectMoved,
+    Tagged,
+    Untagged,
+    decode,
+    tag_of,
+)
+from store.fold import Fact, Folded, fold, value_of
+from store.ids import EventId, FolderId, Kind, LogId, ObjectId, event_id, object_id
+from store.log import AppliedBatch, order_key
+from store.placement import Directories, Directory, DirectoryMove, Slot
+
+STATE_VERSION = 1
+BUCKETS = 4096
+
+ALIVE = 1  # some version is shown
+MANY = 2  # versions stand in `head`
+HAD_DELETION = 4  # some deletion stands among its events
+TAGGED = 8
+
+OBJECT_COLUMNS = (
+    "no, id, kind, parent_no, name, place_event, place_key, last_move, base_parent_no, base_name,"
+    " latest_lamport, head_event, head_key, value, size, mtime_ns, mode, flags"
+)
+_CACHED_BATCHES = 32
+
+
+class ObjectRow(Struct, gc=False):
+    """The row of one object; the fields are the columns of store.tables.Object."""
+
+    no: int
+    id: ObjectId
+    kind: int
+    parent_no: int
+    name: bytes
+    place_event: bytes | None
+    place_key: bytes | None
+    last_move: bytes | None
+    base_parent_no: int | None
+    base_name: bytes | None
+    latest_lamport: int
+    head_event: bytes
+    head_key: bytes
+    value: bytes
+    size: int
+    mtime_ns: int
+    mode: int
+    flags: int
+
+
+class HeadRow(Struct, frozen=True, gc=False):
+    """One version of an object with several; the columns of store.tables.Head."""
+
+    event_id: bytes
+    key: bytes
+    is_deletion: int
+    is_head: int
+    is_shown: int
+    value: bytes
+    size: int
+    mtime_ns: int
+
+
+class Changes(Struct):
+    """What the view must be asked again about."""
+
+    objects: set[int]
+    slots: set[Slot]  # places that somebody left: who stays there may get the name
+
+    def __bool__(self) -> bool:
+        """Whether anything changed."""
+        return bool(self.objects or self.slots)
+
+
+class BatchEvents(Struct, frozen=True):
+    """A stored batch, split: what fold needs of it."""
+
+    batch: bytes
+    log: LogId
+    seq: int
+    lamport: int
+    agent: bytes
+    wall_ms: int
+    events: list[bytes]
+
+
+class FolderState:
+    """The state of one folder. Owned by the database thread; write inside a transaction.
+
+    After an exception the memory may be ahead of the database: make a new one.
+    """
+
+    def __init__(self, database: Database, folder_no: int, folder: FolderId, root_no: int) -> None:
+        """Load the directories; files stay in the database."""
+        self._db = database
+        self.folder_no = folder_no
+        self.folder = folder
+        self.root_no = root_no
+        self.directories = Directories(root_no, ObjectId(folder))
+        self.directory_nos: dict[bytes, int] = {folder: root_no}
+        self.changes = Changes(set(), set())
+        self.ignored_events = 0
+        self._void: set[bytes] = set()
+        self._clean_buckets: set[int] = set()
+        self._bucket_hashes: dict[int, bytes] = {}
+        self._has_waiting = False
+        self._batch_cache: OrderedDict[int, BatchEvents] = OrderedDict()
+        self._kept_nos: dict[bytes, int] = {}
+        self._load()
+
+    def _load(self) -> None:
+        db = self._db
+        directories = self.directories
+        rows = db.execute(
+            "SELECT no, id, coalesce(base_parent_no, parent_no), coalesce(base_name, name), flags"
+            " FROM object WHERE folder_no = ? AND kind = 1 AND no != ?",
+            (self.folder_no, self.root_no),
+        )
+        for no, identity, parent_no, name, flags in rows:
+            directories.add(
+                Directory(no, identity, parent_no, name, None, None, bool(flags & ALIVE))
+            )
+            self.directory_nos[identity] = no
+        for key, object_no, parent_no, name, event in db.execute(
+            "SELECT key, object_no, parent_no, name, event_id FROM directory_move"
+            " WHERE folder_no = ?",
+            (self.folder_no,),
+        ):
+            directories.load_move(DirectoryMove(key, object_no, parent_no, name, event))
+        directories.replay()
+        for parent_no, count in db.execute(
+            "SELECT parent_no, count(*) FROM object"
+            " WHERE folder_no = ? AND kind != 1 AND flags & 1 GROUP BY parent_no",
+            (self.folder_no,),
+        ):
+            directories[parent_no].visible_children = count
+        self._recount([directory.no for directory in directories])
+        self.changes = Changes(set(), set())
+        self._void = {
+            row[0]
+            for row in db.execute(
+                "SELECT v.event_id FROM void_deletion v JOIN object o ON o.no = v.object_no"
+                " WHERE o.folder_no = ?",
+                (self.folder_no,),
+            )
+        }
+        self._bucket_hashes = dict(
+            db.execute("SELECT no, hash FROM bucket WHERE folder_no = ?", (self.folder_no,))
+        )
+        self._clean_buckets = set(self._bucket_hashes)
+        self._has_waiting = (
+            db.execute(
+                "SELECT 1 FROM waitingevent WHERE folder_no = ? LIMIT 1", (self.folder_no,)
+            ).fetchone()
+            is not None
+        )
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def rows(self, nos: Sequence[int]) -> dict[int, ObjectRow]:
+        """Read the rows of objects by number; unknown ones are left out."""
+        found: dict[int, ObjectRow] = {}
+        for marks, part in chunked(nos):
+            for row in self._db.execute(
+                f"SELECT {OBJECT_COLUMNS} FROM object WHERE no IN ({marks})", part
+            ):
+                found[row[0]] = ObjectRow(*row)
+        return found
+
+    def rows_by_id(self, ids: Sequence[bytes]) -> dict[bytes, ObjectRow]:
+        """Read the rows of objects by id; unknown ones are left out."""
+        found: dict[bytes, ObjectRow] = {}
+        for marks, part in chunked(ids):
+            for row in self._db.execute(
+                f"SELECT {OBJECT_COLUMNS} FROM object WHERE id IN ({marks}) AND folder_no = ?",
+                (*part, self.folder_no),
+            ):
+                found[row[1]] = ObjectRow(*row)
+        return found
+
+    def object_nos(self) -> list[int]:
+        """List all objects that the view may show."""
+        return [
+            row[0]
+            for row in self._db.execute(
+                "SELECT no FROM object WHERE folder_no = ? AND no != ?",
+                (self.folder_no, self.root_no),
+            )
+        ]
+
+    def heads(self, object_no: int) -> list[HeadRow]:
+        """Read the versions of an object with several (flag MANY), greatest key first."""
+        return [
+            HeadRow(*row)
+            for row in self._db.execute(
+                "SELECT event_id, key, is_deletion, is_head, is_shown, value, size, mtime_ns"
+                " FROM head WHERE object_no = ? ORDER BY key DESC",
+                (object_no,),
+            )
+        ]
+
+    def facts(self, object_no: int) -> list[Fact]:
+        """Load all events of an object that take effect."""
+        places = self._db.execute(
+            "SELECT batch_no, position FROM event WHERE object_no = ?", (object_no,)
+        ).fetchall()
+        found = []
+        for batch_no, position in places:
+            stored = self._batch(batch_no)
+            raw = stored.events[position]
+            found.append(
+                Fact(
+                    event_id(stored.log, stored.seq, position, raw),
+                    order_key(stored.lamport, stored.batch, position),
+                    decode(raw),
+                )
+            )
+        return found
+
+    def author_of(self, key: bytes) -> tuple[bytes, int]:
+        """Give the agent and the wall clock (ms) of the batch that an order key names."""
+        header = decode_header(
+            self._db.execute("SELECT header FROM batch WHERE id = ?", (key[8:40],)).fetchone()[0]
+        )
+        return header.agent, header.wall_ms
+
+    def _batch(self, batch_no: int) -> BatchEvents:
+        stored = self._batch_cache.get(batch_no)
+        if stored is None:
+            header_bytes, body, batch, log = self._db.execute(
+                "SELECT b.header, b.body, b.id, l.id FROM batch b JOIN log l ON l.no = b.log_no"
+                " WHERE b.no = ?",
+                (batch_no,),
+            ).fetchone()
+            header = decode_header(header_bytes)
+            stored = BatchEvents(
+                batch,
+                log,
+                header.seq,
+                header.lamport,
+                header.agent,
+                header.wall_ms,
+                split_events(body, header.count),
+            )
+            self._batch_cache[batch_no] = stored
+            if len(self._batch_cache) > _CACHED_BATCHES:
+                self._batch_cache.popitem(last=False)
+        else:
+            self._batch_cache.move_to_end(batch_no)
+        return stored
+
+    # -- applying -----------------------------------------------------------------------------
+
+    def apply(self, applied: AppliedBatch) -> None:
+        """Let a batch take effect: rows, changes, dirty buckets. Pure function of the set."""
+        signed = applied.signed
+        if applied.is_void or tag_of(signed.events[0]) >= FIRST_FOLDER_TAG:
+            return
+        header = signed.header
+        prefix = header.lamport.to_bytes(8, "big") + signed.id
+        numbered = []
+        for position, raw in enumerate(signed.events):
+            if tag_of(raw) < FIRST_FOLDER_TAG:
+                numbered.append(
+                    (
+                        position,
+                        Fact(
+                            signed.event_ids[position],
+                            prefix + position.to_bytes(4, "big"),
+                            decode(raw),
+                        ),
+                    )
+                )
+        self._take(_Work(self, applied.no, header.lamport), numbered)
+
+    def _take(self, work: _Work, numbered: Sequence[tuple[int, Fact]]) -> None:
+        work.load(fact for _, fact in numbered)
+        for position, fact in numbered:
+            work.take(position, fact)
+        while self._has_waiting and work.created_ids:
+            self._release(work)
+        work.finish()
+
+    def _release(self, work: _Work) -> None:
+        """Let events take effect that waited for an object created just now."""
+        ids, work.created_ids = work.created_ids, []
+        released: list[tuple[int, int]] = []
+        for marks, part in chunked(ids):
+            released.extend(
+                self._db.execute(
+                    "DELETE FROM waitingevent WHERE folder_no = ?"
+                    f" AND object_id IN ({marks}) RETURNING batch_no, position",
+                    (self.folder_no, *part),
+                ).fetchall()
+            )
+        for batch_no, position in sorted(released):
+            stored = self._batch(batch_no)
+            raw = stored.events[position]
+            fact = Fact(
+                event_id(stored.log, stored.seq, position, raw),
+                order_key(stored.lamport, stored.batch, position),
+                decode(raw),
+            )
+            work.load([fact])
+            work.take(position, fact, batch_no=batch_no)
+
+    def new_no(self, identity: bytes) -> int:
+        """Give the number of a new object; a rebuild gives each its former one."""
+        kept = self._kept_nos.pop(identity, None)
+        if kept is not None:
+            return kept
+        return self._db.new_object_no()
+
+    def reserve(self, identity: bytes) -> int:
+        """Fix the number that an object will get."""
+        no = self._kept_nos.get(identity)
+        if no is None:
+            no = self._kept_nos[identity] = self._db.new_object_no()
+        return no
+
+    # -- visibility ---------------------------------------------------------------------------
+
+    def _recount(self, nos: Iterable[int]) -> None:
+        """Bring the counts of visible children in line, upward from these directories."""
+        waiting = list(nos)
+        directories = self.directories
+        while waiting:
+            directory = directories[waiting.pop()]
+            if directory.no == self.root_no:
+                continue
+            wanted = directory.parent_no if directory.is_visible else 0
+            if directory.counted_in == wanted:
+                continue
+            for parent_no, delta in ((directory.counted_in, -1), (wanted, 1)):
+                if parent_no:
+                    self.count_child(parent_no, delta, waiting)
+            directory.counted_in = wanted
+            self.changes.objects.add(directory.no)
+
+    def count_child(self, parent_no: int, delta: int, waiting: list[int]) -> None:
+        """Count a visible child more or less; a parent that appears or goes joins `waiting`."""
+        parent = self.directories[parent_no]
+        was_visible = parent.is_visible
+        parent.visible_children += delta
+        if parent.is_visible != was_visible:
+            self.changes.slots.add((parent.parent_no, parent.name))
+            waiting.append(parent_no)
+
+    # -- root ---------------------------------------------------------------------------------
+
+    def root(self) -> bytes:
+        """Hash the shared state: equal on every node that has applied the same batches."""
+        db = self._db
+        dirty = [no for no in range(BUCKETS) if no not in self._clean_buckets]
+        if dirty:
+            hashed = self._hash_buckets(dirty)
+            with db.transaction():
+                db.executemany(
+                    "INSERT OR REPLACE INTO bucket VALUES (?, ?, ?)",
+                    [(self.folder_no, no, digest) for no, digest in hashed.items()],
+                )
+            self._bucket_hashes.update(hashed)
+            self._clean_buckets.update(dirty)
+        return blake3(
+            b"dizzyd/state/1" + b"".join(self._bucket_hashes[no] for no in range(BUCKETS))
+        ).digest()
+
+    def mark_bucket(self, identity: bytes) -> int | None:
+        """Note that a bucket changed; gives its number if it was clean."""
+        no = identity[0] << 4 | identity[1] >> 4
+        if no in self._clean_buckets:
+            self._clean_buckets.discard(no)
+            return no
+        return None
+
+    def _hash_buckets(self, dirty: Sequence[int]) -> dict[int, bytes]:
+        """Hash the rows of buckets, in order of object ids."""
+        empty = blake3(b"").digest()
+        hashed = dict.fromkeys(dirty, empty)
+        if len(dirty) > BUCKETS // 4:
+            rows = self._db.execute(
+                f"SELECT {OBJECT_COLUMNS} FROM object WHERE folder_no = ? ORDER BY id",
+                (self.folder_no,),
+            )
+            self._hash_rows((ObjectRow(*row) for row in rows), hashed)
+            return hashed
+        for no in dirty:
+            low = (no << 4).to_bytes(2, "big")
+            high = ((no + 1) << 4).to_bytes(3, "big")[-2:] if no + 1 < BUCKETS else b"\xff" * 33
+            rows = self._db.execute(
+                f"SELECT {OBJECT_COLUMNS} FROM object WHERE folder_no = ? AND id >= ? AND id < ?"
+                " ORDER BY id",
+                (self.folder_no, low, high),
+            )
+            self._hash_rows((ObjectRow(*row) for row in rows), hashed)
+        return hashed
+
+    def _hash_rows(self, rows: Iterable[ObjectRow], hashed: dict[int, bytes]) -> None:
+        hasher, current = blake3(), -1
+        for row in rows:
+            no = row.id[0] << 4 | row.id[1] >> 4
+            if no != current:
+                if current in hashed:
+                    hashed[current] = hasher.digest()
+                hasher, current = blake3(), no
+            if no in hashed and row.no != self.root_no:
+                hasher.update(self._shared_row(row))
+        if current in hashed:
+            hashed[current] = hasher.digest()
+
+    def _shared_row(self, row: ObjectRow) -> bytes:
+        """Encode what every node knows alike of an object."""
+        is_deletion = not row.flags & ALIVE
+        if row.flags & MANY:
+            heads = [
+                (head.event_id, bool(head.is_deletion), head.value, head.size)
+                for head in self.heads(row.no)
+                if head.is_head
+            ]
+            heads.sort()
+        else:
+            heads = [(row.head_event, is_deletion, row.value, row.size)]
+        tags: list[bytes] = []
+        if row.flags & TAGGED:
+            tags = [
+                tag
+                for (tag,) in self._db.execute(
+                    "SELECT tag FROM object_tag WHERE object_no = ? ORDER BY tag", (row.no,)
+                )
+            ]
+        return _encode(
+            (
+                row.id,
+                self.directories[row.parent_no].id,
+                row.name,
+                row.place_event,
+                heads,
+                row.mode,
+                row.mtime_ns,
+                tags,
+            )
+        )
+
+    # -- rebuilding ---------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Drop everything that was folded, so that apply() can fold it anew.
+
+        Objects keep their local numbers, because synced rows name them.
+        """
+        db, folder_no = self._db, self.folder_no
+        self._kept_nos = {
+            identity: no
+            for no, identity in db.execute(
+                "SELECT no, id FROM object WHERE folder_no = ?", (folder_no,)
+            )
+        }
+        self._kept_nos.pop(self.folder, None)
+        for table in ("head", "event", "object_tag", "void_deletion", "along_deletion"):
+            db.execute(
+                f"DELETE FROM {table} WHERE object_no IN"
+                " (SELECT no FROM object WHERE folder_no = ?)",
+                (folder_no,),
+            )
+        for table in ("waitingevent", "directory_move", "bucket"):
+            db.execute(f"DELETE FROM {table} WHERE folder_no = ?", (folder_no,))
+        db.execute(
+            "DELETE FROM object WHERE folder_no = ? AND no != ?", (folder_no, self.root_no)
+        )
+        kept = self._kept_nos
+        self.__init__(db, folder_no, self.folder, self.root_no)  # type: ignore[misc]
+        self._kept_nos = kept
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Work:
+    """The work of one apply(): rows read once, changed in memory, written in bulk."""
+
+    def __init__(self, state: FolderState, batch_no: int, lamport: int) -> None:
+        self._state = state
+        self._db = state._db  # noqa: SLF001 - one piece in two classes
+        self._batch_no = batch_no
+        self._lamport = lamport
+        self._rows: dict[bytes, ObjectRow] = {}
+        self._by_no: dict[int, ObjectRow] = {}
+        self._before: dict[int, tuple[bool, int, bytes]] = {}  # alive, parent, name
+        self._new: list[ObjectRow] = []
+        self._event_rows: list[tuple[int, int, int]] = []
+        self._along_rows: list[tuple[bytes, int]] = []
+        self._moves: list[DirectoryMove] = []
+        self._refold: set[int] = set()
+        self.created_ids: list[bytes] = []
+
+    def load(self, facts: Iterable[Fact]) -> None:
+        """Read the rows of all objects that these events name."""
+        folder = self._state.folder
+        wanted: set[bytes] = set()
+        for fact in facts:
+            event = fact.event
+            if isinstance(event, ObjectCreated):
+                wanted.add(
+                    object_id(
+                        folder,
+                        ObjectId(event.parent),
+                        Kind(event.kind),
+                        event.generation,
+                        event.name,
+                    )
+                )
+            else:
+                wanted.add(event.object)  # type: ignore[union-attr]
+        missing = [identity for identity in wanted if identity not in self._rows]
+        for row in self._state.rows_by_id(missing).values():
+            self._remember(row)
+
+    def _remember(self, row: ObjectRow) -> None:
+        self._rows[row.id] = row
+        self._by_no[row.no] = row
+        self._before[row.no] = (bool(row.flags & ALIVE), row.parent_no, row.name)
+
+    def _row(self, no: int) -> ObjectRow:
+        row = self._by_no.get(no)
+        if row is None:
+            row = self._state.rows([no])[no]
+            self._remember(row)
+        return row
+
+    def take(self, position: int, fact: Fact, batch_no: int | None = None) -> None:
+        """Let one event take effect, or wait, or be ignored."""
+        at = (self._batch_no if batch_no is None else batch_no, position)
+        event = fact.event
+        if isinstance(event, ObjectCreated):
+            self._create(at, fact, event)
+            return
+        identity = event.object  # type: ignore[union-attr]
+        row = self._rows.get(identity)
+        if row is None or row.no == self._state.root_no:
+            if row is None:
+                self._wait(identity, at)
+            else:
+                self._state.ignored_events += 1
+            return
+        if isinstance(event, ObjectMoved):
+            parent_no = self._directory_no(event.parent, at)
+            if parent_no is None:
+                return
+            if row.kind == Kind.DIRECTORY:
+                self._moves.append(
+                    DirectoryMove(fact.key, row.no, parent_no, event.name, fact.event_id)
+                )
+                self._refold.add(row.no)
+        self._event_rows.append((row.no, *at))
+        if isinstance(event, ObjectDeleted) and event.along_with is not None:
+            self._along_rows.append((event.along_with, row.no))
+        if row.no in self._refold:
+            return
+        if not self._take_short_way(row, fact, event):
+            self._refold.add(row.no)
+
+    def _directory_no(self, identity: bytes, at: tuple[int, int]) -> int | None:
+        """Find the directory that an event names as parent, or let the event wait."""
+        no = self._state.directory_nos.get(identity)
+        if no is None:
+            row = self._rows.get(identity) or self._state.rows_by_id([identity]).get(identity)
+            if row is None:
+                self._wait(identity, at)
+            else:
+                self._state.ignored_events += 1  # a parent that is no directory
+        return no
+
+    def _wait(self, identity: bytes, at: tuple[int, int]) -> None:
+        self._state._has_waiting = True  # noqa: SLF001
+        self._db.execute(
+            "INSERT OR IGNORE INTO waitingevent VALUES (?, ?, ?, ?)",
+            (self._state.folder_no, identity, *at),
+        )
+
+    def _create(self, at: tuple[int, int], fact: Fact, event: ObjectCreated) -> None:
+        state = self._state
+        kind = Kind(event.kind)
+        fitting = value_of(kind, event.content)
+        if fitting is None:
+            state.ignored_events += 1
+            return
+        parent_no = self._directory_no(event.parent, at)
+        if parent_no is None:
+            return
+        identity = object_id(
+            state.folder, ObjectId(event.parent), kind, event.generation, event.name
+        )
+        row = self._rows.get(identity)
+        if row is not None:
+            self._event_rows.append((row.no, *at))
+            self._refold.add(row.no)
+            return
+        no = state.new_no(identity)
+        value, size = fitting
+        row = ObjectRow(
+            no,
+            identity,
+            event.kind,
+            parent_no,
+            event.name,
+            None,
+            None,
+            None,
+            None,
+            None,
+            int.from_bytes(fact.key[:8], "big"),
+            fact.event_id,
+            fact.key,
+            value,
+            size,
+            event.mtime_ns,
+            event.mode,
+            ALIVE,
+        )
+        self._rows[identity] = row
+        self._by_no[no] = row
+        self._new.append(row)
+        self._event_rows.append((no, *at))
+        if kind is Kind.DIRECTORY:
+            state.directories.add(
+                Directory(no, identity, parent_no, event.name, None, None, True)
+            )
+            state.directory_nos[identity] = no
+        if state._has_waiting:  # noqa: SLF001
+            self.created_ids.append(identity)
+
+    def _take_short_way(self, row: ObjectRow, fact: Fact, event: Event) -> bool:
+        """Change the row where the event plainly follows everything known; else False."""
+        lamport = int.from_bytes(fact.key[:8], "big")
+        if lamport <= row.latest_lamport or row.flags & MANY:
+            return False
+        if isinstance(event, AttributesChanged):
+            row.mode = row.mode if event.mode is None else event.mode
+            row.mtime_ns = row.mtime_ns if event.mtime_ns is None else event.mtime_ns
+        elif row.kind == Kind.DIRECTORY or row.flags & HAD_DELETION:
+            return False
+        elif isinstance(event, ContentChanged):
+            fitting = value_of(Kind(row.kind), event.content)
+            if fitting is None or event.prev != (row.head_event,):
+                return False
+            row.value, row.size = fitting
+            row.head_event, row.head_key = fact.event_id, fact.key
+            row.mtime_ns = event.mtime_ns
+        elif isinstance(event, ObjectMoved):
+            row.parent_no = self._state.directory_nos[event.parent]
+            row.name = event.name
+            row.place_event, row.place_key = fact.event_id, fact.key
+            row.last_move = fact.event_id
+        elif isinstance(event, ObjectDeleted):
+            if (
+                event.prev != (row.head_event,)
+                or event.placement_seen != row.last_move
+                or event.along_with in self._state._void  # noqa: SLF001
+            ):
+                return False
+            row.value, row.size = b"", 0
+            row.head_event, row.head_key = fact.event_id, fact.key
+            row.flags = (row.flags | HAD_DELETION) & ~ALIVE
+        else:
+            return False
+        row.latest_lamport = lamport
+        return True
+
+    # -- the end of a batch -------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Merge moves, fold what needs folding, count what is visible, write the rows."""
+        db, state = self._db, self._state
+        if self._along_rows:
+            db.executemany("INSERT OR IGNORE INTO along_deletion VALUES (?, ?)", self._along_rows)
+        db.executemany("INSERT OR IGNORE INTO event VALUES (?, ?, ?)", self._event_rows)
+        self._merge_moves()
+        self._fold_all()
+        self._write_rows()
+        self._settle()
+        dirty = [
+            (state.folder_no, no)
+            for row in self._by_no.values()
+            if (no := state.mark_bucket(row.id)) is not None
+        ]
+        if dirty:
+            db.executemany("DELETE FROM bucket WHERE folder_no = ? AND no = ?", dirty)
+
+    def _merge_moves(self) -> None:
+        if not self._moves:
+            return
+        state = self._state
+        self._db.executemany(
+            "INSERT OR IGNORE INTO directory_move VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (state.folder_no, m.key, m.object_no, m.parent_no, m.name, m.event_id)
+                for m in self._moves
+            ],
+        )
+        for no in state.directories.merge(self._moves):
+            row = self._row(no)
+            directory = state.directories[no]
+            if row.base_parent_no is None:
+                row.base_parent_no, row.base_name = row.parent_no, row.name
+            row.parent_no, row.name = directory.parent_no, directory.name
+            row.place_event, row.place_key = directory.place_event, directory.place_key
+
+    def _fold_all(self) -> None:
+        """Fold objects from all their events; a deletion that becomes void spreads."""
+        state = self._state
+        waiting = sorted(self._refold)
+        while waiting:
+            no = waiting.pop()
+            row = self._row(no)
+            kind = Kind(row.kind)
+            folded = fold(kind, state.facts(no), state._void.__contains__)  # noqa: SLF001
+            for deletion in folded.void_deletions - state._void:  # noqa: SLF001
+                state._void.add(deletion)  # noqa: SLF001
+                self._db.execute("INSERT INTO void_deletion VALUES (?, ?)", (deletion, no))
+                waiting.extend(
+                    along
+                    for (along,) in self._db.execute(
+                        "SELECT object_no FROM along_deletion WHERE directory_event = ?",
+                        (deletion,),
+                    ).fetchall()
+                    if along != no
+                )
+            self._set(row, folded)
+
+    def _set(self, row: ObjectRow, folded: Folded) -> None:
+        state, db = self._state, self._db
+        if row.flags & MANY:
+            db.execute("DELETE FROM head WHERE object_no = ?", (row.no,))
+        is_many = len(folded.heads) > 1 or (folded.shown != folded.heads and folded.is_alive)
+        shown = folded.shown[0] if folded.shown else folded.heads[0]
+        row.head_event, row.head_key = shown.event_id, shown.key
+        row.value, row.size = shown.value, shown.size
+        row.mode, row.mtime_ns = folded.mode, folded.mtime_ns
+        row.last_move = folded.last_move
+        row.latest_lamport = folded.latest_lamport
+        row.flags = (
+            (ALIVE if folded.is_alive else 0)
+            | (MANY if is_many else 0)
+            | (HAD_DELETION if folded.had_deletion else 0)
+            | (TAGGED if folded.tags else 0)
+        )
+        if is_many:
+            heads = {head.event_id for head in folded.heads}
+            versions = {head.event_id: head for head in (*folded.heads, *folded.shown)}
+            shown_ids = {head.event_id for head in folded.shown}
+            db.executemany(
+                "INSERT INTO head VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        row.no,
+                        head.event_id,
+                        head.key,
+                        head.is_deletion,
+                        head.event_id in heads,
+                        head.event_id in shown_ids,
+                        head.value,
+                        head.size,
+                        head.mtime_ns,
+                    )
+                    for head in versions.values()
+                ],
+            )
+        db.execute("DELETE FROM object_tag WHERE object_no = ?", (row.no,))
+        db.executemany(
+            "INSERT INTO object_tag VALUES (?, ?)", [(row.no, tag) for tag in folded.tags]
+        )
+        if row.kind == Kind.DIRECTORY:
+            state.directories[row.no].is_alive = folded.is_alive
+        elif folded.placed is not None:
+            move = folded.placed.event
+            row.parent_no = state.directory_nos[move.parent]  # type: ignore[union-attr]
+            row.name = move.name  # type: ignore[union-attr]
+            row.place_event, row.place_key = folded.placed.event_id, folded.placed.key
+
+    def _write_rows(self) -> None:
+        folder_no = self._state.folder_no
+        new = {row.no for row in self._new}
+        self._db.executemany(
+            f"INSERT INTO object ({OBJECT_COLUMNS}, folder_no) VALUES ({'?,' * 18}{folder_no})",
+            [_values(row) for row in self._new],
+        )
+        self._db.executemany(
+            f"UPDATE object SET ({OBJECT_COLUMNS}) = ({','.join('?' * 18)}) WHERE no = ?",
+            [(*_values(row), row.no) for row in self._by_no.values() if row.no not in new],
+        )
+
+    def _settle(self) -> None:
+        """Count what appeared and went, and note whose names may have changed."""
+        state = self._state
+        changes, directories = state.changes, state.directories
+        recount: list[int] = []
+        unions: list[tuple[int, Slot]] = []
+        for row in self._by_no.values():
+            changes.objects.add(row.no)
+            was_alive, old_parent, old_name = self._before.get(row.no, (False, 0, b""))
+            is_alive = bool(row.flags & ALIVE)
+            if old_parent and (is_alive, row.parent_no, row.name) != (
+                was_alive,
+                old_parent,
+                old_name,
+            ):
+                changes.slots.add((old_parent, old_name))
+            if row.kind == Kind.DIRECTORY:
+                directories[row.no].is_alive = is_alive
+                recount.append(row.no)
+                unions.append((row.no, (old_parent, old_name)))
+            elif (was_alive, old_parent) != (is_alive, row.parent_no):
+                if was_alive:
+                    state.count_child(old_parent, -1, recount)
+                if is_alive:
+                    state.count_child(row.parent_no, 1, recount)
+        state._recount(recount)  # noqa: SLF001
+        for no, old_slot in unions:
+            self._mark_unions(no, old_slot)
+
+    def _mark_unions(self, no: int, old_slot: Slot) -> None:
+        """Where directories share a name, or did, everything below may be named anew."""
+        directories = self._state.directories
+        directory = directories[no]
+        new_slot = (directory.parent_no, directory.name)
+        for slot in {old_slot, new_slot}:
+            others = [o for o in sharing(directories, slot) if o != no]
+            if others:
+                for one in (no, *others):
+                    self._mark_below(one)
+
+    def _mark_below(self, no: int) -> None:
+        changes = self._state.changes
+        waiting = [no]
+        while waiting:
+            parent_no = waiting.pop()
+            for child_no, kind in self._db.execute(
+                "SELECT no, kind FROM object WHERE parent_no = ?", (parent_no,)
+            ):
+                if child_no not in changes.objects or kind == Kind.DIRECTORY:
+                    changes.objects.add(child_no)
+                    if kind == Kind.DIRECTORY:
+                        waiting.append(child_no)
+
+
+def sharing(directories: Directories, slot: Slot) -> list[int]:
+    """List the visible directories that share the path of a slot, in any member of its parent.
+
+    The representative comes first: least placement key (a base placement before any move), then
+    least id.
+    """
+    parent_no, name = slot
+    found = [
+        no
+        for member in class_of(directories, parent_no)
+        for no in directories.at((member, name))
+        if directories[no].is_visible
+    ]
+    if len(found) > 1:
+        found.sort(key=lambda no: (directories[no].place_key or b"", directories[no].id))
+    return found
+
+
+def class_of(directories: Directories, no: int) -> list[int]:
+    """List the visible directories whose path is that of this one (union), itself among them.
+
+    A directory that is not visible is alone.
+    """
+    path = []
+    while no != directories.root_no:
+        directory = directories.get(no)
+        if directory is None:
+            return []
+        path.append(directory)
+        no = directory.parent_no
+    members = [directories.root_no]
+    for directory in reversed(path):
+        found = [
+            no
+            for member in members
+            for no in directories.at((member, directory.name))
+            if directories[no].is_visible
+        ]
+        members = found if directory.no in found else [directory.no]
+    if len(members) > 1:
+        members.sort(key=lambda no: (directories[no].place_key or b"", directories[no].id))
+    return members
+
+
+def _values(row: ObjectRow) -> tuple[object, ...]:
+    return (
+        row.no,
+        row.id,
+        row.kind,
+        row.parent_no,
+        row.name,
+        row.place_event,
+        row.place_key,
+        row.last_move,
+        row.base_parent_no,
+        row.base_name,
+        row.latest_lamport,
+        row.head_event,
+        row.head_key,
+        row.value,
+        row.size,
+        row.mtime_ns,
+        row.mode,
+        row.flags,
+    )

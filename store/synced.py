@@ -1,0 +1,292 @@
+"""Keep the third tree: what this disk and the state last agreed on, for each object.
+
+Keyed by object, with the parent and name it has on this disk, never by path: a renamed
+directory is one row. Paths of this disk resolve to objects here, never through the view.
+Directories are in memory; files stay in the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from store.db import Database, chunked
+from store.ids import Kind
+from store.records import PRIMARY, SyncedRow
+
+_COLUMNS = (
+    "object_no, copy_event, parent_no, name, kind, value, inode, size, mtime_ns, ctime_ns, mode,"
+    " looked_at_ns, shared_mtime_ns, events, placement, leftover"
+)
+Key = tuple[int, bytes]  # (object number, copy)
+
+
+class FolderSynced:
+    """The synced rows of one folder. Owned by the database thread.
+
+    After an exception inside a transaction the memory may be ahead: call reload().
+    """
+
+    def __init__(self, database: Database, folder_no: int, root_no: int) -> None:
+        """Load the directories."""
+        self._db = database
+        self.folder_no = folder_no
+        self.root_no = root_no
+        self._directories: dict[int, tuple[int, bytes]] = {}
+        self._children: dict[int, dict[bytes, list[int]]] = {}
+        self.files = 0
+        self.file_bytes = 0
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the directories and the counts again."""
+        self._directories.clear()
+        self._children.clear()
+        for no, parent_no, name in self._db.execute(
+            "SELECT object_no, parent_no, name FROM synced WHERE folder_no = ? AND kind = 1",
+            (self.folder_no,),
+        ):
+            self._add_directory(no, parent_no, name)
+        self.files, self.file_bytes = self._db.execute(
+            "SELECT count(*), coalesce(sum(size), 0) FROM synced"
+            " WHERE folder_no = ? AND kind != 1",
+            (self.folder_no,),
+        ).fetchone()
+
+    @property
+    def directories(self) -> int:
+        """The number of directories, without the root."""
+        return len(self._directories)
+
+    # -- paths --------------------------------------------------------------------------------
+
+    def path_of(self, directory_no: int) -> bytes | None:
+        """Give the path of a directory on this disk, or None if it is not there."""
+        names: list[bytes] = []
+        no = directory_no
+        while no != self.root_no:
+            place = self._directories.get(no)
+            if place is None or len(names) > len(self._directories):
+                return None
+            names.append(place[1])
+            no = place[0]
+        return b"/".join(reversed(names))
+
+    def directories_at(self, path: bytes) -> list[int]:
+        """List the directory objects at a path of this disk (several where they share it)."""
+        found = [self.root_no]
+        if path:
+            for name in path.split(b"/"):
+                found = [
+                    no for parent in found for no in self._children.get(parent, {}).get(name, ())
+                ]
+        return found
+
+    def path_of_row(self, row: SyncedRow) -> bytes | None:
+        """Give the path of any row on this disk."""
+        parent = self.path_of(row.parent_no)
+        if parent is None:
+            return None
+        return parent + b"/" + row.name if parent else row.name
+
+    def all_directories(self) -> list[bytes]:
+        """List the paths of all directories, parents first, the root as the empty path."""
+        paths = [b""]
+        waiting = [(self.root_no, b"")]
+        seen = {b""}
+        while waiting:
+            no, path = waiting.pop()
+            for name, children in self._children.get(no, {}).items():
+                below = path + b"/" + name if path else name
+                if below not in seen:
+                    seen.add(below)
+                    paths.append(below)
+                waiting.extend((child, below) for child in children)
+        return paths
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def rows_in(self, path: bytes) -> list[SyncedRow]:
+        """Read the rows that stand in a directory of this disk."""
+        return self._select("parent_no", self.directories_at(path))
+
+    def rows_at(self, path: bytes) -> list[SyncedRow]:
+        """Read the rows that stand at one path (several where objects are collapsed)."""
+        parent, _, name = path.rpartition(b"/")
+        found: list[SyncedRow] = []
+        for no in self.directories_at(parent):
+            found.extend(
+                _row(values)
+                for values in self._db.execute(
+                    f"SELECT {_COLUMNS} FROM synced WHERE parent_no = ? AND name = ?", (no, name)
+                )
+            )
+        return found
+
+    def names_in(self, directory_nos: Sequence[int], names: Sequence[bytes]) -> set[bytes]:
+        """Tell which of these names have a row in one of these directories."""
+        found: set[bytes] = set()
+        for no in directory_nos:
+            for marks, part in chunked(names):
+                found.update(
+                    name
+                    for (name,) in self._db.execute(
+                        f"SELECT name FROM synced WHERE parent_no = ? AND name IN ({marks})",
+                        (no, *part),
+                    )
+                )
+        return found
+
+    def rows_of(self, object_nos: Sequence[int]) -> list[SyncedRow]:
+        """Read all rows of some objects, copies too."""
+        return self._select("object_no", object_nos)
+
+    def rows_with(self, value: bytes) -> list[SyncedRow]:
+        """Read the rows of files with a content: where a blob can be read here."""
+        return [
+            _row(values)
+            for values in self._db.execute(
+                f"SELECT {_COLUMNS} FROM synced WHERE value = ? AND kind = 0 AND folder_no = ?",
+                (value, self.folder_no),
+            )
+        ]
+
+    def _select(self, column: str, nos: Sequence[int]) -> list[SyncedRow]:
+        found: list[SyncedRow] = []
+        for marks, part in chunked(nos):
+            found.extend(
+                map(
+                    _row,
+                    self._db.execute(
+                        f"SELECT {_COLUMNS} FROM synced WHERE {column} IN ({marks})", part
+                    ),
+                )
+            )
+        return found
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def put(self, rows: Sequence[SyncedRow]) -> None:
+        """Write rows, replacing those of the same object and copy."""
+        self._forget([(row.object_no, row.copy) for row in rows], is_replaced=True)
+        self._db.executemany(
+            f"INSERT OR REPLACE INTO synced ({_COLUMNS}, folder_no)"
+            f" VALUES ({'?,' * 16}{self.folder_no})",
+            [_values(row) for row in rows],
+        )
+        for row in rows:
+            if row.kind == Kind.DIRECTORY:
+                self._add_directory(row.object_no, row.parent_no, row.name)
+            else:
+                self.files += 1
+                self.file_bytes += row.size
+
+    def remove(self, keys: Iterable[Key]) -> None:
+        """Remove rows; unknown ones are left alone."""
+        keys = list(keys)
+        self._forget(keys, is_replaced=False)
+        self._db.executemany(
+            "DELETE FROM synced WHERE object_no = ? AND copy_event = ?", keys
+        )
+
+    def _forget(self, keys: Sequence[Key], *, is_replaced: bool) -> None:
+        known: list[tuple[int, bytes, int, int]] = []
+        if not keys:
+            return
+        for marks, part in chunked(list({no for no, _ in keys})):
+            known.extend(
+                self._db.execute(
+                    f"SELECT object_no, copy_event, kind, size FROM synced"
+                    f" WHERE object_no IN ({marks})",
+                    part,
+                ).fetchall()
+            )
+        wanted = set(keys)
+        for no, copy, kind, size in known:
+            if (no, copy) not in wanted:
+                continue
+            if kind == Kind.DIRECTORY:
+                self._remove_directory(no)
+            else:
+                self.files -= 1
+                self.file_bytes -= size
+
+    def _add_directory(self, no: int, parent_no: int, name: bytes) -> None:
+        self._directories[no] = (parent_no, name)
+        self._children.setdefault(parent_no, {}).setdefault(name, []).append(no)
+
+    def _remove_directory(self, no: int) -> None:
+        place = self._directories.pop(no, None)
+        if place is None:
+            return
+        names = self._children[place[0]]
+        names[place[1]].remove(no)
+        if not names[place[1]]:
+            del names[place[1]]
+        if not names:
+            del self._children[place[0]]
+
+
+def _row(values: Sequence[Any]) -> SyncedRow:
+    (
+        object_no,
+        copy,
+        parent_no,
+        name,
+        kind,
+        value,
+        inode,
+        size,
+        mtime_ns,
+        ctime_ns,
+        mode,
+        looked_at_ns,
+        shared_mtime_ns,
+        events,
+        placement,
+        leftover,
+    ) = values
+    return SyncedRow(
+        object_no=object_no,
+        copy=copy,
+        parent_no=parent_no,
+        name=name,
+        kind=Kind(kind),
+        value=value,
+        inode=inode,
+        size=size,
+        mtime_ns=mtime_ns,
+        ctime_ns=ctime_ns,
+        mode=mode,
+        looked_at_ns=looked_at_ns,
+        shared_mtime_ns=shared_mtime_ns,
+        events=events,
+        placement=placement,
+        leftover=bool(leftover),
+    )
+
+
+def _values(row: SyncedRow) -> tuple[object, ...]:
+    return (
+        row.object_no,
+        row.copy,
+        row.parent_no,
+        row.name,
+        row.kind,
+        row.value,
+        row.inode,
+        row.size,
+        row.mtime_ns,
+        row.ctime_ns,
+        row.mode,
+        row.looked_at_ns,
+        row.shared_mtime_ns,
+        row.events,
+        row.placement,
+        row.leftover,
+    )
+
+
+def primary_key(object_no: int) -> Key:
+    """Give the key of the row of an object itself."""
+    return (object_no, PRIMARY)
