@@ -11,14 +11,17 @@ root are never listed and cannot be reached by a path, only by the calls for sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from store.errors import DizzyError
-from store.ids import BlobHash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from store.ids import BlobHash
 
 Buffer = bytes | bytearray | memoryview
 
@@ -75,19 +78,23 @@ class DiskError(DizzyError):
         self.errno = errno
 
 
-class RootLost(DiskError):
+class RootLost(DiskError):  # noqa: N818 - a situation, named as such
     """The folder's root vanished, was replaced, lost its marker or cannot be listed."""
 
 
-class NameTaken(DiskError):
+class RootHeld(DiskError):  # noqa: N818 - a situation, named as such
+    """Another dizzyd (or another folder of this one) holds the path."""
+
+
+class NameTaken(DiskError):  # noqa: N818 - a situation, named as such
     """Something stands already where a new name was to be put; nothing was touched."""
 
 
-class NameMissing(DiskError):
+class NameMissing(DiskError):  # noqa: N818 - a situation, named as such
     """The name to act on is not there (any more); nothing was touched."""
 
 
-class NotEmpty(DiskError):
+class NotEmpty(DiskError):  # noqa: N818 - a situation, named as such
     """A directory to be removed still holds names (ignored ones perhaps)."""
 
 
@@ -113,7 +120,7 @@ class Stage(Protocol):
         """Read back up to `length` bytes."""
 
     def size(self) -> int:
-        """The number of bytes up to the highest written one."""
+        """Give the number of bytes up to the highest written one."""
 
     def finish(self, *, is_executable: bool, mtime_ns: int, like: bytes | None) -> None:
         """Set its attributes: folder umask, or owner, mode, ACL of the path `like` it replaces."""
@@ -133,25 +140,39 @@ class Disk(Protocol):
     def check_root(self) -> None:
         """Raise RootLost unless the root is the very directory that was shared."""
 
+    def close(self) -> None:
+        """Let go of the root and of the lock on it. Idempotent; no other call may follow."""
+
     # -- looking ----------------------------------------------------------------------------
 
     def list_directory(self, path: bytes) -> list[tuple[bytes, Stat]]:
         """List a directory with lstat of each name, unsorted, without `.dizzyd` at the root.
 
-        A name that goes while listing is left out. Raises NameMissing, DiskError (EACCES, EIO).
+        A name that goes while listing is left out. Raises NameMissing, DiskError (EACCES, EIO;
+        EXDEV for a mount): one name that cannot be examined fails the whole listing.
         """
 
     def stat(self, path: bytes) -> Stat | None:
-        """Lstat one path; None if it or a directory above it is not there."""
+        """Lstat one path; None if it or a directory above it is not there.
+
+        Raises DiskError where that cannot be known (EACCES, EIO, EXDEV below a mount).
+        """
 
     def look(self, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
-        """Read and hash many files (links: read their target), in order of `paths`."""
+        """Read and hash many files (links: read their target), in order of `paths`.
+
+        Directories, devices and mounts give their stat and an empty value, and are not opened.
+        Quickest where paths of one directory stand together. Never raises for a single file.
+        """
 
     def is_being_written(self, path: bytes) -> bool:
         """Whether some process has the file open for writing (False where unknowable)."""
 
     def read(self, path: bytes, offset: int, length: int, expected: Stat | None) -> bytes:
-        """Read a piece of a file. Raises NameMissing if it is not the `expected` file any more."""
+        """Read a piece of a file. Raises NameMissing if it is not the `expected` file any more.
+
+        Compared are inode, size and mtime. Less than `length` bytes come only at its end.
+        """
 
     # -- stages: making content before it is visible ------------------------------------------
 
@@ -159,7 +180,11 @@ class Disk(Protocol):
         """Write many small files at once, attributes set, not yet durable."""
 
     def open_stage(self, name: bytes) -> Stage:
-        """Open or make a named stage in tmp; what it held is kept, so that transfers resume."""
+        """Open or make a named stage in tmp; what it held is kept, so that transfers resume.
+
+        Raises DiskError if the name is no plain file of a single link (a displaced one, say).
+        Names in tmp and history have no `/` and do not begin with `.`.
+        """
 
     def sync(self) -> None:
         """Make all that was written to this file system so far durable (one syncfs).
@@ -168,25 +193,39 @@ class Disk(Protocol):
         """
 
     def sync_directories(self, paths: Sequence[bytes]) -> None:
-        """Make the names in these directories durable."""
+        """Make the names in these directories durable, and those in tmp and history.
+
+        A directory that is gone is passed over.
+        """
 
     def sync_files(self, paths: Sequence[bytes]) -> None:
-        """Make these files and the names in their parents durable (many: one syncfs)."""
+        """Make these files and the names in their parents durable (many: one syncfs).
+
+        What is gone is passed over: its absence is made durable with its parent.
+        """
 
     # -- putting in place ---------------------------------------------------------------------
 
     def place_new(self, stage: Stage, path: bytes) -> Stat:
-        """Give a stage its name in the tree. Raises NameTaken, NameMissing (no parent)."""
+        """Give a stage its name in the tree. Raises NameTaken, NameMissing (no parent).
+
+        The stage is used up: only close() may follow. After a failure it is as it was.
+        """
 
     def place_over(self, stage: Stage, path: bytes, keep_as: bytes) -> tuple[Stat, Stat]:
         """Put a stage where a file stands; that file moves to tmp as `keep_as`, atomically.
 
         Gives the stat of the placed and of the displaced file. Raises NameMissing if nothing
-        stands there. Falls back to taking the old one away first where EXCHANGE is missing.
+        stands there, NameTaken if it is neither file nor symlink or `keep_as` is in use. Falls
+        back to taking the old one away first where EXCHANGE is missing. What was replaced hands
+        on mode (but the executable bit), owner, group, ACL and extended attributes.
         """
 
     def take_away(self, path: bytes, keep_as: bytes) -> Stat:
-        """Move a file or symlink out of the tree to tmp as `keep_as`."""
+        """Move a file or symlink out of the tree to tmp as `keep_as`.
+
+        Raises NameMissing, NameTaken (`keep_as` is in use, or a directory stands at `path`).
+        """
 
     def move(self, source: bytes, target: bytes) -> Stat:
         """Rename within the tree, replacing nothing. Raises NameTaken, NameMissing."""

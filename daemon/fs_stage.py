@@ -1,0 +1,394 @@
+"""Make the content of a file in `.dizzyd/tmp` before it is visible in the tree.
+
+A stage is anonymous (O_TMPFILE) where the file system can, else a name of ours that begins with
+`.made-tmp-`; or it has a name of the caller's, so that a transfer can resume. Modes, owners and
+times are set here. Putting stages in place is daemon.fs's part.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat as modes
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from daemon import syscalls
+from daemon.disk import DiskError, FileKind, NameTaken
+from daemon.fs_below import clamped, disk_error, kind_of, stat_of
+from daemon.fs_look import hash_descriptor
+from store.ids import BlobHash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daemon.disk import Buffer, NewFile, Stat
+    from daemon.fs_below import At, Tree
+
+MADE = b".made-tmp-"
+SHARED_BITS = 0o777  # setuid, setgid and sticky never come from a peer
+_READ_BITS = 0o444
+_EXECUTE_BITS = 0o111
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Capabilities are a setuid bit by another name; the others are digests of the old content.
+_NEVER_COPIED = ("security.capability", "security.ima", "security.evm")
+
+
+def executable_mode(mode: int, *, is_executable: bool) -> int:
+    """Give a mode the shared executable bit, where it is readable; special bits are masked."""
+    mode &= SHARED_BITS
+    if bool(mode & 0o100) == is_executable:
+        return mode
+    if not is_executable:
+        return mode & ~_EXECUTE_BITS
+    return mode | (mode & _READ_BITS) >> 2 | 0o100
+
+
+def set_times(target: int | bytes, mtime_ns: int) -> None:
+    """Set the modification time; the kernel clamps it to what the file system can hold."""
+    os.utime(target, ns=(time.time_ns(), clamped(mtime_ns)))
+
+
+def write_all(descriptor: int, offset: int, chunk: Buffer) -> None:
+    """Write every byte, or raise OSError."""
+    written = os.pwrite(descriptor, chunk, offset)
+    if written == len(chunk):
+        return
+    view = memoryview(chunk).cast("B")
+    while written < len(view):
+        written += os.pwrite(descriptor, view[written:], offset + written)
+
+
+class Workshop:
+    """The directory tmp of one folder, and what its stages have in common."""
+
+    def __init__(
+        self, directory: int, tree: Tree, *, umask: int, has_tmpfile: bool, has_noreplace: bool
+    ) -> None:
+        """Work in an open directory that the caller closes."""
+        self.directory = directory
+        self.tree = tree
+        self.umask = umask
+        self.has_tmpfile = has_tmpfile
+        self.has_noreplace = has_noreplace
+        self._numbers = itertools.count()
+
+    def new_mode(self, *, is_executable: bool) -> int:
+        """Give the mode of a file that replaces nothing."""
+        return (0o777 if is_executable else 0o666) & ~self.umask
+
+    def own_name(self) -> bytes:
+        """Make up a name of ours; what carries one is removed when the disk is opened."""
+        return b"%s%d" % (MADE, next(self._numbers))
+
+    def make_many(self, files: Sequence[NewFile]) -> list[LinuxStage]:
+        """Make and fill one stage for each file, or none at all. Raises DiskError."""
+        made: list[LinuxStage] = []
+        now_ns = time.time_ns()
+        modes_of = (self.new_mode(is_executable=False), self.new_mode(is_executable=True))
+        try:
+            made.extend(
+                self._make_one(file, modes_of[file.is_executable], now_ns) for file in files
+            )
+        except OSError as cause:
+            for stage in made:
+                stage.close()
+            raise disk_error("write to", b".dizzyd/tmp", cause) from cause
+        return made
+
+    def _make_one(self, file: NewFile, mode: int, now_ns: int) -> LinuxStage:
+        name: bytes | None = None
+        try:
+            if self.has_tmpfile:
+                flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+                opened = os.open(b".", flags, mode, dir_fd=self.directory)
+            else:
+                opened = self._open_own(name := self.own_name())
+        except OSError as cause:
+            if cause.errno != errno.EMFILE:
+                raise
+            return self._make_closed(file, mode, now_ns)
+        stage = LinuxStage(self, opened, name, is_own=True)
+        try:
+            self._fill(opened, file, mode, now_ns)
+        except BaseException:
+            stage.close()
+            raise
+        stage.is_executable = file.is_executable
+        return stage
+
+    def _make_closed(self, file: NewFile, mode: int, now_ns: int) -> LinuxStage:
+        """Make a stage that keeps no descriptor: for when there are none left.
+
+        One is free for an instant all the same, while another thread's call ends; where not,
+        the failure is EMFILE.
+        """
+        name = self.own_name()
+        opened = self._open_own(name)
+        stage = LinuxStage(self, -1, name, is_own=True)
+        try:
+            self._fill(opened, file, mode, now_ns)
+        except BaseException:
+            stage.close()
+            raise
+        finally:
+            os.close(opened)
+        stage.is_executable = file.is_executable
+        return stage
+
+    def _open_own(self, name: bytes) -> int:
+        return os.open(name, _NEW_FILE, 0o600, dir_fd=self.directory)
+
+    def _fill(self, opened: int, file: NewFile, mode: int, now_ns: int) -> None:
+        write_all(opened, 0, file.content)
+        os.fchmod(opened, mode)
+        os.utime(opened, ns=(now_ns, clamped(file.mtime_ns)))
+
+    def open_named(self, name: bytes) -> LinuxStage:
+        """Open or make a stage that keeps its name. Raises DiskError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            opened = os.open(name, flags, 0o600, dir_fd=self.directory)
+            found = os.fstat(opened)
+        except OSError as cause:
+            raise disk_error("open the stage", name, cause) from cause
+        if kind_of(found) is not FileKind.FILE or found.st_nlink != 1:
+            os.close(opened)
+            raise DiskError(
+                "open the stage " + name.decode("ascii", "backslashreplace"),
+                "it is no file of ours alone",
+                errno=errno.EEXIST,
+            )
+        return LinuxStage(self, opened, name, is_own=False)
+
+    def rename(self, source: int, name: bytes, target: int, new_name: bytes) -> None:
+        """Rename, replacing nothing. Raises OSError, EEXIST among them."""
+        if self.has_noreplace:
+            syscalls.renameat2(source, name, target, new_name, syscalls.RENAME_NOREPLACE)
+            return
+        found = os.stat(name, dir_fd=source, follow_symlinks=False)
+        if not modes.S_ISDIR(found.st_mode):
+            with suppress(PermissionError, NotImplementedError):
+                self._rename_by_link(source, name, target, new_name)
+                return
+        # The last resort is a check that can be overtaken: file systems without RENAME_NOREPLACE
+        # and without hard links only.
+        with suppress(FileNotFoundError):
+            os.stat(new_name, dir_fd=target, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
+
+    def _rename_by_link(self, source: int, name: bytes, target: int, new_name: bytes) -> None:
+        os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        try:
+            os.unlink(name, dir_fd=source)
+        except OSError:
+            os.unlink(new_name, dir_fd=target)
+            raise
+
+
+class LinuxStage:
+    """A file being made; implements daemon.disk.Stage."""
+
+    __slots__ = ("__weakref__", "_descriptor", "_is_own", "_name", "_shop", "is_executable")
+
+    def __init__(
+        self, shop: Workshop, descriptor: int, name: bytes | None, *, is_own: bool
+    ) -> None:
+        """Own `descriptor` (-1: opened when needed); an own name is removed at close."""
+        self._shop = shop
+        self._descriptor = descriptor
+        self._name = name
+        self._is_own = is_own
+        self.is_executable = False
+
+    @property
+    def name(self) -> bytes | None:
+        """Its name in tmp; None while it would be gone after close()."""
+        return None if self._is_own else self._name
+
+    def descriptor(self) -> int:
+        """Give the open file. Raises OSError."""
+        if self._descriptor < 0:
+            if self._name is None:
+                raise OSError(errno.EBADF, "the stage is closed or used up")
+            self._descriptor = os.open(
+                self._name,
+                os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC,
+                dir_fd=self._shop.directory,
+            )
+        return self._descriptor
+
+    def write(self, offset: int, chunk: Buffer) -> None:
+        """Write all of `chunk` at `offset`. Raises DiskError."""
+        try:
+            write_all(self.descriptor(), offset, chunk)
+        except OSError as cause:
+            raise self._error("write", cause) from cause
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read back up to `length` bytes."""
+        try:
+            return os.pread(self.descriptor(), length, offset)
+        except OSError as cause:
+            raise self._error("read", cause) from cause
+
+    def size(self) -> int:
+        """Give the number of bytes up to the highest written one."""
+        try:
+            return os.fstat(self.descriptor()).st_size
+        except OSError as cause:
+            raise self._error("examine", cause) from cause
+
+    def hash(self) -> BlobHash:
+        """BLAKE3 of its content as it stands."""
+        try:
+            return BlobHash(hash_descriptor(self.descriptor()))
+        except OSError as cause:
+            raise self._error("read", cause) from cause
+
+    def finish(self, *, is_executable: bool, mtime_ns: int, like: bytes | None) -> None:
+        """Set its attributes; a `like` that is gone counts as None."""
+        self.is_executable = is_executable
+        try:
+            descriptor = self.descriptor()
+            os.fchmod(descriptor, self._shop.new_mode(is_executable=is_executable))
+            set_times(descriptor, mtime_ns)
+        except OSError as cause:
+            raise self._error("set the attributes of", cause) from cause
+        if like is not None:
+            with suppress(DiskError), self._shop.tree.at("copy the attributes of", like) as at:
+                self.wear(at)
+
+    def wear(self, at: At) -> None:
+        """Take on owner, group, mode, ACL and extended attributes of the file that stands there.
+
+        What is not permitted is left; the executable bit is the stage's own.
+        """
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        other = os.open(at.name, flags, dir_fd=at.directory)
+        try:
+            found = os.fstat(other)
+            if kind_of(found) is not FileKind.FILE:
+                return
+            mine = self.descriptor()
+            mode = executable_mode(found.st_mode, is_executable=self.is_executable)
+            mode = _take_owner(mine, found, mode)
+            _copy_extended(b"/proc/self/fd/%d" % other, mine)
+            if modes.S_IMODE(os.fstat(mine).st_mode) != mode:
+                os.fchmod(mine, mode)
+        finally:
+            os.close(other)
+
+    def place(self, at: At) -> Stat:
+        """Give it a name in the tree where there is none. Raises OSError; then nothing changed."""
+        directory = os.fstat(at.directory)
+        if directory.st_mode & modes.S_ISGID:
+            self._take_group(directory.st_gid)
+        self._give_name(at.directory, at.name)
+        self._name = None
+        self._is_own = False
+        found = at.lstat() if self._descriptor < 0 else os.fstat(self._descriptor)
+        return stat_of(found, FileKind.FILE)
+
+    def settle(self, name: bytes) -> tuple[bytes | None, bool]:
+        """Take a name in tmp, replacing nothing; gives what unsettle() needs. Raises OSError."""
+        before = (self._name, self._is_own)
+        if name != self._name:
+            self._give_name(self._shop.directory, name)
+            self._name = name
+        return before
+
+    def unsettle(self, before: tuple[bytes | None, bool]) -> None:
+        """Undo settle() after an exchange that failed."""
+        name, is_own = before
+        self._is_own = is_own
+        if name is not None and self._name is not None and name != self._name:
+            with suppress(OSError):
+                self._shop.rename(self._shop.directory, self._name, self._shop.directory, name)
+                self._name = name
+        # An anonymous one stays under the name that it took, and goes with close().
+
+    def used_up(self) -> os.stat_result | None:
+        """Forget its name: it has one in the tree now. Gives its stat where it is open."""
+        self._name = None
+        self._is_own = False
+        return os.fstat(self._descriptor) if self._descriptor >= 0 else None
+
+    def make_durable(self) -> None:
+        """Make its content durable by itself. Raises OSError."""
+        os.fsync(self.descriptor())
+
+    def is_open(self) -> bool:
+        """Whether close() has still something to do."""
+        return self._descriptor >= 0 or (self._is_own and self._name is not None)
+
+    def close(self) -> None:
+        """Let go of it; an anonymous one is gone then, a named one stays in tmp."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+        if self._is_own and self._name is not None:
+            with suppress(OSError):
+                os.unlink(self._name, dir_fd=self._shop.directory)
+        self._name = None
+        self._is_own = False
+
+    def _give_name(self, directory: int, name: bytes) -> None:
+        if self._name is None:
+            os.link(
+                b"/proc/self/fd/%d" % self.descriptor(),
+                name,
+                dst_dir_fd=directory,
+                follow_symlinks=True,
+            )
+        else:
+            self._shop.rename(self._shop.directory, self._name, directory, name)
+
+    def _take_group(self, group: int) -> None:
+        """Do what creating it in a directory with setgid would have done."""
+        mine = self.descriptor()
+        found = os.fstat(mine)
+        if found.st_gid == group:
+            return
+        with suppress(PermissionError):
+            os.fchown(mine, -1, group)
+            os.fchmod(mine, found.st_mode & SHARED_BITS)
+
+    def _error(self, operation: str, cause: OSError) -> DiskError:
+        error = disk_error(operation, b".dizzyd/tmp/" + (self._name or b"(a new file)"), cause)
+        if isinstance(error, NameTaken):
+            return error
+        return DiskError(error.what, error.why, errno=error.errno, hint=error.hint)
+
+
+def _take_owner(mine: int, found: os.stat_result, mode: int) -> int:
+    """Take owner and group where permitted; gives the mode that is then safe to set.
+
+    Without the group, its bits would open the file to another group: it gets what others have.
+    """
+    have = os.fstat(mine)
+    if (have.st_uid, have.st_gid) == (found.st_uid, found.st_gid):
+        return mode
+    try:
+        os.fchown(mine, found.st_uid, found.st_gid)
+    except OSError:
+        try:
+            os.fchown(mine, -1, found.st_gid)
+        except OSError:
+            others = mode & 0o007
+            return (mode & 0o707) | (mode & 0o070 & others << 3)
+    return mode
+
+
+def _copy_extended(source: bytes, mine: int) -> None:
+    try:
+        names = os.listxattr(source)
+    except OSError:
+        return
+    for name in names:
+        if name not in _NEVER_COPIED:
+            with suppress(OSError):
+                os.setxattr(mine, name, os.getxattr(source, name))
