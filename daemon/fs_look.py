@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from daemon.disk import FileKind, Looked, LookFailure
-from daemon.fs_below import PATH_ONLY, is_reachable, kind_of, stat_of
+from daemon.fs_below import PATH_ONLY, PRIVATE, is_reachable, kind_of, stat_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ _BIG_BYTES = 8 << 20  # threads of blake3 only pay from here on
 _CHECK_EVERY_BYTES = 64 << 20  # a file that grows for minutes is given up early
 _HELD_DIRECTORIES = 32
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_NO_NAMES = (b"", b".", b"..")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 _kept = threading.local()
@@ -169,19 +170,15 @@ def look_many(tree: Tree, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
     add = results.append
     try:
         for path in paths:
-            if not is_reachable(path):
+            parent, _, name = path.rpartition(b"/")
+            if name in _NO_NAMES or 0 in name or (not parent and name == PRIVATE):
                 add(LookFailure.GONE)
                 continue
-            parent, _, name = path.rpartition(b"/")
             directory = held.get(parent)
             if directory is None:
                 if len(held) >= _HELD_DIRECTORIES:
                     _close_all(held)
-                try:
-                    directory = tree.open_directory(parent, PATH_ONLY)
-                except OSError as cause:
-                    directory = failure_of(cause)
-                held[parent] = directory
+                directory = held[parent] = _open_parent(tree, path, parent)
             if isinstance(directory, LookFailure):
                 add(directory)
                 continue
@@ -193,6 +190,15 @@ def look_many(tree: Tree, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
     finally:
         _close_all(held)
     return results
+
+
+def _open_parent(tree: Tree, path: bytes, parent: bytes) -> int | LookFailure:
+    if not is_reachable(path):
+        return LookFailure.GONE
+    try:
+        return tree.open_directory(parent, PATH_ONLY)
+    except OSError as cause:
+        return failure_of(cause)
 
 
 def _close_all(held: dict[bytes, int | LookFailure]) -> None:

@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import struct
+import threading
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -34,9 +35,39 @@ _AT_NO_AUTOMOUNT = 0x800
 _STATFS_BYTES = 256  # struct statfs is 120 bytes on 64-bit; f_type is its first long
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+
+# One foreign function for each shape of arguments: declared types cost a third of wrapped ones.
+_openat2 = ctypes.CDLL(None, use_errno=True)["syscall"]
+_openat2.restype = ctypes.c_long
+_openat2.argtypes = (
+    ctypes.c_long,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+)
+_renameat2 = ctypes.CDLL(None, use_errno=True)["syscall"]
+_renameat2.restype = ctypes.c_long
+_renameat2.argtypes = (
+    ctypes.c_long,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_uint,
+)
 _statx = getattr(_libc, "statx", None)
+if _statx is not None:
+    _statx.argtypes = (
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+    )
+_add_watch = _libc.inotify_add_watch
+_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+_kept = threading.local()
 
 
 class _OpenHow(ctypes.Structure):
@@ -47,7 +78,8 @@ class _OpenHow(ctypes.Structure):
     )
 
 
-_hows: dict[tuple[int, int], _OpenHow] = {}
+_hows: dict[tuple[int, int], ctypes.c_void_p] = {}
+_kept_hows: list[_OpenHow] = []
 
 
 def _failure(*names: bytes) -> OSError:
@@ -60,15 +92,11 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
     how = _hows.get((flags, resolve))
     if how is None:
         # The kernel only reads it, so one instance serves every thread.
-        how = _hows[flags, resolve] = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+        made = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+        _kept_hows.append(made)
+        how = _hows[flags, resolve] = ctypes.c_void_p(ctypes.addressof(made))
     for _ in range(_RACES_LIMIT):
-        opened = _syscall(
-            ctypes.c_long(_OPENAT2),
-            ctypes.c_int(directory),
-            ctypes.c_char_p(path),
-            ctypes.byref(how),
-            ctypes.c_size_t(_OPEN_HOW_BYTES),
-        )
+        opened = _openat2(_OPENAT2, directory, path, how, _OPEN_HOW_BYTES)
         if opened >= 0:
             return int(opened)
         # EAGAIN: a rename elsewhere raced with the resolution; the kernel asks to try again.
@@ -83,15 +111,7 @@ def renameat2(
     """Rename one name under RENAME_NOREPLACE or RENAME_EXCHANGE."""
     if _RENAMEAT2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    failed = _syscall(
-        ctypes.c_long(_RENAMEAT2),
-        ctypes.c_int(source_directory),
-        ctypes.c_char_p(source),
-        ctypes.c_int(target_directory),
-        ctypes.c_char_p(target),
-        ctypes.c_uint(flags),
-    )
-    if failed:
+    if _renameat2(_RENAMEAT2, source_directory, source, target_directory, target, flags):
         raise _failure(source)
 
 
@@ -106,15 +126,11 @@ def is_mount_root(directory: int, name: bytes) -> bool:
     """Tell whether something is mounted at a name (False where the kernel cannot say)."""
     if _statx is None:
         return False
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
-    failed = _statx(
-        ctypes.c_int(directory),
-        ctypes.c_char_p(name),
-        ctypes.c_int(_AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT),
-        ctypes.c_uint(_STATX_MASK_NONE),
-        answer,
-    )
-    if failed:
+    answer = getattr(_kept, "answer", None)
+    if answer is None:
+        answer = _kept.answer = ctypes.create_string_buffer(_STATX_BYTES)
+    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT
+    if _statx(directory, name, flags, _STATX_MASK_NONE, answer):
         return False
     # struct statx: stx_mask u32, stx_blksize u32, stx_attributes u64 at offset 8.
     attributes: int = struct.unpack_from("=Q", answer, 8)[0]
@@ -140,9 +156,7 @@ def inotify_init() -> int:
 
 def inotify_add(descriptor: int, path: bytes, mask: int) -> int:
     """Watch a path; the number of the watch. ENOSPC: the limit of watches is reached."""
-    watch: int = _libc.inotify_add_watch(
-        ctypes.c_int(descriptor), ctypes.c_char_p(path), ctypes.c_uint32(mask)
-    )
+    watch: int = _add_watch(descriptor, path, mask)
     if watch < 0:
         raise _failure(path)
     return watch
