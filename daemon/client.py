@@ -74,7 +74,9 @@ def connect(
 def _not_running(home: Home) -> NotRunning:
     if home.is_locked():
         return NotRunning(
-            "dizzyd", "has the home's lock and does not answer", hint="it may be starting: ask again"
+            "dizzyd",
+            "has the home's lock and does not answer",
+            hint="it may be starting: ask again",
         )
     return NotRunning("dizzyd", "is not running", hint="`dizzyd run` starts it")
 

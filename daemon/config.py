@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from daemon.durations import parse_duration, parse_size
 from daemon.config_text import ConfigError, Place, read_document
 from store.ids import AgentId, FolderId
 
@@ -103,7 +104,9 @@ def read_config(path: Path, *, state: Path, user_home: str | None = None) -> Con
     """
     place = read_document(path)
     return parse_config(
-        place, state=state, user_home=user_home or os.path.expanduser("~")  # noqa: PTH111
+        place,
+        state=state,
+        user_home=user_home or os.path.expanduser("~"),  # noqa: PTH111
     )
 
 
@@ -221,7 +224,9 @@ def check_umask(text: str) -> int:
     return value
 
 
-_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\s:\[\]/@]+)):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\s:\[\]/@]+)):(?P<port>\d{1,5})"
+)
 _HIGHEST_PORT = 65535
 
 
@@ -244,49 +249,6 @@ def check_address(text: str) -> str:
     if split_address(text)[1] == 0:
         raise ValueError('an address "HOST:PORT" with a port of 1 to 65535')
     return text
-
-
-_UNITS: Final = {
-    "": 1, "B": 1,
-    "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50,
-    "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-}  # fmt: skip
-_NUMBER = r"(?P<number>\d{1,15}(?:\.\d{1,6})?)\s*"
-_SIZE = re.compile(_NUMBER + r"(?P<unit>[A-Za-z]*)")
-_LARGEST_SIZE = 2**62
-
-_DURATION = re.compile(_NUMBER + r"(?P<unit>[a-z]*)")
-_SECONDS: Final = {
-    "s": 1, "second": 1, "seconds": 1,
-    "m": 60, "min": 60, "minute": 60, "minutes": 60,
-    "h": 3600, "hour": 3600, "hours": 3600,
-    "d": 86400, "day": 86400, "days": 86400,
-    "w": 604800, "week": 604800, "weeks": 604800,
-    "year": 31557600, "years": 31557600,
-}  # fmt: skip
-_LONGEST_S = 1000 * 31557600.0
-
-
-def parse_size(text: str) -> int:
-    """Read `10 MiB`; raises ValueError with what was expected."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or match["unit"] not in _UNITS:
-        raise ValueError('a size such as "50 GiB"')
-    size = int(float(match["number"]) * _UNITS[match["unit"]])
-    if size > _LARGEST_SIZE:
-        raise ValueError("a size below 4 EiB")
-    return size
-
-
-def parse_duration(text: str) -> float:
-    """Read `24h`, `30m`, `7d` or `180 days` as seconds; raises ValueError."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or match["unit"] not in _SECONDS:
-        raise ValueError('a duration such as "24h" or "180 days"')
-    seconds = float(match["number"]) * _SECONDS[match["unit"]]
-    if not 0 < seconds <= _LONGEST_S:
-        raise ValueError("a duration above zero and below 1000 years")
-    return seconds
 
 
 def check_rate(text: str) -> int | None:
@@ -334,9 +296,7 @@ def check_min_free(text: str) -> tuple[int | None, float | None]:
         raise ValueError(expected) from None
 
 
-def _refuse_overlap(
-    root: Place, folders: dict[str, FolderConfig], ours: dict[str, Path]
-) -> None:
+def _refuse_overlap(root: Place, folders: dict[str, FolderConfig], ours: dict[str, Path]) -> None:
     """Refuse folders that hold or lie in one another, in the home, or are the whole disk."""
     seen: list[tuple[str, Path]] = [
         (label, Path(os.path.realpath(path))) for label, path in ours.items()

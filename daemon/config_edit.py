@@ -62,7 +62,8 @@ def add_folder(
         check_name(name)
     except UnicodeEncodeError as cause:
         raise DizzyError(
-            f"folder {ascii(str(path))}", "its path is not UTF-8, and the configuration is",
+            f"folder {ascii(str(path))}",
+            "its path is not UTF-8, and the configuration is",
             hint="move the folder to a path in UTF-8",
         ) from cause
     except ValueError as cause:
@@ -114,9 +115,7 @@ def write_peer(
     return chosen
 
 
-def _edit(
-    file: Path, state: Path, user_home: str, change: Callable[[TOMLDocument], None]
-) -> None:
+def _edit(file: Path, state: Path, user_home: str, change: Callable[[TOMLDocument], None]) -> None:
     before = read_bytes(file)
     parse_config(parse_document(file, before), state=state, user_home=user_home)
     document = tomlkit.parse(before.decode("utf-8").removeprefix("\ufeff"))

@@ -58,9 +58,7 @@ def parse_document(file: Path, content: bytes) -> Place:
         values = document.unwrap()
     except ParseError as cause:
         line, column = min(cause.line, text.count("\n") + 1), cause.col + 1
-        raise ConfigError(
-            f"{file}:{line}:{column}", f"expected TOML, {_reason(cause)}"
-        ) from cause
+        raise ConfigError(f"{file}:{line}:{column}", f"expected TOML, {_reason(cause)}") from cause
     except (TOMLKitError, ValueError, RecursionError) as cause:
         line, column = _find_damage(text)
         raise ConfigError(f"{file}:{line}:{column}", f"expected TOML, {_reason(cause)}") from cause
@@ -95,7 +93,9 @@ class Place:
     keys: Keys
     table: Mapping[str, Any]
 
-    def error(self, keys: Keys, expected: str, *, got: object = None, hint: str = "") -> ConfigError:
+    def error(
+        self, keys: Keys, expected: str, *, got: object = None, hint: str = ""
+    ) -> ConfigError:
         """Make the error for the key at `keys` (from the root of the document)."""
         line, column = locate(self.text, keys)
         name = ".".join(keys)

@@ -223,9 +223,7 @@ class ControlServer:
         return response
 
 
-async def _stream_lines(
-    request: web.Request, lines: AsyncIterator[Any]
-) -> web.StreamResponse:
+async def _stream_lines(request: web.Request, lines: AsyncIterator[Any]) -> web.StreamResponse:
     """Answer with one JSON object a line; an error in the middle is the last line."""
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     await response.prepare(request)

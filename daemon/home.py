@@ -180,7 +180,8 @@ def user_directory(environment: Mapping[str, str]) -> str:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError as cause:
         raise UsageError(
-            "HOME", "is unset, and this user has no entry in the password file",
+            "HOME",
+            "is unset, and this user has no entry in the password file",
             hint="set DIZZYD_HOME to the directory of the node",
         ) from cause
 
@@ -216,7 +217,8 @@ def _refuse_shared_directory(directory: Path) -> None:
     with suppress(UsageError):
         if str(directory) in {"/", os.path.realpath(user_directory(os.environ))}:
             raise DizzyError(
-                f"home {directory}", "is not a directory of its own",
+                f"home {directory}",
+                "is not a directory of its own",
                 hint="a node makes its home private; give it an empty directory",
             )
 

@@ -42,7 +42,8 @@ def make_node(home: Home, *, name: str | None, listen: str | None) -> MadeNode:
     has_config, has_key = home.config.exists(), home.key.exists()
     if not has_key and home.database.exists():
         raise DizzyError(
-            f"key {home.key}", "is missing, and the database beside it belongs to it",
+            f"key {home.key}",
+            "is missing, and the database beside it belongs to it",
             hint="bring the key back from a backup, or move the database away",
         )
     if not has_config:
@@ -63,7 +64,8 @@ def free_listen_address(port: int = DEFAULT_PORT) -> str:
         if _is_free(address):
             return address
     raise DizzyError(
-        "listen", f"no port of {port} to {port + PORTS_TRIED - 1} is free",
+        "listen",
+        f"no port of {port} to {port + PORTS_TRIED - 1} is free",
         hint="give one with `dizzyd init --listen HOST:PORT`",
     )
 

@@ -52,6 +52,14 @@ def _escape_letter(letter: str) -> str:
     return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"  # noqa: PLR2004
 
 
+def one_line(text: str) -> str:
+    """Make a whole sentence harmless that may hold names which are escaped already.
+
+    As `escape`, but a backslash stays as it is.
+    """
+    return "".join(letter if letter == "\\" else _escape_letter(letter) for letter in text)
+
+
 def width(text: str) -> int:
     """Count the columns that an escaped text takes on a terminal."""
     return sum(

@@ -1,0 +1,1 @@
+"""The commands, one file for each family; each is imported only when it is asked for."""
