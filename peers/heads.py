@@ -1,0 +1,127 @@
+"""Work out who lacks what from the heads of both sides.
+
+Pure arithmetic on values: it asks nobody, stores nothing, and takes no batch for known only
+because a later one of its log is, since a log may have forked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from peers.wire import Head, Range
+from store.ids import BatchId, LogId
+from store.signing import SignedBatch
+
+Tips = dict[LogId, dict[BatchId, int]]  # log -> the newest batch of each branch -> its seq
+
+
+class Heads(Struct, frozen=True, kw_only=True, gc=False):
+    """What one node has of a folder: stored batches, and the state it folded them to.
+
+    `heads` are the newest of each branch of each log, sorted. `state_root` is None while it is
+    not known; it is compared only where `state_version` is equal. `is_applied` says that
+    everything stored has taken effect.
+    """
+
+    heads: tuple[Head, ...]
+    state_root: bytes | None = None
+    state_version: int = 1
+    is_importing: bool = False
+    is_applied: bool = True
+
+
+class Lack(Struct, frozen=True, gc=False):
+    """What we lack of what another has.
+
+    `ranges` are certainly not here. `unsure` are heads at or below our own of the same log:
+    ancestors of ours, or the heads of a branch that we have never seen; the store knows.
+    """
+
+    ranges: tuple[Range, ...]
+    unsure: tuple[BatchId, ...]
+
+
+def by_log(heads: Iterable[Head]) -> Tips:
+    """Group heads by log."""
+    tips: Tips = {}
+    for head in heads:
+        tips.setdefault(LogId(head.log), {})[BatchId(head.batch)] = head.seq
+    return tips
+
+
+def lacking(ours: Tips, theirs: Tips) -> Lack:
+    """Say what we lack of what they have; a log that we have never heard of is lacked whole."""
+    ranges: list[Range] = []
+    unsure: list[BatchId] = []
+    for log, tips in theirs.items():
+        mine = ours.get(log)
+        newest = max(mine.values()) if mine else None
+        new = {batch: seq for batch, seq in tips.items() if mine is None or batch not in mine}
+        if not new:
+            continue
+        through = max(new.values())
+        if newest is None or through > newest:
+            ranges.append(Range(log, newest, through))
+        if newest is not None:
+            unsure.extend(batch for batch, seq in new.items() if seq <= newest)
+    return Lack(tuple(ranges), tuple(unsure))
+
+
+def is_equal(ours: Tips, theirs: Tips) -> bool:
+    """Whether both have the same batches."""
+    return ours == theirs
+
+
+def is_in_sync(ours: Heads, theirs: Heads) -> bool:
+    """Whether both have the same batches and folded all of them to the same state.
+
+    State roots of different versions of the rules say nothing and are not compared.
+    """
+    if by_log(ours.heads) != by_log(theirs.heads):
+        return False
+    if not (ours.is_applied and theirs.is_applied) or ours.is_importing or theirs.is_importing:
+        return False
+    if ours.state_version != theirs.state_version:
+        return True
+    return ours.state_root is not None and ours.state_root == theirs.state_root
+
+
+def advance(tips: Tips, batches: Iterable[SignedBatch]) -> None:
+    """Count batches as held by whoever has these tips; their prev is no tip any more."""
+    for signed in batches:
+        log = tips.setdefault(signed.log, {})
+        if signed.header.prev is not None:
+            log.pop(signed.header.prev, None)
+        if signed.header.seq >= max(log.values(), default=-1):
+            log[signed.id] = signed.header.seq
+
+
+def follows(tips: Tips, batch: SignedBatch) -> bool:
+    """Whether who has these tips has the prev of a batch, so that it can be used at once."""
+    if batch.header.prev is None:
+        return True
+    return batch.header.prev in tips.get(batch.log, {})
+
+
+def holds(tips: Tips, batch: SignedBatch) -> bool:
+    """Whether who has these tips has surely this very batch: it is one of them."""
+    return batch.id in tips.get(batch.log, {})
+
+
+def narrowed(ranges: Sequence[Range], through: Mapping[bytes, int]) -> tuple[Range, ...]:
+    """Take away from ranges what has arrived: for each log, everything through that seq."""
+    left: list[Range] = []
+    for one in ranges:
+        seq = through.get(one.log)
+        if seq is None or (one.after_seq is not None and seq <= one.after_seq):
+            left.append(one)
+        elif seq < one.through_seq:
+            left.append(Range(one.log, seq, one.through_seq))
+    return tuple(left)
+
+
+def without(ids: Iterable[bytes], known: Collection[bytes]) -> tuple[bytes, ...]:
+    """List the ids that are not among the known ones, in order."""
+    return tuple(batch for batch in ids if batch not in known)

@@ -1,0 +1,71 @@
+"""Hold what is to be sent over one link, control before log before data.
+
+It never sends by itself and never drops: who fills it asks first whether there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from enum import IntEnum
+from typing import Final
+
+from peers import wire
+
+
+class Rank(IntEnum):
+    """What goes first; frames of several ranks mix, so none waits for a whole message."""
+
+    CONTROL = 0
+    LOG = 1
+    DATA = 2
+
+
+ROOM_BYTES: Final = 4 * 1024 * 1024  # of one rank, before its sources wait
+
+
+class Outbox:
+    """The frames of one link in the order in which they leave."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._queues: tuple[deque[bytes], ...] = (deque(), deque(), deque())
+        self._waiting_bytes = [0, 0, 0]
+        self._stream = 0
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+
+    def put(self, rank: Rank, message: wire.Message) -> None:
+        """Add a message behind those of its rank."""
+        self._stream = (self._stream + 1) & 0xFFFFFFFF
+        for frame in wire.frames(message, self._stream):
+            self._queues[rank].append(frame)
+            self._waiting_bytes[rank] += len(frame)
+        self._filled.set()
+
+    def waiting_bytes(self, rank: Rank) -> int:
+        """Say how much of a rank has not left yet."""
+        return self._waiting_bytes[rank]
+
+    def has_room(self, rank: Rank) -> bool:
+        """Whether a source of this rank may go on."""
+        return self._waiting_bytes[rank] < ROOM_BYTES
+
+    async def room(self, rank: Rank) -> None:
+        """Wait until a source of this rank may go on."""
+        while not self.has_room(rank):
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    async def next_frame(self) -> bytes:
+        """Wait for the frame that leaves next and take it out."""
+        while True:
+            for rank, queue in enumerate(self._queues):
+                if queue:
+                    frame = queue.popleft()
+                    self._waiting_bytes[rank] -= len(frame)
+                    if self._waiting_bytes[rank] < ROOM_BYTES:
+                        self._emptied.set()
+                    return frame
+            self._filled.clear()
+            await self._filled.wait()

@@ -1,0 +1,329 @@
+"""Serve contents to one peer over one link.
+
+Whether the peer may have a content is the replica's to say, and its no sounds like "not here"
+(A17, A18). This module keeps no content, opens no file, and reads no more than the peer takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from peers import wire
+from peers.chunks import FEED_BYTES, Cutter
+from peers.limits import RateLimit
+from peers.outbox import Outbox, Rank
+from peers.replica import Link, LinkClosed, Replica, Runner
+from peers.wire import (
+    Cancel,
+    ChunkLine,
+    Chunks,
+    Data,
+    NotHave,
+    Small,
+    SmallContent,
+    Want,
+    WantChunks,
+    WantSmall,
+)
+from store.errors import Malformed
+from store.ids import AgentId, BlobHash, FolderId
+
+WAITING_LIMIT: Final = 64 * 1024  # hashes (and ranges) that wait to be served on one link
+LISTS_WAITING_LIMIT: Final = 64
+READ_BYTES: Final = 8 * wire.DATA_PIECE_BYTES  # 1.94 MiB a read
+SMALL_READ_BYTES: Final = 512 * 1024
+PACKED_LIMIT_BYTES: Final = wire.SMALL_LIMIT_BYTES  # of contents in one message
+CACHED_CHUNKS_LIMIT: Final = 100_000
+REMEMBERED_LIMIT: Final = 10_000
+BULK_IDLE_S: Final = 60.0
+SEND_PATIENCE_S: Final = 60.0
+
+Remember = Callable[[FolderId, BlobHash, bool], None]
+
+
+class ChunkLists:
+    """Chunk lists that were worked out, for all links (bounded, the oldest go)."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._lists: OrderedDict[BlobHash, tuple[ChunkLine, ...]] = OrderedDict()
+        self._total = 0
+
+    def get(self, blob: BlobHash) -> tuple[ChunkLine, ...] | None:
+        """Give a list that is still kept."""
+        return self._lists.get(blob)
+
+    def keep(self, blob: BlobHash, lines: tuple[ChunkLine, ...]) -> None:
+        """Keep a list of a version that was sent or received."""
+        if blob in self._lists:
+            return
+        self._lists[blob] = lines
+        self._total += len(lines)
+        while self._total > CACHED_CHUNKS_LIMIT and len(self._lists) > 1:
+            self._total -= len(self._lists.popitem(last=False)[1])
+
+
+class Remembered:
+    """Wants of one peer that could not be served (bounded, the oldest are forgotten)."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._wants: OrderedDict[tuple[FolderId, BlobHash], bool] = OrderedDict()
+
+    def add(self, folder: FolderId, blob: BlobHash, is_small: bool) -> None:  # noqa: FBT001
+        """Remember a want that was answered not-have."""
+        self._wants[folder, blob] = is_small
+        self._wants.move_to_end((folder, blob))
+        if len(self._wants) > REMEMBERED_LIMIT:
+            self._wants.popitem(last=False)
+
+    def take(
+        self, folder: FolderId, blobs: Sequence[BlobHash]
+    ) -> tuple[list[BlobHash], list[BlobHash]]:
+        """Take out those of the blobs that were wanted: small ones, and pieces of large ones."""
+        small: list[BlobHash] = []
+        large: list[BlobHash] = []
+        for blob in blobs:
+            is_small = self._wants.pop((folder, blob), None)
+            if is_small is not None:
+                (small if is_small else large).append(blob)
+        return small, large
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._wants)
+
+
+class BlobServer:
+    """Answers the wants that arrive over one link, one after the other."""
+
+    def __init__(
+        self,
+        agent: AgentId,
+        replica: Replica,
+        runner: Runner,
+        outbox: Outbox,
+        *,
+        upload: RateLimit,
+        lists: ChunkLists,
+        remember: Remember,
+    ) -> None:
+        """Serve `agent` through `outbox`; `remember` gets what is not here."""
+        self._agent = agent
+        self._replica = replica
+        self._runner = runner
+        self._outbox = outbox
+        self._upload = upload
+        self._lists = lists
+        self._remember = remember
+        self._wants: deque[Want | WantSmall] = deque()
+        self._waiting = 0
+        self._list_wants: deque[WantChunks] = deque()
+        self._cancelled: set[int] = set()
+        self._came = asyncio.Event()
+        self._list_came = asyncio.Event()
+        self.dropped = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be served."""
+        return not self._wants and not self._list_wants
+
+    def accept(self, message: Want | WantSmall | WantChunks | Cancel) -> None:
+        """Take a want; one that finds too many before it is dropped, and asked again later."""
+        if isinstance(message, Cancel):
+            if any(want.request == message.request for want in self._wants):
+                self._cancelled.add(message.request)
+        elif isinstance(message, WantChunks):
+            if len(self._list_wants) < LISTS_WAITING_LIMIT:
+                self._list_wants.append(message)
+                self._list_came.set()
+        elif self._waiting + _weight(message) <= WAITING_LIMIT:
+            self._waiting += _weight(message)
+            self._wants.append(message)
+            self._came.set()
+        else:
+            self.dropped += 1
+
+    def push(self, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
+        """Send small contents that were wanted before they were here."""
+        for start in range(0, len(blobs), wire.WANTED_LIMIT):
+            hashes = tuple(blobs[start : start + wire.WANTED_LIMIT])
+            self.accept(WantSmall(0, folder, hashes))
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._serve_contents())
+            tasks.create_task(self._serve_lists())
+
+    async def _serve_contents(self) -> None:
+        while True:
+            while not self._wants:
+                self._came.clear()
+                await self._came.wait()
+            want = self._wants.popleft()
+            self._waiting -= _weight(want)
+            if want.request in self._cancelled:
+                self._cancelled.discard(want.request)
+            elif isinstance(want, Want):
+                await self._serve_range(want)
+            else:
+                await self._serve_small(want)
+
+    async def _serve_range(self, want: Want) -> None:
+        folder, blob = FolderId(want.folder), BlobHash(want.hash)
+        offset, end = want.offset, want.offset + want.length
+        while offset < end:
+            await self._outbox.room(Rank.DATA)
+            size = min(READ_BYTES, end - offset)
+            await self._upload.take(size)
+            content = await self._replica.read_blob(self._agent, folder, blob, offset, size)
+            if not content:
+                self._remember(folder, blob, False)  # noqa: FBT003
+                self._outbox.put(Rank.CONTROL, NotHave(want.request, (blob,)))
+                return
+            view = memoryview(content)
+            for start in range(0, len(view), wire.DATA_PIECE_BYTES):
+                piece = view[start : start + wire.DATA_PIECE_BYTES]
+                self._outbox.put(Rank.DATA, Data(want.request, offset + start, piece))
+            offset += len(view)
+
+    async def _serve_small(self, want: WantSmall) -> None:
+        folder = FolderId(want.folder)
+        hashes = [BlobHash(blob) for blob in want.hashes]
+        absent: list[BlobHash] = []
+        done = 0
+        while done < len(hashes):
+            await self._outbox.room(Rank.DATA)
+            found = await self._replica.read_small(
+                self._agent, folder, hashes[done:], SMALL_READ_BYTES
+            )
+            if not found:
+                break
+            here = []
+            for blob, content in zip(hashes[done:], found, strict=False):
+                if content is None:
+                    absent.append(blob)
+                else:
+                    here.append(SmallContent(blob, content))
+            done += len(found)
+            await self._upload.take(sum(len(one.content) for one in here))
+            for packed in packs(here):
+                self._outbox.put(Rank.DATA, Small(want.request, folder, packed))
+        absent += hashes[done:]
+        for blob in absent:
+            self._remember(folder, blob, True)  # noqa: FBT003
+        if absent and want.request:
+            # behind the data: it ends the answer
+            self._outbox.put(Rank.DATA, NotHave(want.request, tuple(absent)))
+
+    async def _serve_lists(self) -> None:
+        while True:
+            while not self._list_wants:
+                self._list_came.clear()
+                await self._list_came.wait()
+            want = self._list_wants.popleft()
+            lines = await self._list_of(FolderId(want.folder), BlobHash(want.hash))
+            if lines is None:
+                self._outbox.put(Rank.CONTROL, NotHave(want.request, (want.hash,)))
+                continue
+            await self._outbox.room(Rank.DATA)
+            part = lines[want.first : want.first + wire.CHUNKS_LIMIT]
+            self._outbox.put(Rank.DATA, Chunks(want.request, want.first, len(lines), part))
+
+    async def _list_of(self, folder: FolderId, blob: BlobHash) -> tuple[ChunkLine, ...] | None:
+        # asked even where the list is kept: it is the replica that says who may have it
+        content = await self._replica.read_blob(self._agent, folder, blob, 0, 1)
+        if not content:
+            return None
+        kept = self._lists.get(blob)
+        if kept is not None:
+            return kept
+        cutter = Cutter()
+        lines: list[ChunkLine] = []
+        offset = 0
+        while content:
+            content = await self._replica.read_blob(self._agent, folder, blob, offset, FEED_BYTES)
+            if content is None:
+                return None
+            lines += await self._runner.run(cutter.feed, content)
+            offset += len(content)
+            if len(content) < FEED_BYTES:
+                break
+        lines += await self._runner.run(cutter.finish)
+        self._lists.keep(blob, tuple(lines))
+        return tuple(lines)
+
+
+def packs(contents: Sequence[SmallContent]) -> list[tuple[SmallContent, ...]]:
+    """Divide small contents so that each part fits in one message."""
+    parts: list[tuple[SmallContent, ...]] = []
+    part: list[SmallContent] = []
+    size = 0
+    for one in contents:
+        if part and (
+            size + len(one.content) > PACKED_LIMIT_BYTES - 64 * len(part)
+            or len(part) >= wire.WANTED_LIMIT
+        ):
+            parts.append(tuple(part))
+            part, size = [], 0
+        part.append(one)
+        size += len(one.content)
+    if part:
+        parts.append(tuple(part))
+    return parts
+
+
+def _weight(want: Want | WantSmall) -> int:
+    return 1 if isinstance(want, Want) else len(want.hashes)
+
+
+async def serve_link(link: Link, server: BlobServer, outbox: Outbox) -> None:
+    """Serve wants that arrive over a bulk link, until it closes or falls idle.
+
+    Raises Malformed where the peer sends what is no message.
+    """
+    assembler = wire.Assembler()
+
+    async def receive() -> None:
+        while True:
+            try:
+                async with asyncio.timeout(BULK_IDLE_S):
+                    frame = await link.receive()
+            except TimeoutError:
+                if server.is_idle and not outbox.waiting_bytes(Rank.DATA):
+                    raise LinkClosed("bulk link", "fell idle") from None
+                continue
+            message = assembler.accept(frame)
+            if isinstance(message, Want | WantSmall | WantChunks | Cancel):
+                server.accept(message)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(receive())
+            tasks.create_task(send_all(link, outbox))
+            tasks.create_task(server.run())
+    except* LinkClosed:
+        pass
+    except* Malformed as group:
+        raise group.exceptions[0] from None
+    finally:
+        await link.close()
+
+
+async def send_all(link: Link, outbox: Outbox) -> None:
+    """Send what an outbox holds, until cancelled.
+
+    Raises LinkClosed where the link closes, or the other side does not read for a minute.
+    """
+    while True:
+        frame = await outbox.next_frame()
+        try:
+            async with asyncio.timeout(SEND_PATIENCE_S):
+                await link.send(frame)
+        except TimeoutError:
+            raise LinkClosed("link", "the other side does not read") from None

@@ -1,0 +1,597 @@
+"""Talk with one proven peer over one link: folders, heads, batches, contents.
+
+A session believes nothing: batches pass store.signing.verify, contents their hash, and the
+replica says what the peer may have. It stores nothing itself. Whatever is lost on the way is
+found missing when heads are compared again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from blake3 import blake3
+from msgspec import Struct
+
+from peers import heads, wire
+from peers.exchange import Ask, Strikes
+from peers.heads import Heads, Tips
+from peers.lane import Lane, loop_time_s
+from peers.outbox import Outbox, Rank
+from peers.replica import Contents, Link, LinkClosed, Replica, Runner
+from peers.serve import BlobServer, send_all
+from store.codec import decode_header
+from store.errors import BadSignature, Malformed
+from store.ids import AgentId, BlobHash, FolderId, batch_id, log_id
+from store.signing import SignedBatch, WireBatch, verify
+
+if TYPE_CHECKING:
+    from peers.sessions import Sessions
+
+__all__ = ["Ended", "Link", "LinkClosed", "Replica", "Runner", "Session"]
+
+ANSWER_LIMIT_BYTES: Final = 8 * 1024 * 1024  # batches in the answer to one Get
+PART_LIMIT_BYTES: Final = 1024 * 1024  # bodies in one message
+INBOX_LIMIT_BYTES: Final = 12 * 1024 * 1024  # batches that wait to be taken in
+GETS_LIMIT: Final = 64  # questions of the peer that wait
+HEADS_EVERY_S: Final = 0.05
+REPAIR_FIRST_S: Final = 5.0
+REPAIR_LAST_S: Final = 15.0
+PING_EVERY_S: Final = 25.0
+SILENCE_S: Final = 70.0
+INLINE_VERIFY_BYTES: Final = 32 * 1024  # larger deliveries are verified beside the loop
+HARMLESS: Final = frozenset({"pending-full", "parent-refused"})
+BAD_CODE: Final = 1  # the peer misbehaved
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """Why a session ended. After `is_struck` the peer is to be left alone for a while."""
+
+    reason: str
+    is_struck: bool = False
+
+
+class _Struck(Exception):  # noqa: N818 - an outcome of this module, not an error of anybody's
+    """The peer broke the rules once too often, or in a way that nothing mends."""
+
+
+class _Shared:
+    """What one session knows of one folder."""
+
+    def __init__(self) -> None:
+        self.said: Heads | None = None  # what the peer said last
+        self.tips: Tips = {}  # that, and what was sent to it or came from it since
+        self.sent: Heads | None = None  # what we said last
+        self.repair_at_s = 0.0
+        self.repair_every_s = REPAIR_FIRST_S
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both sides said that they have the same, and folded it to the same state."""
+        if self.said is None or self.sent is None:
+            return False
+        return heads.is_in_sync(self.sent, self.said)
+
+
+class _Delivery(Struct, gc=False):
+    """Batches that arrived and wait to be taken in."""
+
+    folder: FolderId
+    batches: tuple[wire.PackedBatch, ...]
+    contents: dict[BlobHash, bytes]
+    size: int
+    answer: wire.Batches | None
+
+
+class Session:
+    """One connected peer. `await run()` is its whole life."""
+
+    def __init__(self, link: Link, sessions: Sessions) -> None:
+        """Prepare; nothing is sent before run()."""
+        self.link = link
+        self.agent = link.agent
+        self.rtt_s: float | None = None
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self._sessions = sessions
+        self._replica: Replica = sessions.replica
+        self._runner: Runner = sessions.runner
+        self._strikes = Strikes()
+        self._outbox = Outbox()
+        self.lane = Lane(self.agent, self.send, loop_time_s)
+        self.server = BlobServer(
+            self.agent,
+            self._replica,
+            self._runner,
+            self._outbox,
+            upload=sessions.upload,
+            lists=sessions.lists,
+            remember=sessions.remembered(self.agent).add,
+        )
+        self._folders: dict[FolderId, _Shared] = {}
+        self._offered: frozenset[bytes] = frozenset()  # what the peer shares with us
+        self._due: dict[FolderId, bool] = {}  # heads to be said; whether to ask for theirs
+        self._due_event = asyncio.Event()
+        self._gets: deque[wire.Get] = deque()
+        self._get_came = asyncio.Event()
+        self._inbox: deque[_Delivery] = deque()
+        self._inbox_bytes = 0
+        self._inbox_changed = asyncio.Event()
+        self._heard_at_s = 0.0
+        self._pinged_at_s: tuple[int, float] = (0, 0.0)
+
+    async def run(self) -> Ended:
+        """Exchange everything with the peer until the link closes or the peer is struck off.
+
+        The link is closed when this returns or is cancelled.
+        """
+        await self._sessions.joined(self)
+        self._heard_at_s = loop_time_s()
+        ended = Ended(reason="closed")
+        try:
+            await self._greet()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._receive_all())
+                tasks.create_task(send_all(self.link, self._outbox))
+                tasks.create_task(self._take_in_all())
+                tasks.create_task(self._answer_gets())
+                tasks.create_task(self._say_heads())
+                tasks.create_task(self._watch())
+                tasks.create_task(self.server.run())
+        except* LinkClosed as group:
+            ended = Ended(reason=str(group.exceptions[0]))
+        except* (Malformed, _Struck) as group:
+            ended = Ended(reason=str(group.exceptions[0]), is_struck=True)
+        finally:
+            self._sessions.left(self)
+            await self.link.close()
+        await self._ask_others()
+        return ended
+
+    async def _ask_others(self) -> None:
+        for folder in self._folders:
+            await self._sessions.ask(folder)
+
+    # -- what is told -------------------------------------------------------------------------
+
+    def send(self, message: wire.Message) -> None:
+        """Send a short message before all batches and contents that wait."""
+        self._outbox.put(Rank.CONTROL, message)
+
+    def shares(self, folder: FolderId) -> bool:
+        """Whether both sides say that they share this folder."""
+        return folder in self._folders
+
+    @property
+    def folders(self) -> list[FolderId]:
+        """List the folders that both sides share."""
+        return list(self._folders)
+
+    def said(self, folder: FolderId) -> Heads | None:
+        """Give what the peer last said that it has of a folder."""
+        shared = self._folders.get(folder)
+        return None if shared is None else shared.said
+
+    async def _greet(self) -> None:
+        await self.announce_folders()
+        self.tell_addresses(await self._replica.addresses())
+
+    async def announce_folders(self) -> None:
+        """Say which folders are shared with the peer now; begin or end exchanging them."""
+        ours = self._replica.folders_shared_with(self.agent)
+        self.send(wire.Folders(tuple(ours)))
+        self._meet(frozenset(ours))
+
+    def _meet(self, ours: frozenset[FolderId]) -> None:
+        common = {folder for folder in ours if folder in self._offered}
+        for folder in [one for one in self._folders if one not in common]:
+            del self._folders[folder]
+            self._sessions.exchange(folder).gone(self.agent)
+        fresh = common - self._folders.keys()
+        for folder in fresh:
+            self._folders[folder] = _Shared()
+        if fresh:
+            self._replica.note_connected(self.agent, list(self._folders))
+        for folder in fresh:
+            self.announce_heads(folder)
+
+    def tell_addresses(self, records: Sequence[wire.SignedAddresses]) -> None:
+        """Say where members can be reached."""
+        for start in range(0, len(records), 128):
+            self.send(wire.Addresses(tuple(records[start : start + 128])))
+
+    def announce_heads(self, folder: FolderId, *, is_question: bool = False) -> None:
+        """Say soon what this node has; many calls in a row are one message."""
+        if folder in self._folders:
+            self._due[folder] = self._due.get(folder, False) or is_question
+            self._due_event.set()
+
+    def push(self, folder: FolderId, batches: Sequence[SignedBatch], contents: Contents) -> None:
+        """Send fresh batches at once if the peer can use them at once and keeps up."""
+        shared = self._folders.get(folder)
+        if shared is None or not self._outbox.has_room(Rank.LOG):
+            return
+        usable: list[SignedBatch] = []
+        for signed in batches:
+            if heads.follows(shared.tips, signed) and not heads.holds(shared.tips, signed):
+                usable.append(signed)
+                heads.advance(shared.tips, (signed,))
+        if not usable:
+            return
+        inline = tuple(wire.SmallContent(blob, content) for blob, content in contents.items())
+        for part in _parts([signed.wire for signed in usable]):
+            packed = tuple(wire.pack(one) for one in part)
+            self._outbox.put(Rank.LOG, wire.News(folder, packed, _fitting(packed, inline)))
+            inline = ()
+
+    def get(self, folder: FolderId, ask: Ask) -> None:
+        """Put a question of the exchange to this peer."""
+        self.send(wire.Get(ask.request, folder, ask.ranges, ask.ids, ANSWER_LIMIT_BYTES))
+
+    # -- what is heard ------------------------------------------------------------------------
+
+    async def _receive_all(self) -> None:
+        assembler = wire.Assembler()
+        while True:
+            frame = await self.link.receive()
+            self.received_bytes += len(frame)
+            self._heard_at_s = loop_time_s()
+            try:
+                message = assembler.accept(frame)
+            except Malformed as bad:
+                self._sessions.rejected["malformed"] += 1
+                await self._part(bad)
+                raise
+            if message is not None:
+                await self._hear(message)
+
+    async def _part(self, bad: Malformed) -> None:
+        """Say why the link is about to be closed, if the peer still listens."""
+        message = wire.Error(BAD_CODE, bad.what.encode()[:255])
+        try:
+            async with asyncio.timeout(1.0):
+                await self.link.send(wire.frames(message, 0)[0])
+        except (LinkClosed, TimeoutError):
+            return
+
+    async def _hear(self, message: wire.Message) -> None:  # noqa: C901, PLR0912 - one line a kind
+        match message:
+            case wire.Data() | wire.NotHave() | wire.Chunks():
+                self.lane.arrived(message)
+            case wire.Small():
+                if message.request:
+                    self.lane.arrived(message)
+                else:
+                    self._hear_late(message)
+            case wire.Want() | wire.WantSmall() | wire.WantChunks() | wire.Cancel():
+                self.server.accept(message)
+            case wire.News():
+                await self._hear_news(message)
+            case wire.Batches():
+                await self._hear_batches(message)
+            case wire.HeadsSaid():
+                await self._hear_heads(message)
+            case wire.Get():
+                if len(self._gets) < GETS_LIMIT:
+                    self._gets.append(message)
+                    self._get_came.set()
+            case wire.Folders():
+                self._offered = frozenset(message.folders)
+                self._meet(frozenset(self._replica.folders_shared_with(self.agent)))
+            case wire.Have():
+                self._hear_have(message)
+            case wire.Addresses():
+                fresh = await self._replica.learn_addresses(self.agent, message.records)
+                self._sessions.pass_on_addresses(fresh, self.agent)
+            case wire.Fork():
+                await self._hear_fork(message)
+            case wire.Ping():
+                if self._outbox.has_room(Rank.CONTROL):
+                    self.send(wire.Pong(message.number))
+            case wire.Pong():
+                if message.number == self._pinged_at_s[0]:
+                    self.rtt_s = loop_time_s() - self._pinged_at_s[1]
+            case wire.Error():
+                raise LinkClosed("peer", "ended the session")
+            case wire.Unknown():
+                self._sessions.rejected["unknown-message"] += 1
+
+    async def _hear_heads(self, message: wire.HeadsSaid) -> None:
+        folder = FolderId(message.folder)
+        shared = self._folders.get(folder)
+        if shared is None:
+            self._sessions.rejected["unknown-folder"] += 1
+            return
+        said = Heads(
+            heads=message.heads,
+            state_root=message.state_root,
+            state_version=message.state_version,
+            is_importing=message.is_importing,
+            is_applied=message.is_applied,
+        )
+        shared.said = said
+        shared.tips = heads.by_log(said.heads)
+        self._sessions.exchange(folder).heads_said(self.agent, heads.by_log(said.heads))
+        self._replica.note_heads(self.agent, folder, said)
+        if message.is_question:
+            self.announce_heads(folder)
+        if shared.sent is None or said.heads != shared.sent.heads:
+            await self._sessions.ask(folder)
+
+    async def _hear_fork(self, fork: wire.Fork) -> None:
+        if self.shares(FolderId(fork.folder)) and await self._replica.learn_fork(self.agent, fork):
+            self._sessions.announce_fork(fork, self.agent)
+
+    def _hear_late(self, message: wire.Small) -> None:
+        contents = {BlobHash(one.hash): one.content for one in message.contents}
+        self._note_late(FolderId(message.folder), contents, [])
+
+    def _hear_have(self, message: wire.Have) -> None:
+        self._note_late(FolderId(message.folder), {}, [BlobHash(one) for one in message.hashes])
+
+    def _note_late(self, folder: FolderId, contents: Contents, blobs: Sequence[BlobHash]) -> None:
+        if self.shares(folder):
+            here = self._sessions.fetcher.arrived_late(self.agent, folder, contents, blobs)
+            if here:
+                self._replica.note_available(self.agent, folder, here)
+
+    # -- batches in ---------------------------------------------------------------------------
+
+    async def _hear_news(self, message: wire.News) -> None:
+        folder = FolderId(message.folder)
+        if not self.shares(folder):
+            self._sessions.rejected["unknown-folder"] += 1
+            return
+        contents: dict[BlobHash, bytes] = {}
+        room_bytes = wire.INLINE_LIMIT_BYTES
+        for one in message.contents:
+            room_bytes -= len(one.content)
+            if room_bytes < 0:
+                break
+            if blake3(one.content).digest() == one.hash:
+                contents[BlobHash(one.hash)] = one.content
+            else:
+                self._sessions.fetcher.wrong(self.agent)
+        await self._deliver(folder, message.batches, contents, None)
+
+    async def _hear_batches(self, message: wire.Batches) -> None:
+        folder = FolderId(message.folder)
+        exchange = self._sessions.exchange(folder) if self.shares(folder) else None
+        if exchange is None or not exchange.is_asked(message.request, self.agent):
+            self._sessions.rejected["unasked"] += 1
+            return
+        await self._deliver(folder, message.batches, {}, message)
+
+    async def _deliver(
+        self,
+        folder: FolderId,
+        batches: tuple[wire.PackedBatch, ...],
+        contents: dict[BlobHash, bytes],
+        answer: wire.Batches | None,
+    ) -> None:
+        size = sum(one.inflated_size or len(one.body) for one in batches)
+        while self._inbox and self._inbox_bytes + size > INBOX_LIMIT_BYTES:
+            self._inbox_changed.clear()
+            await self._inbox_changed.wait()
+        self._inbox.append(_Delivery(folder, batches, contents, size, answer))
+        self._inbox_bytes += size
+        self._inbox_changed.set()
+
+    async def _take_in_all(self) -> None:
+        while True:
+            while not self._inbox:
+                self._inbox_changed.clear()
+                await self._inbox_changed.wait()
+            delivery = self._inbox.popleft()
+            await self._take_in(delivery)
+            self._inbox_bytes -= delivery.size
+            self._inbox_changed.set()
+
+    async def _take_in(self, delivery: _Delivery) -> None:
+        """Verify, ask on, admit, pass on."""
+        if delivery.size <= INLINE_VERIFY_BYTES:
+            proven, bad = verify_all(delivery.batches)
+        else:
+            proven, bad = await self._runner.run(verify_all, delivery.batches)
+        await self._strike(bad)
+        shared = self._folders.get(delivery.folder)
+        if shared is None:
+            return
+        exchange = self._sessions.exchange(delivery.folder)
+        is_going_on = False
+        if delivery.answer is not None:
+            is_going_on = self._go_on(delivery.folder, delivery.answer, proven)
+        else:
+            exchange.pushed(self.agent, proven, loop_time_s())
+        heads.advance(shared.tips, proven)
+        self._sessions.fetcher.offer(delivery.contents)
+        if proven:
+            await self._admit(delivery, proven)
+        if delivery.answer is not None and delivery.answer.is_last and not is_going_on:
+            exchange.settled(delivery.answer.request, self.agent)
+            await self._sessions.ask(delivery.folder)
+
+    def _go_on(self, folder: FolderId, answer: wire.Batches, proven: Sequence[SignedBatch]) -> bool:
+        """Ask for the rest of an answer before this part of it is taken in."""
+        exchange = self._sessions.exchange(folder)
+        is_forward = exchange.answered(answer.request, self.agent, proven, loop_time_s())
+        if not (answer.is_last and answer.has_more and is_forward):
+            return False
+        ask = exchange.follow_up(answer.request)
+        if ask is None:
+            return False
+        self.get(folder, ask)
+        return True
+
+    async def _admit(self, delivery: _Delivery, proven: Sequence[SignedBatch]) -> None:
+        folder = delivery.folder
+        admitted = await self._replica.admit(folder, self.agent, proven)
+        exchange = self._sessions.exchange(folder)
+        had_missing = exchange.missing
+        exchange.stored(admitted.stored)
+        exchange.waits_for(self.agent, admitted.missing)
+        await self._strike(admitted.refused)
+        if admitted.stored:
+            self._sessions.relay(folder, admitted.stored, self.agent, delivery.contents)
+        elif proven:
+            self.announce_heads(folder)  # it may not know that we have these
+        if exchange.missing or had_missing:
+            await self._sessions.ask(folder)
+
+    async def _strike(self, reasons: dict[str, int]) -> None:
+        for reason, number in reasons.items():
+            self._sessions.rejected[reason] += number
+            if reason not in HARMLESS and self._strikes.add(number):
+                raise _Struck(f"sent bad batches: {reason}")
+
+    # -- batches out --------------------------------------------------------------------------
+
+    async def _answer_gets(self) -> None:
+        while True:
+            while not self._gets:
+                self._get_came.clear()
+                await self._get_came.wait()
+            await self._answer(self._gets.popleft())
+
+    async def _answer(self, get: wire.Get) -> None:
+        folder = FolderId(get.folder)
+        if not (self.shares(folder) and self._replica.may_read(self.agent, folder)):
+            self._outbox.put(Rank.LOG, wire.Batches(get.request, folder, (), True, False))  # noqa: FBT003
+            return
+        left_bytes = min(get.limit_bytes, ANSWER_LIMIT_BYTES)
+        ranges, ids = get.ranges, get.ids
+        while True:
+            await self._outbox.room(Rank.LOG)
+            found, has_more = await self._replica.read_batches(
+                folder, ranges, ids, PART_LIMIT_BYTES
+            )
+            left_bytes -= sum(len(one.body) for one in found)
+            through, given = _extent(found)
+            ranges, ids = heads.narrowed(ranges, through), heads.without(ids, given)
+            is_last = not has_more or left_bytes <= 0 or not found or not (ranges or ids)
+            parts = _parts(found) or [[]]
+            for number, part in enumerate(parts, 1):
+                is_end = is_last and number == len(parts)
+                packed = await self._pack(part)
+                self._outbox.put(
+                    Rank.LOG,
+                    wire.Batches(get.request, folder, packed, is_end, is_end and has_more),
+                )
+            if is_last:
+                return
+
+    async def _pack(self, batches: Sequence[WireBatch]) -> tuple[wire.PackedBatch, ...]:
+        if sum(len(one.body) for one in batches) <= INLINE_VERIFY_BYTES:
+            return tuple(wire.pack(one) for one in batches)
+        return await self._runner.run(lambda: tuple(wire.pack(one) for one in batches))
+
+    # -- time ---------------------------------------------------------------------------------
+
+    async def _say_heads(self) -> None:
+        """Say heads where they are due, at most every HEADS_EVERY_S."""
+        while True:
+            await self._due_event.wait()
+            self._due_event.clear()
+            due, self._due = self._due, {}
+            for folder, is_question in due.items():
+                await self._say_heads_of(folder, is_question=is_question)
+            await asyncio.sleep(HEADS_EVERY_S)
+
+    async def _say_heads_of(self, folder: FolderId, *, is_question: bool) -> None:
+        ours = await self._replica.heads(folder)
+        shared = self._folders.get(folder)
+        if shared is None:
+            return
+        if shared.sent != ours:
+            shared.repair_every_s = REPAIR_FIRST_S
+        shared.sent = ours
+        shared.repair_at_s = loop_time_s() + shared.repair_every_s
+        self.send(
+            wire.HeadsSaid(
+                folder,
+                ours.heads,
+                ours.state_root,
+                ours.state_version,
+                ours.is_importing,
+                ours.is_applied,
+                is_question,
+            )
+        )
+
+    async def _watch(self) -> None:
+        """Ping in silence, compare heads again while they differ, end where nobody answers."""
+        pinged_at_s = loop_time_s()
+        while True:
+            await asyncio.sleep(REPAIR_FIRST_S)
+            now_s = loop_time_s()
+            if now_s - self._heard_at_s > SILENCE_S:
+                raise LinkClosed("peer", "is silent")
+            if now_s - pinged_at_s >= PING_EVERY_S:
+                pinged_at_s = now_s
+                self._pinged_at_s = (self._pinged_at_s[0] + 1, now_s)
+                self.send(wire.Ping(self._pinged_at_s[0]))
+                if not self._folders:
+                    await self.announce_folders()  # the first ones may have been lost
+            for folder, shared in list(self._folders.items()):
+                if not shared.is_equal and now_s >= shared.repair_at_s:
+                    await self._repair(folder, shared)
+
+    async def _repair(self, folder: FolderId, shared: _Shared) -> None:
+        self.announce_heads(folder, is_question=True)
+        shared.repair_every_s = min(shared.repair_every_s + REPAIR_FIRST_S, REPAIR_LAST_S)
+        exchange = self._sessions.exchange(folder)
+        exchange.ask_again()
+        await self._sessions.ask(folder)
+
+
+def verify_all(
+    batches: Sequence[wire.PackedBatch],
+) -> tuple[list[SignedBatch], dict[str, int]]:
+    """Inflate and prove batches; give the good ones, and counts of what was wrong with others."""
+    proven: list[SignedBatch] = []
+    bad: dict[str, int] = {}
+    for packed in batches:
+        try:
+            proven.append(verify(wire.unpack(packed)))
+        except Malformed:
+            bad["malformed-batch"] = bad.get("malformed-batch", 0) + 1
+        except BadSignature:
+            bad["bad-signature"] = bad.get("bad-signature", 0) + 1
+    return proven, bad
+
+
+def _parts(batches: Sequence[WireBatch]) -> list[list[WireBatch]]:
+    """Divide batches so that each part fits in one message, compressed or not."""
+    parts: list[list[WireBatch]] = []
+    size = PART_LIMIT_BYTES + 1
+    for one in batches:
+        one_size = len(one.body) + len(one.header) + 128
+        if size + one_size > PART_LIMIT_BYTES or len(parts[-1]) >= wire.BATCHES_LIMIT:
+            parts.append([])
+            size = 0
+        parts[-1].append(one)
+        size += one_size
+    return parts
+
+
+def _fitting(
+    packed: Sequence[wire.PackedBatch], inline: tuple[wire.SmallContent, ...]
+) -> tuple[wire.SmallContent, ...]:
+    """Let contents go along only with news that is small itself: it must not be delayed."""
+    size = sum(len(one.body) + len(one.header) + 128 for one in packed)
+    room = wire.MESSAGE_LIMIT_BYTES - size - 64 * len(inline) - 128
+    return inline if sum(len(one.content) for one in inline) <= room else ()
+
+
+def _extent(batches: Sequence[WireBatch]) -> tuple[dict[bytes, int], set[bytes]]:
+    """Say how far batches reach in each log, and their ids: so that reading goes on after them."""
+    through: dict[bytes, int] = {}
+    given: set[bytes] = set()
+    for one in batches:
+        header = decode_header(one.header)
+        log = log_id(FolderId(header.folder), AgentId(header.agent), header.epoch)
+        through[log] = max(header.seq, through.get(log, -1))
+        given.add(batch_id(one.header))
+    return through, given

@@ -1,0 +1,464 @@
+"""Turn messages between proven peers into frames, and frames into messages.
+
+Pure: no socket, no clock. It decides nothing about what a message means, who may send it or
+whether what it carries is true; a batch in a message is proven by `store.signing.verify` alone,
+a content by its hash. Every length is checked before memory is taken for it. The layouts are
+those of docs/wire.md, "Frames and messages".
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Annotated, Final
+
+import msgspec
+import zstandard
+from msgspec import Meta, Struct
+
+from store.codec import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES
+from store.errors import Malformed
+from store.events import U32, U63, Bytes64, Hash32, Size
+from store.signing import WireBatch
+
+Buffer = bytes | bytearray | memoryview
+
+FRAME_LIMIT_BYTES: Final = 256 * 1024
+MESSAGE_LIMIT_BYTES: Final = 1024 * 1024 + 64 * 1024
+# frame = kind u8 ‖ stream u32 ‖ index u8 ‖ more u8 ‖ piece: 1 + 4 + 1 + 1 = 7 bytes before it
+FRAME_HEADER_BYTES: Final = 7
+PIECE_LIMIT_BYTES: Final = FRAME_LIMIT_BYTES - FRAME_HEADER_BYTES
+FRAMES_LIMIT: Final = 5  # 5 × 262,137 ≥ 1,114,112
+STREAMS_LIMIT: Final = 8  # messages that may be under way at once; at most 8.5 MiB a link
+FIRST_OPTIONAL_KIND: Final = 64  # a node that does not know such a kind passes over it
+
+# data = request u32 ‖ offset u64 ‖ bytes: 4 + 8 = 12 bytes before them
+DATA_HEADER_BYTES: Final = 12
+DATA_PIECE_BYTES: Final = 248 * 1024  # of a large content in one frame; whole pages
+
+COMPRESS_FROM_BYTES: Final = 4 * 1024
+HEADS_LIMIT: Final = 8192
+IDS_LIMIT: Final = 8192
+WANTED_LIMIT: Final = 4096
+BATCHES_LIMIT: Final = 4096
+INLINE_LIMIT_BYTES: Final = 64 * 1024
+SMALL_LIMIT_BYTES: Final = 1024 * 1024  # contents up to this travel whole
+CHUNKS_LIMIT: Final = 16_384
+RANGE_LIMIT_BYTES: Final = 8 * 1024 * 1024  # what one want may ask for
+
+
+class _Part(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """What all messages and their parts share: an array without names."""
+
+
+class Head(_Part, frozen=True):
+    """The newest batch of one branch of one log."""
+
+    log: Hash32
+    seq: U63
+    batch: Hash32
+
+
+class Folders(_Part, frozen=True):
+    """The folders that the sender shares with the receiver, all of them."""
+
+    folders: Annotated[tuple[Hash32, ...], Meta(max_length=4096)]
+
+
+class HeadsSaid(_Part, frozen=True):
+    """What the sender has of a folder's logs; `is_question` asks for the receiver's."""
+
+    folder: Hash32
+    heads: Annotated[tuple[Head, ...], Meta(max_length=HEADS_LIMIT)]
+    state_root: Hash32 | None
+    state_version: U32
+    is_importing: bool
+    is_applied: bool
+    is_question: bool
+
+
+class Range(_Part, frozen=True):
+    """Batches of one log after a seq (None: from the start) up to and with another."""
+
+    log: Hash32
+    after_seq: U63 | None
+    through_seq: U63
+
+
+class Get(_Part, frozen=True):
+    """Ask for batches by ranges and ids, at most about `limit_bytes` of them."""
+
+    request: U32
+    folder: Hash32
+    ranges: Annotated[tuple[Range, ...], Meta(max_length=HEADS_LIMIT)]
+    ids: Annotated[tuple[Hash32, ...], Meta(max_length=IDS_LIMIT)]
+    limit_bytes: U32
+
+
+class PackedBatch(_Part, frozen=True):
+    """A batch; its body is zstd if `inflated_size` says how large it becomes."""
+
+    header: Annotated[bytes, Meta(max_length=HEADER_LIMIT_BYTES)]
+    signature: Bytes64
+    body: Annotated[bytes, Meta(max_length=BODY_LIMIT_BYTES)]
+    inflated_size: Annotated[int, Meta(ge=1, le=BODY_LIMIT_BYTES)] | None
+
+
+class Batches(_Part, frozen=True):
+    """A part of the answer to a Get, in (lamport, batch id) order.
+
+    `is_last` ends the answer; `has_more` then says that the limit ended it, not the log.
+    """
+
+    request: U32
+    folder: Hash32
+    batches: Annotated[tuple[PackedBatch, ...], Meta(max_length=BATCHES_LIMIT)]
+    is_last: bool
+    has_more: bool
+
+
+class SmallContent(_Part, frozen=True):
+    """A whole small content and the hash it was asked by."""
+
+    hash: Hash32
+    content: Annotated[bytes, Meta(max_length=SMALL_LIMIT_BYTES)]
+
+
+class News(_Part, frozen=True):
+    """Fresh batches, unasked, with small contents that they name (64 KiB together)."""
+
+    folder: Hash32
+    batches: Annotated[tuple[PackedBatch, ...], Meta(max_length=BATCHES_LIMIT)]
+    contents: Annotated[tuple[SmallContent, ...], Meta(max_length=WANTED_LIMIT)]
+
+
+class SignedAddresses(_Part, frozen=True):
+    """Where an agent says it can be reached; highest counter wins. Checked by its receiver."""
+
+    agent: Hash32
+    counter: U63
+    addresses: Annotated[tuple[Annotated[bytes, Meta(max_length=255)], ...], Meta(max_length=16)]
+    signature: Bytes64
+
+
+class Addresses(_Part, frozen=True):
+    """Addresses of members, passed on."""
+
+    records: Annotated[tuple[SignedAddresses, ...], Meta(max_length=128)]
+
+
+class Fork(_Part, frozen=True):
+    """Proof that an agent signed two batches with one log and seq."""
+
+    folder: Hash32
+    header: Annotated[bytes, Meta(max_length=HEADER_LIMIT_BYTES)]
+    signature: Bytes64
+    other_header: Annotated[bytes, Meta(max_length=HEADER_LIMIT_BYTES)]
+    other_signature: Bytes64
+
+
+class Want(_Part, frozen=True):
+    """Ask for a piece of one content; Data answers it."""
+
+    request: U32
+    folder: Hash32
+    hash: Hash32
+    offset: Size
+    length: Annotated[int, Meta(ge=1, le=RANGE_LIMIT_BYTES)]
+
+
+class WantSmall(_Part, frozen=True):
+    """Ask for many small contents whole; Small and NotHave answer it."""
+
+    request: U32
+    folder: Hash32
+    hashes: Annotated[tuple[Hash32, ...], Meta(min_length=1, max_length=WANTED_LIMIT)]
+
+
+class Cancel(_Part, frozen=True):
+    """Take back a want."""
+
+    request: U32
+
+
+class Data(Struct, frozen=True, gc=False):
+    """A piece of a large content (fixed layout, no msgpack: the bytes are not copied)."""
+
+    request: int
+    offset: int
+    piece: Buffer
+
+
+class Small(_Part, frozen=True):
+    """Small contents, packed; request 0 where an earlier want could not be served then."""
+
+    request: U32
+    folder: Hash32
+    contents: Annotated[tuple[SmallContent, ...], Meta(max_length=WANTED_LIMIT)]
+
+
+class NotHave(_Part, frozen=True):
+    """Not here, or not for you, or no such folder: one answer for all three."""
+
+    request: U32
+    hashes: Annotated[tuple[Hash32, ...], Meta(max_length=WANTED_LIMIT)]
+
+
+class Have(_Part, frozen=True):
+    """Contents that were wanted and answered not-have are here now."""
+
+    folder: Hash32
+    hashes: Annotated[tuple[Hash32, ...], Meta(max_length=WANTED_LIMIT)]
+
+
+class WantChunks(_Part, frozen=True):
+    """Ask for the chunk list of a large content, from chunk number `first` on."""
+
+    request: U32
+    folder: Hash32
+    hash: Hash32
+    first: U32
+
+
+class ChunkLine(_Part, frozen=True):
+    """One content-defined chunk: its BLAKE3 and length. Where it starts follows from the list."""
+
+    hash: Hash32
+    length: Annotated[int, Meta(ge=1, le=1024 * 1024)]
+
+
+class Chunks(_Part, frozen=True):
+    """A part of a chunk list of `total` chunks."""
+
+    request: U32
+    first: U32
+    total: U32
+    chunks: Annotated[tuple[ChunkLine, ...], Meta(max_length=CHUNKS_LIMIT)]
+
+
+class Ping(_Part, frozen=True):
+    """Ask for a Pong with the same number."""
+
+    number: U63
+
+
+class Pong(_Part, frozen=True):
+    """Answer a Ping."""
+
+    number: U63
+
+
+class Error(_Part, frozen=True):
+    """Say why the connection is about to be closed, as far as a member may know."""
+
+    code: U32
+    text: Annotated[bytes, Meta(max_length=255)]
+
+
+class Unknown(Struct, frozen=True, gc=False):
+    """A message of an optional kind that this dizzyd does not know."""
+
+    kind: int
+
+
+Message = (
+    Folders
+    | HeadsSaid
+    | Get
+    | Batches
+    | News
+    | Addresses
+    | Fork
+    | Want
+    | WantSmall
+    | Cancel
+    | Data
+    | Small
+    | NotHave
+    | Have
+    | WantChunks
+    | Chunks
+    | Ping
+    | Pong
+    | Error
+    | Unknown
+)
+
+_DATA_KIND: Final = 11
+_KINDS: Final[dict[int, type[_Part]]] = {
+    1: Folders,
+    2: HeadsSaid,
+    3: Get,
+    4: Batches,
+    5: News,
+    6: Addresses,
+    7: Fork,
+    8: Want,
+    9: WantSmall,
+    10: Cancel,
+    12: Small,
+    13: NotHave,
+    14: Have,
+    15: WantChunks,
+    16: Chunks,
+    17: Ping,
+    18: Pong,
+    19: Error,
+}
+_KIND_OF: Final = {message: kind for kind, message in _KINDS.items()}
+_encoder = msgspec.msgpack.Encoder()
+_decoders: Final = {kind: msgspec.msgpack.Decoder(message) for kind, message in _KINDS.items()}
+
+
+def parse(kind: int, payload: Buffer) -> Message:
+    """Turn the payload of a whole message into the message: the one door for foreign messages.
+
+    Raises Malformed for an unknown mandatory kind and for anything but exactly what its schema
+    says. The piece of a Data is a view of `payload`, not a copy.
+    """
+    if len(payload) > MESSAGE_LIMIT_BYTES:
+        raise Malformed("message", f"has {len(payload)} bytes")
+    if kind == _DATA_KIND:
+        return _parse_data(payload)
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        if kind >= FIRST_OPTIONAL_KIND:
+            return Unknown(kind)
+        raise Malformed("message", f"has the unknown kind {kind}")
+    try:
+        return decoder.decode(payload)  # type: ignore[return-value]
+    except msgspec.DecodeError as cause:
+        raise Malformed(f"{_KINDS[kind].__name__} message", str(cause)) from cause
+
+
+def _parse_data(payload: Buffer) -> Data:
+    if len(payload) <= DATA_HEADER_BYTES:
+        raise Malformed("Data message", "has no bytes")
+    view = memoryview(payload)
+    return Data(
+        request=int.from_bytes(view[:4], "big"),
+        offset=int.from_bytes(view[4:DATA_HEADER_BYTES], "big"),
+        piece=view[DATA_HEADER_BYTES:],
+    )
+
+
+def frames(message: Message, stream: int) -> list[bytes]:
+    """Cut a message into the frames that carry it; `stream` tells it from others under way.
+
+    Raises Malformed if it is larger than a message may be.
+    """
+    if isinstance(message, Data):
+        head = message.request.to_bytes(4, "big") + message.offset.to_bytes(8, "big")
+        return [b"".join((_frame_header(_DATA_KIND, stream, 0, 0), head, message.piece))]
+    if isinstance(message, Unknown):
+        raise Malformed("message", "of an unknown kind cannot be sent")
+    return cut(_KIND_OF[type(message)], stream, _encoder.encode(message))
+
+
+def cut(kind: int, stream: int, payload: bytes) -> list[bytes]:
+    """Cut the payload of one message into frames. Raises Malformed if it is too large."""
+    size = len(payload)
+    if size > MESSAGE_LIMIT_BYTES:
+        raise Malformed("message", f"has {size} bytes, at most {MESSAGE_LIMIT_BYTES} are allowed")
+    if size <= PIECE_LIMIT_BYTES:
+        return [_frame_header(kind, stream, 0, 0) + payload]
+    view = memoryview(payload)
+    starts = range(0, size, PIECE_LIMIT_BYTES)
+    last = len(starts) - 1
+    return [
+        b"".join(
+            (
+                _frame_header(kind, stream, index, last - index),
+                view[start : start + PIECE_LIMIT_BYTES],
+            )
+        )
+        for index, start in enumerate(starts)
+    ]
+
+
+def _frame_header(kind: int, stream: int, index: int, more: int) -> bytes:
+    return bytes((kind,)) + (stream & 0xFFFFFFFF).to_bytes(4, "big") + bytes((index, more))
+
+
+class Assembler:
+    """Puts the frames of one link together into messages.
+
+    Holds at most STREAMS_LIMIT unfinished messages; where a frame was lost the oldest of them
+    makes room in the end, and what it was about is asked for again by those who miss it.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing under way."""
+        self._open: OrderedDict[tuple[int, int], list[Buffer | None]] = OrderedDict()
+        self.lost = 0
+
+    @property
+    def open_streams(self) -> int:
+        """The number of messages of which some frames are here."""
+        return len(self._open)
+
+    def accept(self, frame: bytes) -> Message | None:
+        """Take one frame; give the message that it completes, if it does.
+
+        Raises Malformed for a frame or a message that is too large, or not well formed.
+        """
+        size = len(frame)
+        if not FRAME_HEADER_BYTES <= size <= FRAME_LIMIT_BYTES:
+            raise Malformed("frame", f"has {size} bytes")
+        kind, index, more = frame[0], frame[5], frame[6]
+        if index + more >= FRAMES_LIMIT:
+            raise Malformed("frame", f"belongs to a message of {index + more + 1} frames")
+        piece = memoryview(frame)[FRAME_HEADER_BYTES:]
+        if index + more == 0:
+            return parse(kind, piece)
+        if more and len(piece) != PIECE_LIMIT_BYTES:
+            raise Malformed("frame", "is not full but is not the last")
+        return self._keep((kind, int.from_bytes(frame[1:5], "big")), index, more, piece)
+
+    def _keep(
+        self, stream: tuple[int, int], index: int, more: int, piece: memoryview
+    ) -> Message | None:
+        pieces = self._open.get(stream)
+        if pieces is None or len(pieces) != index + more + 1:
+            pieces = self._open[stream] = [None] * (index + more + 1)
+            if len(self._open) > STREAMS_LIMIT:
+                self._open.popitem(last=False)
+                self.lost += 1
+        pieces[index] = piece
+        whole = [one for one in pieces if one is not None]
+        if len(whole) < len(pieces):
+            return None
+        del self._open[stream]
+        if sum(map(len, whole)) > MESSAGE_LIMIT_BYTES:
+            raise Malformed("message", "is larger than a message may be")
+        return parse(stream[0], b"".join(whole))
+
+
+def pack(batch: WireBatch, *, is_compressed: bool = True) -> PackedBatch:
+    """Make a batch ready to be sent; the body is compressed where that saves a tenth."""
+    size = len(batch.body)
+    if is_compressed and size >= COMPRESS_FROM_BYTES:
+        deflated = zstandard.ZstdCompressor(level=1).compress(batch.body)
+        if len(deflated) * 10 < size * 9:
+            return PackedBatch(batch.header, batch.signature, deflated, size)
+    return PackedBatch(batch.header, batch.signature, batch.body, None)
+
+
+def unpack(packed: PackedBatch) -> WireBatch:
+    """Give the batch as its author signed it.
+
+    Raises Malformed unless the body is one zstd frame that declares exactly `inflated_size`
+    bytes (at most 1 MiB) and holds them: no memory is taken on the word of the frame alone.
+    """
+    if packed.inflated_size is None:
+        return WireBatch(packed.header, packed.signature, packed.body)
+    try:
+        if zstandard.frame_content_size(packed.body) != packed.inflated_size:
+            raise Malformed("batch", "is compressed but not of the size it says")
+        body = zstandard.ZstdDecompressor(max_window_size=2 * BODY_LIMIT_BYTES).decompress(
+            packed.body, max_output_size=packed.inflated_size, allow_extra_data=False
+        )
+    except zstandard.ZstdError as cause:
+        raise Malformed("batch", "is not well compressed") from cause
+    if len(body) != packed.inflated_size:
+        raise Malformed("batch", "inflates to another size than it says")
+    return WireBatch(packed.header, packed.signature, body)
