@@ -140,6 +140,12 @@ class MemoryDisk:
         """Let all these calls fail until told None: a full, failing or read-only disk."""
         self._failing = None if number is None else (number, names)
 
+    def heal(self) -> None:
+        """Forget all that was arranged: no more faults, crashes and meddling."""
+        self._actions.clear()
+        self._faults.clear()
+        self._failing = None
+
     def die(self) -> None:
         """End the process here: what is anonymous is gone, nothing is called any more."""
         self.close()

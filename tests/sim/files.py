@@ -137,6 +137,7 @@ class Files:
         self.resolution_ns = resolution_ns
         self.fold = fold
         self.refuses = refuses
+        self.power_cuts = 0
         self.observers: list[Callable[[Hint], None]] = []
         self._uids = 0
         self._numbers = 1
@@ -403,6 +404,7 @@ class Files:
                     image.apply(_torn(change, random))
             closed.update(change.keys)
         self._journal.clear()
+        self.power_cuts += 1
         self._rebuild(image)
 
     def _rebuild(self, image: _Image) -> None:

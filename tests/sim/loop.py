@@ -27,7 +27,7 @@ TURN_LIMIT = 3_000_000  # turns of the loop in one run: more means that it goes 
 TIME_LIMIT_S = 30 * 86_400.0
 
 
-class SimulationStuck(Exception):  # noqa: N818
+class SimulationStuck(Exception):
     """Nothing can happen any more, or far too much does."""
 
 

@@ -27,7 +27,7 @@ AFTER_S = 3e-6  # later than what is due "now", so that a goodbye is never befor
 __all__ = ["Link", "LinkClosed", "Path", "Said", "SimLink", "SimNet", "Unreachable"]
 
 
-class Unreachable(DizzyError):  # noqa: N818
+class Unreachable(DizzyError):
     """Nobody answers at that address, or somebody else than was expected."""
 
 

@@ -39,22 +39,31 @@ class Handle:
         self._outside = outside
         self._inode = inode
         self._is_open = True
+        self._cuts = outside.files.power_cuts
         inode.pins += 1
         inode.writers += 1
 
     def write(self, content: bytes, *, offset: int = 0) -> None:
         """Write over what is there."""
+        self._check()
         self._outside.write_open(self._inode, offset, content)
 
     def rewrite(self, content: bytes) -> None:
         """Truncate, then write."""
+        self._check()
         self._outside.fill(self._inode, content)
 
     def close(self) -> None:
         """Close it."""
         if self._is_open:
             self._is_open = False
-            self._outside.close_open(self._inode)
+            if self._cuts == self._outside.files.power_cuts:
+                self._outside.close_open(self._inode)
+
+    def _check(self) -> None:
+        """A power cut ends all programs."""
+        if not self._is_open or self._cuts != self._outside.files.power_cuts:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 class Outside:
