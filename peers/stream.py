@@ -1,0 +1,322 @@
+"""Carry length-prefixed frames over one TLS connection.
+
+It proves nothing and understands no frame. The first four bytes of each frame are its length,
+checked before anything is kept for it; a frame of length zero only says that we live. Where
+the receiver is slow the network is not read (bounded), where nothing is heard for 15 s the
+connection is given up.
+
+Why not WebSocket: see docs/decisions/frames-without-websocket.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final, cast
+
+from peers.handshake import HELLO_LIMIT_BYTES, Other
+from peers.link import FRAME_LIMIT_BYTES, LinkClosed, Purpose
+from store.ids import AgentId, short
+
+if TYPE_CHECKING:
+    import ssl
+
+LENGTH_BYTES: Final = 4
+TICK_S: Final = 5.0  # each side says something at least this often
+SILENT_TICKS: Final = 2  # so 10 to 15 s of silence are the end
+GOODBYE_S: Final = 1.0
+
+_ALIVE: Final = bytes(LENGTH_BYTES)
+_JOIN_LIMIT_BYTES: Final = 16 * 1024  # a TLS record: up to here length and frame go out as one
+_FRAME_COST_BYTES: Final = 128  # what Python keeps for a frame beside its bytes
+_PAUSE_BYTES: Final = 1024 * 1024  # received and not yet taken: stop reading
+_RESUME_BYTES: Final = 512 * 1024
+_WRITE_HIGH_BYTES: Final = 1024 * 1024
+_WRITE_LOW_BYTES: Final = 256 * 1024
+
+
+class FrameStream(asyncio.BufferedProtocol):
+    """The frames of one connection, first for the hello, after `open_wide` for a link.
+
+    During the hello a frame has at most HELLO_LIMIT_BYTES and is read one at a time, so that
+    what comes early waits, unparsed, for the limits of a proven connection.
+    """
+
+    def __init__(self) -> None:
+        """Begin in the hello; the transport comes by connection_made."""
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._limit = HELLO_LIMIT_BYTES
+        self._is_wide = False
+        self._buffer = memoryview(bytearray(LENGTH_BYTES + HELLO_LIMIT_BYTES))
+        self._start = 0  # of what is not yet cut into frames
+        self._end = 0
+        self._frames: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._is_paused = False
+        self._receiver: asyncio.Future[None] | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+        self._gone = asyncio.Event()
+        self._why_closed = ""
+        self._ticker: asyncio.TimerHandle | None = None
+        self._heard_bytes = 0
+        self._silent_ticks = 0
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.place = "connection"  # for error messages
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more can be sent; frames that arrived can still be received."""
+        return bool(self._why_closed)
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject:
+        """The TLS state of the connection."""
+        assert self._transport is not None
+        return cast("ssl.SSLObject", self._transport.get_extra_info("ssl_object"))
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: TLS is up."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES, low=_WRITE_LOW_BYTES)
+        self._ticker = self._loop.call_later(TICK_S, self._tick)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Give room for what comes; never none, for that would read as the end."""
+        del sizehint
+        if self._end == len(self._buffer):
+            self._compact()
+        return self._buffer[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Cut what came into frames."""
+        self.received_bytes += nbytes
+        self._end += nbytes
+        self._cut()
+
+    def eof_received(self) -> None:
+        """Let the transport close itself."""
+        self._lose("the other side closed it")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wake everybody who waits."""
+        self._lose(f"{exc}" if exc else "the other side closed it")
+        self._gone.set()
+
+    def pause_writing(self) -> None:
+        """Let senders wait."""
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        """Let senders go on."""
+        self._room.set()
+
+    # What the hello and the link call
+
+    async def send(self, frame: bytes) -> None:
+        """As Link.send."""
+        if not 0 < len(frame) <= self._limit:
+            raise ValueError(f"a frame of {len(frame)} bytes, 1 to {self._limit} are allowed")
+        while not self._room.is_set() and not self._why_closed:
+            await self._room.wait()
+        if self._why_closed or self._transport is None:
+            raise LinkClosed(self.place, self._why_closed)
+        length = len(frame).to_bytes(LENGTH_BYTES, "big")
+        if len(frame) <= _JOIN_LIMIT_BYTES:
+            self._transport.write(length + frame)
+        else:
+            self._transport.write(length)
+            self._transport.write(frame)
+        self.sent_bytes += LENGTH_BYTES + len(frame)
+
+    async def receive(self) -> bytes:
+        """As Link.receive."""
+        while not self._frames:
+            if self._why_closed:
+                raise LinkClosed(self.place, self._why_closed)
+            if self._receiver is not None:
+                raise RuntimeError("two receivers on one link")
+            self._receiver = self._loop.create_future()
+            try:
+                await self._receiver
+            finally:
+                self._receiver = None
+        frame = self._frames.popleft()
+        self._waiting_bytes -= len(frame) + _FRAME_COST_BYTES
+        if not self._is_wide or (self._is_paused and self._waiting_bytes <= _RESUME_BYTES):
+            self._resume()
+        return frame
+
+    def open_wide(self) -> None:
+        """Allow frames of a link from here on: the other side is proven."""
+        self._is_wide = True
+        self._limit = FRAME_LIMIT_BYTES
+        early = self._buffer[self._start : self._end]
+        # Exactly one whole frame: a stream of full frames is never moved within the buffer.
+        self._buffer = memoryview(bytearray(LENGTH_BYTES + FRAME_LIMIT_BYTES))
+        self._buffer[: len(early)] = early
+        self._start, self._end = 0, len(early)
+        self._resume()
+
+    async def close(self) -> None:
+        """As Link.close."""
+        self._lose("closed here")
+        if self._transport is None or self._gone.is_set():
+            return
+        self._transport.close()
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self._gone.wait()
+        except TimeoutError:
+            self._transport.abort()
+
+    def abort(self, why: str) -> None:
+        """Cut the connection at once."""
+        self._lose(why)
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Inside
+
+    def _cut(self) -> None:
+        buffer, start, end = self._buffer, self._start, self._end
+        while end - start >= LENGTH_BYTES and (self._is_wide or not self._frames):
+            length = int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
+            if length > self._limit:
+                self.abort(f"a frame of {length} bytes was announced")
+                return
+            body = start + LENGTH_BYTES
+            if end - body < length:
+                break
+            start = body + length
+            if length:
+                self._frames.append(bytes(buffer[body:start]))
+                self._waiting_bytes += length + _FRAME_COST_BYTES
+        self._start, self._end = (0, 0) if start == end else (start, end)
+        self._wake()
+        if self._waiting_bytes > (_PAUSE_BYTES if self._is_wide else 0):
+            self._pause()
+
+    def _compact(self) -> None:
+        rest = self._end - self._start
+        if self._start == 0 and rest == len(self._buffer):  # no cut frame is that long
+            self.abort("more came than may")
+            self._end = 0
+            return
+        self._buffer[:rest] = self._buffer[self._start : self._end]
+        self._start, self._end = 0, rest
+
+    def _wake(self) -> None:
+        receiver = self._receiver
+        if receiver is not None and not receiver.done() and (self._frames or self._why_closed):
+            receiver.set_result(None)
+
+    def _pause(self) -> None:
+        if not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        self._cut()  # what waited in the buffer comes first
+        if self._is_paused and self._waiting_bytes <= (_RESUME_BYTES if self._is_wide else 0):
+            self._is_paused = False
+            self._silent_ticks = 0
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _tick(self) -> None:
+        """Say that we live, and give up where nothing at all was heard for too long."""
+        if self._why_closed or self._transport is None:
+            return
+        heard = self.received_bytes != self._heard_bytes or self._is_paused
+        self._heard_bytes = self.received_bytes
+        self._silent_ticks = 0 if heard else self._silent_ticks + 1
+        if self._silent_ticks >= SILENT_TICKS:
+            self.abort(f"nothing was heard for {SILENT_TICKS * TICK_S:.0f} s")
+            return
+        if self._is_wide and self._room.is_set():
+            self._transport.write(_ALIVE)
+        self._ticker = self._loop.call_later(TICK_S, self._tick)
+
+    def _lose(self, why: str) -> None:
+        if not self._why_closed:
+            self._why_closed = why
+        self._room.set()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._wake()
+
+
+class TlsLink:
+    """A Link over a FrameStream whose other side was proven."""
+
+    __slots__ = ("_other", "_stream", "address", "is_dialler", "opened_at_s", "rtt_s")
+
+    def __init__(
+        self, stream: FrameStream, other: Other, *, address: str, is_dialler: bool, rtt_s: float
+    ) -> None:
+        """Take over the stream; made by transport alone, once the hello is done."""
+        self._stream = stream
+        self._other = other
+        self.address = address
+        self.is_dialler = is_dialler
+        self.rtt_s = rtt_s
+        self.opened_at_s = asyncio.get_running_loop().time()
+        stream.place = f"link to {short(other.agent)} at {address}"
+        stream.open_wide()
+
+    @property
+    def agent(self) -> AgentId:
+        """As Link.agent."""
+        return self._other.agent
+
+    @property
+    def purpose(self) -> Purpose:
+        """As Link.purpose."""
+        return self._other.purpose
+
+    @property
+    def instance(self) -> bytes:
+        """As Link.instance."""
+        return self._other.instance
+
+    @property
+    def label(self) -> bytes:
+        """As Link.label."""
+        return self._other.label
+
+    @property
+    def state_version(self) -> int:
+        """As Link.state_version."""
+        return self._other.state_version
+
+    @property
+    def received_bytes(self) -> int:
+        """As Link.received_bytes."""
+        return self._stream.received_bytes
+
+    @property
+    def sent_bytes(self) -> int:
+        """As Link.sent_bytes."""
+        return self._stream.sent_bytes
+
+    @property
+    def is_closed(self) -> bool:
+        """As Link.is_closed."""
+        return self._stream.is_closed
+
+    async def send(self, frame: bytes) -> None:
+        """As Link.send."""
+        await self._stream.send(frame)
+
+    async def receive(self) -> bytes:
+        """As Link.receive."""
+        return await self._stream.receive()
+
+    async def close(self) -> None:
+        """As Link.close."""
+        await self._stream.close()
