@@ -1,0 +1,476 @@
+"""Turn hints into looks: decide when each hinted path is to be looked at.
+
+It reads no clock and no disk: `now_s` is a monotonic time handed in. It never says what
+happened, and forgetting everything it holds costs time, not truth (docs/design.md, 5).
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
+
+from daemon.hints import Hint, HintKind
+from daemon.ignore import is_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+QUIET_S = 0.05  # a new name is looked at when nothing touched it for so long
+GONE_LIMIT_S = 5.0  # names that go on going are judged after so long all the same
+REPEAT_LIMIT_S = 1.0  # a path that is touched without pause is looked at so often
+DIRECTORY_LIMIT_S = 0.5  # a directory that fills without pause is listed so often
+CHANGING_FIRST_S = 0.1  # a file that changed while it was read: the first further look,
+CHANGING_LIMIT_S = 5.0  # doubling up to this
+PATHS_OF_ONE_DIRECTORY = 128  # more are cheaper by listing it
+PATHS_LIMIT = 16_384  # more in all: list their directories
+DIRECTORIES_LIMIT = 1024  # more: a full scan
+_REMEMBERED_LIMIT = 4096
+
+_T = TypeVar("_T")
+
+
+class AgainReason(IntEnum):
+    """Why a path is to be looked at once more."""
+
+    RACY = 0  # read too soon after it changed to be sure
+    CHANGING = 1  # it changed while it was read, or is being written
+    UNSURE = 2  # it went or came while we looked, or could not be read
+
+
+class Again(Struct, frozen=True, gc=False):
+    """A path to look at once more, not before `delay_s` from now."""
+
+    path: bytes
+    reason: AgainReason
+    delay_s: float
+
+
+class LookSet(Struct, frozen=True, kw_only=True):
+    """Where the scanner is to look now.
+
+    `paths` one by one; `directories` listed, without the known directories below them; `trees`
+    with all below. `moves` gives for a path where a rename took it from. `settled` are paths
+    that were closed after writing. `is_full` means the whole folder, whatever else is named.
+    """
+
+    paths: tuple[bytes, ...] = ()
+    directories: tuple[bytes, ...] = ()
+    trees: tuple[bytes, ...] = ()
+    moves: dict[bytes, bytes] = {}
+    settled: frozenset[bytes] = frozenset()
+    is_full: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether there is anywhere to look."""
+        return bool(self.is_full or self.paths or self.directories or self.trees)
+
+
+EVERYTHING = LookSet(is_full=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Waiting:
+    """One path or directory and when it is due."""
+
+    due_s: float
+    first_s: float
+    is_settled: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Gone:
+    """Names that went below one directory, judged together."""
+
+    due_s: float
+    first_s: float
+    names: set[bytes] = field(default_factory=set)
+
+
+class _Table(IntEnum):
+    """Which table an entry of the queue speaks of."""
+
+    PATH = 0
+    DIRECTORY = 1
+    GONE = 2
+    TREE = 3
+
+
+def parent_of(path: bytes) -> bytes:
+    """Name the directory that holds a path; the root's is the root."""
+    return path[: path.rfind(b"/")] if b"/" in path else b""
+
+
+class LookSchedule:
+    """Holds what was hinted until it is due. One owner; not safe for several threads.
+
+    `known` is asked which of some paths synced knows; a stale answer costs 50 ms, not truth.
+    """
+
+    def __init__(self, known: Callable[[Sequence[bytes]], Collection[bytes]]) -> None:
+        """Begin with nothing to look at."""
+        self._known = known
+        self._paths: dict[bytes, _Waiting] = {}
+        self._directories: dict[bytes, _Waiting] = {}
+        self._trees: dict[bytes, _Waiting] = {}
+        self._gone: dict[bytes, _Gone] = {}
+        self._origins: dict[bytes, bytes] = {}  # where a path came from, by renames
+        self._targets: dict[bytes, bytes] = {}  # and the other way
+        self._counts: dict[bytes, int] = {}  # waiting paths of each directory
+        self._recent: dict[bytes, float] = {}  # paths handed out lately
+        self._attempts: dict[bytes, int] = {}  # looks at a changing file so far
+        self._full_s: float | None = None
+        self._queue: list[tuple[float, _Table, bytes]] = []
+
+    # -- taking hints ---------------------------------------------------------------------------
+
+    def touch(self, hints: Sequence[Hint], now_s: float) -> None:
+        """Take a bunch of hints in the order in which they came."""
+        if self._full_s is not None:
+            # A full scan sees it all; only renames still say more than it can find out.
+            hints = [hint for hint in hints if hint.source is not None]
+        asked = {hint.path for hint in hints}
+        asked.update(hint.source for hint in hints if hint.source)
+        known = set(self._known(list(asked))) if asked else set()
+        for hint in hints:
+            self._take(hint, known, now_s)
+        self._bound(now_s)
+
+    def rescan(self, now_s: float) -> None:
+        """Ask for a full scan."""
+        self._full_s = now_s if self._full_s is None else min(self._full_s, now_s)
+
+    def look_again(self, agains: Iterable[Again], now_s: float) -> None:
+        """Schedule further looks at paths that the scanner could not be sure of."""
+        for again in agains:
+            delay_s = again.delay_s
+            if again.reason is AgainReason.CHANGING:
+                attempts = self._attempts.get(again.path, 0)
+                delay_s = max(delay_s, min(CHANGING_FIRST_S * 2**attempts, CHANGING_LIMIT_S))
+                _remember(self._attempts, again.path, min(attempts + 1, 16))
+            if again.path not in self._paths:
+                self._wait(again.path, now_s + delay_s, now_s + delay_s)
+        self._bound(now_s)
+
+    def _take(self, hint: Hint, known: set[bytes], now_s: float) -> None:
+        path = hint.path
+        if hint.kind is HintKind.LOST:
+            self._take_lost(path, now_s)
+            return
+        if is_private(path):
+            if hint.source is not None and not is_private(hint.source):
+                self._go(hint.source, now_s, is_known=hint.source in known)
+            return
+        if hint.kind is HintKind.MOVED_HERE:
+            self._take_move(hint, known, now_s)
+        elif hint.kind is HintKind.GONE:
+            self._go(path, now_s, is_known=path in known)
+        elif hint.kind is HintKind.CLOSED:
+            self._attempts.pop(path, None)
+            self._settle(path, now_s, is_known=path in known)
+        else:
+            self._stir(path, now_s)
+
+    def _take_lost(self, path: bytes, now_s: float) -> None:
+        if path:
+            self._trees[path] = _Waiting(due_s=now_s, first_s=now_s)
+            heapq.heappush(self._queue, (now_s, _Table.TREE, path))
+        else:
+            self.rescan(now_s)
+
+    def _take_move(self, hint: Hint, known: set[bytes], now_s: float) -> None:
+        target, source = hint.path, hint.source
+        if source is None or is_private(source):
+            self._settle(target, now_s, is_known=target in known)
+            return
+        if self._is_carried(target, source):
+            return
+        self._drop_path(source)
+        origin = self._forget_move(source) or source
+        self._forget_move(target)
+        is_known = origin in known or bool(self._known([origin]))
+        if not is_known and origin == source:
+            self._settle(target, now_s, is_known=target in known)
+            return
+        self._drop_path(target)
+        self._go(origin, now_s, is_known=True)
+        if origin != target:
+            self._origins[target] = origin
+            self._targets[origin] = target
+
+    def _is_carried(self, target: bytes, source: bytes) -> bool:
+        """Whether the rename of a directory above says the same already."""
+        while target and source:
+            cut_target, cut_source = target.rfind(b"/"), source.rfind(b"/")
+            if target[cut_target + 1 :] != source[cut_source + 1 :]:
+                return False
+            if cut_target < 0 or cut_source < 0:
+                return False
+            target, source = target[:cut_target], source[:cut_source]
+            if self._origins.get(target) == source:
+                return True
+        return False
+
+    def _forget_move(self, target: bytes) -> bytes | None:
+        origin = self._origins.pop(target, None)
+        if origin is not None:
+            self._targets.pop(origin, None)
+        return origin
+
+    def _settle(self, path: bytes, now_s: float, *, is_known: bool) -> None:
+        """Look at a path that is whole now: a known one at once, a new one when it is quiet."""
+        if not is_known:
+            self._stir(path, now_s, is_settled=True)
+            return
+        last_s = self._recent.get(path)
+        if last_s is not None and now_s - last_s < 2 * QUIET_S:
+            self._stir(path, now_s, is_settled=True)
+            return
+        self._wait(path, now_s, now_s, is_settled=True)
+
+    def _stir(self, path: bytes, now_s: float, *, is_settled: bool = False) -> None:
+        """Look at a path once nothing has touched it for a while."""
+        waiting = self._paths.get(path)
+        first_s = now_s if waiting is None else min(waiting.first_s, now_s)
+        due_s = min(now_s + QUIET_S, first_s + REPEAT_LIMIT_S)
+        self._wait(path, max(due_s, now_s), first_s, is_settled=is_settled)
+
+    def _wait(self, path: bytes, due_s: float, first_s: float, *, is_settled: bool = False) -> None:
+        directory = parent_of(path)
+        listing = self._directories.get(directory)
+        if listing is not None and path:
+            limit_s = max(listing.first_s + DIRECTORY_LIMIT_S, due_s - QUIET_S)
+            listing.due_s = max(listing.due_s, min(due_s, limit_s))
+            return
+        waiting = self._paths.get(path)
+        if waiting is None:
+            self._paths[path] = _Waiting(due_s=due_s, first_s=first_s, is_settled=is_settled)
+            heapq.heappush(self._queue, (due_s, _Table.PATH, path))
+            self._count(directory, due_s)
+            return
+        waiting.first_s = first_s
+        waiting.is_settled = is_settled
+        if due_s < waiting.due_s:
+            heapq.heappush(self._queue, (due_s, _Table.PATH, path))
+        waiting.due_s = due_s
+
+    def _count(self, directory: bytes, due_s: float) -> None:
+        count = self._counts.get(directory, 0) + 1
+        self._counts[directory] = count
+        if count > PATHS_OF_ONE_DIRECTORY:
+            self._list_instead(directory, due_s)
+
+    def _list_instead(self, directory: bytes, due_s: float) -> None:
+        """Give up the single paths of a directory for one listing of it."""
+        prefix = directory + b"/" if directory else b""
+        names = [
+            path
+            for path in self._paths
+            if path.startswith(prefix) and b"/" not in path[len(prefix) :]
+        ]
+        for path in names:
+            del self._paths[path]
+        self._counts.pop(directory, None)
+        self._add_directory(directory, due_s)
+
+    def _add_directory(self, directory: bytes, due_s: float) -> None:
+        if directory not in self._directories:
+            self._directories[directory] = _Waiting(due_s=due_s, first_s=due_s)
+            heapq.heappush(self._queue, (due_s, _Table.DIRECTORY, directory))
+
+    def _drop_path(self, path: bytes) -> None:
+        if self._paths.pop(path, None) is None:
+            return
+        directory = parent_of(path)
+        count = self._counts.get(directory, 0) - 1
+        if count > 0:
+            self._counts[directory] = count
+        else:
+            self._counts.pop(directory, None)
+
+    def _go(self, path: bytes, now_s: float, *, is_known: bool) -> None:
+        """Take note of a name that went."""
+        if not is_known:
+            # Perhaps it is being recorded at this moment, so it is looked at all the same.
+            self._stir(path, now_s)
+            return
+        self._drop_path(path)
+        directory = parent_of(path)
+        key = self._group_above(directory)
+        if key is None:
+            key = directory
+            self._gone[key] = self._merge_below(key, now_s)
+            heapq.heappush(self._queue, (now_s + QUIET_S, _Table.GONE, key))
+        group = self._gone[key]
+        group.names.add(path)
+        group.due_s = max(now_s, min(now_s + QUIET_S, group.first_s + GONE_LIMIT_S))
+
+    def _group_above(self, directory: bytes) -> bytes | None:
+        while True:
+            if directory in self._gone:
+                return directory
+            if not directory:
+                return None
+            directory = parent_of(directory)
+
+    def _merge_below(self, directory: bytes, now_s: float) -> _Gone:
+        """Join the groups below a directory into a new one that starts when the first did."""
+        prefix = directory + b"/" if directory else b""
+        merged = _Gone(due_s=now_s, first_s=now_s)
+        for key in [key for key in self._gone if key.startswith(prefix)]:
+            group = self._gone.pop(key)
+            merged.names |= group.names
+            merged.first_s = min(merged.first_s, group.first_s)
+        return merged
+
+    def _bound(self, now_s: float) -> None:
+        """Fall back on coarser looks where there are too many."""
+        gone = sum(len(group.names) for group in self._gone.values())
+        if len(self._paths) > PATHS_LIMIT:
+            for directory in {parent_of(path) for path in self._paths}:
+                self._add_directory(directory, now_s + QUIET_S)
+            self._paths.clear()
+            self._counts.clear()
+        is_too_much = (
+            len(self._directories) > DIRECTORIES_LIMIT
+            or len(self._trees) > DIRECTORIES_LIMIT
+            or len(self._origins) > PATHS_LIMIT
+            or gone > 4 * PATHS_LIMIT
+        )
+        if is_too_much and self._full_s is None:
+            self._full_s = now_s + QUIET_S
+        if self._full_s is not None:
+            self._forget_what_a_full_scan_sees()
+
+    def _forget_what_a_full_scan_sees(self) -> None:
+        if len(self._origins) > PATHS_LIMIT:
+            self._origins.clear()
+            self._targets.clear()
+        self._paths.clear()
+        self._directories.clear()
+        self._trees.clear()
+        self._gone.clear()
+        self._counts.clear()
+        self._queue.clear()
+
+    # -- giving looks ---------------------------------------------------------------------------
+
+    @property
+    def next_due_s(self) -> float | None:
+        """When to ask next, or None while there is nothing to look at.
+
+        It may be a little early: then `due` gives an empty set and a later time stands here.
+        """
+        if self._full_s is not None:
+            return self._full_s
+        return self._queue[0][0] if self._queue else None
+
+    def due(self, now_s: float) -> LookSet:
+        """Take out what is to be looked at by now; an empty set if nothing is."""
+        if self._full_s is not None:
+            return self._due_full(now_s)
+        paths: dict[bytes, bool] = {}
+        moves: dict[bytes, bytes] = {}
+        directories: list[bytes] = []
+        trees: list[bytes] = []
+        for table, key in self._pop_due(now_s):
+            if table is _Table.PATH:
+                paths[key] = self._paths[key].is_settled
+                self._drop_path(key)
+            elif table is _Table.GONE:
+                self._take_group(key, paths, moves)
+            elif table is _Table.DIRECTORY:
+                del self._directories[key]
+                directories.append(key)
+            else:
+                del self._trees[key]
+                trees.append(key)
+        if self._origins and (directories or trees):
+            for key in self._groups_into(set(directories), tuple(t + b"/" for t in trees)):
+                self._take_group(key, paths, moves)
+        for path in paths:
+            _remember(self._recent, path, now_s)
+        return LookSet(
+            paths=tuple(paths),
+            directories=tuple(directories),
+            trees=tuple(trees),
+            moves=moves,
+            settled=frozenset(path for path, is_settled in paths.items() if is_settled),
+        )
+
+    def _pop_due(self, now_s: float) -> Iterator[tuple[_Table, bytes]]:
+        """Give what is due, once each; the caller takes it out of its table."""
+        while self._queue and self._queue[0][0] <= now_s:
+            _, table, key = heapq.heappop(self._queue)
+            due_s = self._due_of(table, key)
+            if due_s is not None and due_s > now_s:
+                heapq.heappush(self._queue, (due_s, table, key))
+            elif due_s is not None:
+                yield table, key
+
+    def _due_full(self, now_s: float) -> LookSet:
+        if self._full_s is None or self._full_s > now_s:
+            return LookSet()
+        moves = dict(self._origins)
+        self._origins.clear()
+        self._targets.clear()
+        self._full_s = None
+        self._forget_what_a_full_scan_sees()
+        return LookSet(is_full=True, moves=moves)
+
+    def _due_of(self, table: _Table, key: bytes) -> float | None:
+        """When something is due by now, which may be later than queued; None if it is gone."""
+        if table is _Table.PATH:
+            waiting = self._paths.get(key)
+            if waiting is None or not self._origins:
+                return None if waiting is None else waiting.due_s
+            return max(waiting.due_s, self._held_until(key) or waiting.due_s)
+        if table is _Table.GONE:
+            group = self._gone.get(key)
+            return None if group is None else group.due_s
+        listing = (self._directories if table is _Table.DIRECTORY else self._trees).get(key)
+        return None if listing is None else listing.due_s
+
+    def _held_until(self, path: bytes) -> float | None:
+        """When the rename of this path, or of a directory above it, is judged."""
+        while True:
+            origin = self._origins.get(path)
+            if origin is not None:
+                key = self._group_above(parent_of(origin))
+                return None if key is None else self._gone[key].due_s
+            if not path:
+                return None
+            path = parent_of(path)
+
+    def _groups_into(self, directories: set[bytes], trees: tuple[bytes, ...]) -> set[bytes]:
+        """Name the groups of which a name was moved to where we are about to look."""
+        keys = {
+            self._group_above(parent_of(origin))
+            for target, origin in self._origins.items()
+            if parent_of(target) in directories or target.startswith(trees)
+        }
+        return {key for key in keys if key is not None}
+
+    def _take_group(self, key: bytes, paths: dict[bytes, bool], moves: dict[bytes, bytes]) -> None:
+        group = self._gone.pop(key, None)
+        if group is None:
+            return
+        for name in group.names:
+            paths.setdefault(name, False)
+            target = self._targets.pop(name, None)
+            if target is not None:
+                self._origins.pop(target, None)
+                moves[target] = name
+                paths.setdefault(target, False)
+                self._drop_path(target)
+
+
+def _remember(table: dict[bytes, _T], path: bytes, value: _T) -> None:
+    """Keep a bounded memory: the oldest entry goes first."""
+    table.pop(path, None)
+    table[path] = value
+    if len(table) > _REMEMBERED_LIMIT:
+        del table[next(iter(table))]
