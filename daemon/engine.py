@@ -31,6 +31,7 @@ from daemon.activity import (
     Run,
 )
 from daemon.subscription import (
+    EMISSIONS_LIMIT,
     BadListener,
     Emit,
     Listener,
@@ -259,7 +260,7 @@ class Engine:
 
     @property
     def is_pressed(self) -> bool:
-        """Whether more than three quarters of the queue are taken: sources should wait."""
+        """Whether more than three quarters of the limit are taken: sources should wait."""
         return self.depth * 4 > self._queue_limit * 3
 
     @property
@@ -586,8 +587,12 @@ class Engine:
     # Queue, inside
 
     def _check_room(self, count: int) -> None:
-        """Fail the run before it commits what could not be queued."""
-        if count and self.depth + count > self._queue_limit:
+        """Fail a run of a runaway chain before it commits what could not be queued.
+
+        Sources are held back at the limit, what follows from their events is not: two that each
+        need the other's room would never end. So there is room for one full outbox more.
+        """
+        if count and self.depth + count > self._queue_limit + EMISSIONS_LIMIT:
             raise QueueFull("engine", f"{self.depth} events wait, {count} more came of one run")
 
     def _release(self, deliveries: Sequence[_Delivery]) -> None:

@@ -259,7 +259,7 @@ def _classes(annotation: object, name: str, verb: str) -> tuple[type, ...]:
         return _classes(typing.get_args(annotation), name, verb)
     # list[int] and its kind pass for a type, but nothing is an instance of them.
     is_class = isinstance(annotation, type) and typing.get_origin(annotation) is None
-    if is_class and annotation is not type(None):
+    if is_class and annotation not in (Any, type(None)):
         assert isinstance(annotation, type)
         return (annotation,)
     raise BadListener(
