@@ -19,8 +19,9 @@ from peers import heads, wire
 from peers.exchange import Ask, Strikes
 from peers.heads import Heads, Tips
 from peers.lane import Lane, loop_time_s
+from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
-from peers.replica import Contents, Link, LinkClosed, Replica, Runner
+from peers.replica import Contents, Replica, Runner
 from peers.serve import BlobServer, send_all
 from store.codec import decode_header
 from store.errors import BadSignature, Malformed
@@ -40,6 +41,7 @@ HEADS_EVERY_S: Final = 0.05
 REPAIR_FIRST_S: Final = 5.0
 REPAIR_LAST_S: Final = 15.0
 PING_EVERY_S: Final = 25.0
+WRONG_CONTENTS_LIMIT: Final = 32
 SILENCE_S: Final = 70.0
 INLINE_VERIFY_BYTES: Final = 32 * 1024  # larger deliveries are verified beside the loop
 HARMLESS: Final = frozenset({"pending-full", "parent-refused"})
@@ -53,7 +55,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     is_struck: bool = False
 
 
-class _Struck(Exception):  # noqa: N818 - an outcome of this module, not an error of anybody's
+class _Struck(Exception):
     """The peer broke the rules once too often, or in a way that nothing mends."""
 
 
@@ -92,13 +94,11 @@ class Session:
         """Prepare; nothing is sent before run()."""
         self.link = link
         self.agent = link.agent
-        self.rtt_s: float | None = None
-        self.received_bytes = 0
-        self.sent_bytes = 0
         self._sessions = sessions
         self._replica: Replica = sessions.replica
         self._runner: Runner = sessions.runner
         self._strikes = Strikes()
+        self._wrong_contents = 0
         self._outbox = Outbox()
         self.lane = Lane(self.agent, self.send, loop_time_s)
         self.server = BlobServer(
@@ -189,7 +189,7 @@ class Session:
         for folder in [one for one in self._folders if one not in common]:
             del self._folders[folder]
             self._sessions.exchange(folder).gone(self.agent)
-        fresh = common - self._folders.keys()
+        fresh = sorted(common - self._folders.keys())
         for folder in fresh:
             self._folders[folder] = _Shared()
         if fresh:
@@ -236,7 +236,6 @@ class Session:
         assembler = wire.Assembler()
         while True:
             frame = await self.link.receive()
-            self.received_bytes += len(frame)
             self._heard_at_s = loop_time_s()
             try:
                 message = assembler.accept(frame)
@@ -292,7 +291,7 @@ class Session:
                     self.send(wire.Pong(message.number))
             case wire.Pong():
                 if message.number == self._pinged_at_s[0]:
-                    self.rtt_s = loop_time_s() - self._pinged_at_s[1]
+                    self.link.rtt_s = loop_time_s() - self._pinged_at_s[1]
             case wire.Error():
                 raise LinkClosed("peer", "ended the session")
             case wire.Unknown():
@@ -300,8 +299,12 @@ class Session:
 
     async def _hear_heads(self, message: wire.HeadsSaid) -> None:
         folder = FolderId(message.folder)
+        if folder not in self._folders:  # heads are an offer too, if Folders was lost
+            self._offered |= {folder}
+            self._meet(frozenset(self._replica.folders_shared_with(self.agent)))
         shared = self._folders.get(folder)
         if shared is None:
+            self._offered -= {folder}
             self._sessions.rejected["unknown-folder"] += 1
             return
         said = Heads(
@@ -439,6 +442,13 @@ class Session:
             self.announce_heads(folder)  # it may not know that we have these
         if exchange.missing or had_missing:
             await self._sessions.ask(folder)
+
+    def strike_content(self) -> None:
+        """Count a content that was not what was asked for; a file can change while it is sent."""
+        self._sessions.rejected["bad-content"] += 1
+        self._wrong_contents += 1
+        if self._wrong_contents >= WRONG_CONTENTS_LIMIT:
+            self._outbox.fail(_Struck("sent wrong contents"))
 
     async def _strike(self, reasons: dict[str, int]) -> None:
         for reason, number in reasons.items():
