@@ -67,12 +67,11 @@ _BUNCH_LIMIT = 4096  # hints
 _DRAIN_EVERY = 64  # directories walked between two reads of the queue
 _PAIR_S = 0.010  # the other half of a rename comes within this, or not at all
 _RETRY_S = 30.0
-# A single save is told at once, event by event. Who tells this many bunches without a pause of
-# _CALM_S is in a burst: there events gather first, which costs the listener fewer calls.
-_QUICK_BUNCHES = 8
-_CALM_S = 0.005
+# A single save is told at once, event by event. More bunches than this a second, above a few at
+# once, are a burst: there events gather first, which costs the listener fewer calls.
+_BUNCHES_AT_ONCE = 12.0
+_BUNCHES_A_SECOND = 2000.0
 _GATHER_S = 0.002
-_REWALK_EVERY_S = 0.25
 
 
 class Inotify:
@@ -185,7 +184,7 @@ class InotifyWatcher:
         self._rewalk_due_s: float | None = None
         self._retry_due_s = 0.0
         self._spoken_s = 0.0
-        self._quick_bunches = 0
+        self._allowance = _BUNCHES_AT_ONCE
 
     # -- what daemon.hints.Watcher asks ---------------------------------------------------------
 
@@ -257,7 +256,7 @@ class InotifyWatcher:
         try:
             while not self._is_stopping:
                 self._poll.poll(self._timeout_s())
-                if self._quick_bunches >= _QUICK_BUNCHES:
+                if self._allowance < 1:
                     select.select((self._wake,), (), (), _GATHER_S)
                 self._drain()
                 while self._held and not self._is_stopping:
@@ -280,8 +279,8 @@ class InotifyWatcher:
             hints = self._bunch.take()
             if hints:
                 now_s = self._clock_s()
-                is_calm = now_s - self._spoken_s > _CALM_S
-                self._quick_bunches = 0 if is_calm else self._quick_bunches + 1
+                earned = (now_s - self._spoken_s) * _BUNCHES_A_SECOND
+                self._allowance = min(self._allowance + earned, _BUNCHES_AT_ONCE) - 1
                 self._spoken_s = now_s
                 self._deliver(hints)
 
