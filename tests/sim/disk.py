@@ -32,6 +32,7 @@ from daemon.disk import (
 from daemon.hints import HintKind
 from store.ids import BlobHash
 from tests.sim.files import OURS, Files, Inode, is_ours
+from tests.sim.loop import Crashed
 from tests.sim.outside import Handle, Outside
 from tests.sim.watch import MemoryWatcher
 
@@ -59,10 +60,6 @@ WRITING = frozenset(
         "remove_stage",
     }
 )  # fmt: skip
-
-
-class Crashed(BaseException):  # nothing in the node may catch it
-    """The process ended at this instant."""
 
 
 def _call(

@@ -39,6 +39,10 @@ class Livelock(SimulationStuck):
     """The loop turned TURN_LIMIT times, or virtual time passed its limit."""
 
 
+class Crashed(BaseException):  # nothing in the node may catch it
+    """The process ended at this instant; whatever it touches afterwards raises this."""
+
+
 class Trace:
     """Fold whatever happens into one hash: equal hashes mean equal runs."""
 
@@ -193,10 +197,12 @@ class SimRunner:
         self._latency_s = latency_s
         self._waiting: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
         self._free_at_s = 0.0
-        self._life = 0
+        self._is_killed = False
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Give what `fn` returns or raises."""
+        """Give what `fn` returns or raises. Raises Crashed once killed."""
+        if self._is_killed:
+            raise Crashed
         future: asyncio.Future[T] = self._loop.create_future()
 
         def work() -> T:
@@ -206,22 +212,22 @@ class SimRunner:
         if self._serial:
             at_s = self._free_at_s = max(at_s, self._free_at_s)
             self._waiting.append((future, work))
-            self._loop.call_at(at_s, self._next, self._life)
+            self._loop.call_at(at_s, self._next)
         else:
-            self._loop.call_at(at_s, self._do, future, work, self._life)
+            self._loop.call_at(at_s, self._do, future, work)
         return await future
 
     def kill(self) -> None:
-        """Drop all that has not begun."""
-        self._life += 1
+        """Drop all that has not begun, and take nothing more."""
+        self._is_killed = True
         self._waiting.clear()
 
-    def _next(self, life: int) -> None:
-        if life == self._life:
-            self._do(*self._waiting.popleft(), life)
+    def _next(self) -> None:
+        if not self._is_killed:
+            self._do(*self._waiting.popleft())
 
-    def _do(self, future: asyncio.Future[Any], work: Callable[[], Any], life: int) -> None:
-        if life != self._life:
+    def _do(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
+        if self._is_killed:
             return
         try:
             result = work()

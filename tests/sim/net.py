@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from peers.link import FRAME_LIMIT_BYTES, Link, LinkClosed, Purpose
 from store.errors import DizzyError
+from tests.sim.loop import Crashed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 WINDOW_BYTES = 1024 * 1024  # what may be under way in one direction before send waits
 AFTER_S = 3e-6  # later than what is due "now", so that a goodbye is never before the last frame
 
-__all__ = ["Link", "LinkClosed", "Path", "Said", "SimLink", "SimNet", "Unreachable"]
+__all__ = ["Link", "LinkClosed", "Path", "Port", "Said", "SimLink", "SimNet", "Unreachable"]
 
 
 class Unreachable(DizzyError):
@@ -210,6 +211,46 @@ class SimNet:
     def _note(self, what: str, here: str, there: str, size: int) -> None:
         line = f"{what} {here} {there} {size} {self._loop.time():.9f}"
         self._loop.trace.fold(line.encode())
+
+
+class Port:
+    """The network as one life of a node's process has it; nothing works once it is closed."""
+
+    def __init__(self, net: SimNet, name: str) -> None:
+        """Stand at `name`, which is also the address."""
+        self.address = name
+        self._net = net
+        self._is_closed = False
+
+    def listen(self, said: Said, accept: Callable[[Link], None]) -> None:
+        """Let others dial; `accept` gets each new link, proven."""
+        self._check()
+        self._net.listen(self.address, said, accept)
+
+    async def dial(
+        self,
+        said: Said,
+        address: str,
+        *,
+        expected: AgentId | None = None,
+        purpose: Purpose = Purpose.CONTROL,
+    ) -> Link:
+        """Connect to the node at an address. Raises Unreachable."""
+        self._check()
+        link = await self._net.dial(self.address, said, address, expected=expected, purpose=purpose)
+        if self._is_closed:
+            self._net.break_links(self.address, address)
+        self._check()
+        return link
+
+    def close(self) -> None:
+        """Let the process be over: nobody listens, all links break."""
+        self._is_closed = True
+        self._net.leave(self.address)
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise Crashed
 
 
 class SimLink:

@@ -300,7 +300,7 @@ class Outside:
         self.files.tell(HintKind.CHANGED, inode)
 
     def _destroyed(self, inode: Inode) -> None:
-        if self.witness is not None and inode.kind is FileKind.FILE and inode.pins == 0:
+        if self.witness is not None and inode.kind is FileKind.FILE:
             self.witness.destroyed(inode.content)
 
     def _copied(self, content: bytes) -> None:

@@ -24,7 +24,7 @@ from tests.sim.net import Said, Unreachable
 from tests.sim.world import ALL_CHECKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable
 
     from daemon.hints import Hint
     from peers.link import Link
@@ -70,6 +70,7 @@ class Home:
     def __init__(self) -> None:
         self.facts: dict[bytes, Fact] = {}
         self.synced: dict[bytes, Synced] = {}
+        self.wrote: dict[bytes, tuple[bytes, bytes, bytes]] = {}  # path, fact, content meant
         self.placed: dict[bytes, bytes] = {}  # name in tmp: what was meant to be displaced
 
 
@@ -78,12 +79,14 @@ class Toy:
 
     def __init__(self, place: Place, flaws: Iterable[str] = ()) -> None:
         self._place = place
+        self._port = place.port
         self._flaws = frozenset(flaws)
         self._home = cast("Home", place.home.setdefault("toy", Home()))
         self._links: list[Link] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
-        self._is_busy = True
+        self._news: list[asyncio.Event] = []
+        self._rest = asyncio.Event()
         self._said = Said(agent=AgentId(place.name.encode().ljust(32)))
         self._problems: list[str] = []
 
@@ -91,7 +94,7 @@ class Toy:
 
     async def start(self) -> None:
         self._place.watcher.start(self._hinted)
-        self._place.net.listen(self._place.name, self._said, self._accept)
+        self._port.listen(self._said, self._accept)
         self._begin(self._work())
         for name in self._place.names:
             if name < self._place.name:
@@ -109,8 +112,7 @@ class Toy:
         self._wake.set()
 
     async def quiet(self) -> None:
-        while self._is_busy or self._wake.is_set():
-            await asyncio.sleep(0.05)
+        await self._rest.wait()
 
     def state_root(self) -> bytes:
         return blake3(b"".join(sorted(self._home.facts))).digest()
@@ -140,7 +142,7 @@ class Toy:
         while True:
             with suppress(Unreachable, TimeoutError):
                 async with asyncio.timeout(5):
-                    link = await self._place.net.dial(self._place.name, self._said, name)
+                    link = await self._port.dial(self._said, name)
                 await self._talk(link)
             await asyncio.sleep(0.5)
 
@@ -157,21 +159,23 @@ class Toy:
             await link.close()
 
     async def _tell_all(self, link: Link) -> None:
-        """Send what is there, then every so often whatever the other may lack."""
+        """Send what is there, then what is new."""
         told: set[bytes] = set()
+        news = asyncio.Event()
+        self._news.append(news)
         while True:
-            for name, fact in list(self._home.facts.items()):
-                if name not in told:
-                    told.add(name)
-                    await link.send(pickle.dumps(fact))
-            await asyncio.sleep(0.2)
+            news.clear()
+            for name in [each for each in self._home.facts if each not in told]:
+                told.add(name)
+                await link.send(pickle.dumps(self._home.facts[name]))
+            await news.wait()
 
     async def _listen(self, link: Link) -> None:
         while True:
-            fact: Fact = pickle.loads(await link.receive())  # noqa: S301
+            fact: Fact = pickle.loads(await link.receive())
             name = fact.id()
             if name not in self._home.facts and "deaf" not in self._flaws:
-                self._home.facts[name] = fact
+                self._learn(fact)
                 self._wake.set()
 
     # -- files ------------------------------------------------------------------------------------
@@ -182,9 +186,10 @@ class Toy:
 
     async def _work(self) -> None:
         while True:
-            self._is_busy = False
+            if not self._wake.is_set():
+                self._rest.set()
             await self._wake.wait()
-            self._is_busy = True
+            self._rest.clear()
             await asyncio.sleep(QUIET_S)
             self._wake.clear()
             try:
@@ -197,7 +202,7 @@ class Toy:
                 await asyncio.sleep(AGAIN_S if not is_racy else 0.1)
                 self._wake.set()
 
-    def _look(self) -> bool:
+    def _look(self) -> bool:  # noqa: C901, PLR0912
         """Record how the disk differs from synced; say whether to look again soon."""
         disk, home = self._place.disk, self._home
         disk.check_root()
@@ -225,9 +230,8 @@ class Toy:
                 continue
             path = name if known is None else known.path
             heads = frozenset() if known is None else known.facts
-            shown = wanted.get(name)
-            if shown is not None and blake3(shown[1]).digest() == looked.value:
-                home.synced[name] = self._synced(shown[0], frozenset((shown[2],)), looked)
+            if (shown := self._bound(wanted, name, looked.value)) is not None:
+                home.synced[name] = self._synced(*shown, looked)
                 continue
             content = disk.read(name, 0, looked.stat.size, looked.stat)
             facts.append((self._fact(path, content, heads, len(facts)), name, looked))
@@ -238,10 +242,10 @@ class Toy:
             if "careless" not in self._flaws:
                 disk.sync()
             for fact, name, row in facts:
-                home.facts[fact.id()] = fact
+                self._learn(fact)
                 if row is None:
                     home.synced.pop(name, None)
-                elif fact.path == name:
+                elif fact.path == name:  # a changed conflict copy: the look behind apply binds it
                     home.synced[name] = self._synced(fact.path, frozenset((fact.id(),)), row)
         return is_racy
 
@@ -260,12 +264,13 @@ class Toy:
     def _replace(self, name: bytes, new: tuple[bytes, bytes, bytes] | None) -> bool:
         disk, home = self._place.disk, self._home
         known = home.synced.get(name)
-        keep = b"tmp-%d" % disk.instants + name[:8].hex().encode()
+        keep = b"tmp-%d-%d" % (self._place.life, disk.instants)
         try:
             if new is None:
                 home.placed[keep] = pickle.dumps((name, known))
                 disk.take_away(name, keep)
                 self._keep(keep)
+                disk.sync()
                 home.synced.pop(name, None)
                 return True
             path, content, fact = new
@@ -275,25 +280,28 @@ class Toy:
                 home.synced[name] = known._replace(path=path, facts=row_facts)
                 return True
             file = NewFile(content=content, is_executable=False, mtime_ns=0)
+            home.wrote[name] = (path, fact, value)
             [stage] = disk.stage_many([file])
             disk.sync()
             if known is None:
-                disk.place_new(stage, name)
+                stat = disk.place_new(stage, name)
             else:
                 home.placed[keep] = pickle.dumps((name, known))
-                disk.place_over(stage, name, keep)
+                stat, _ = disk.place_over(stage, name, keep)
+            placed = Looked(stat=stat, value=value, looked_at_ns=self._place.clock.now_ns())
+            disk.sync()
+            home.synced[name] = self._synced(path, row_facts, placed)
+            if known is not None:
                 self._keep(keep)
             stage.close()
             disk.sync()
-            looked = disk.look([name])[0]
+            del home.wrote[name]
         except (NameTaken, NameMissing):
             return False
-        if isinstance(looked, Looked) and looked.value == value:
-            home.synced[name] = self._synced(path, row_facts, looked)
-            if "echo" in self._flaws:
-                echo = self._fact(path, content, row_facts, 0)
-                home.facts[echo.id()] = echo
-                self._wake.set()
+        if "echo" in self._flaws:
+            echo = self._fact(path, content, row_facts, 0)
+            self._learn(echo)
+            self._wake.set()
         return True
 
     def _recover(self) -> None:
@@ -305,7 +313,7 @@ class Toy:
     def _keep(self, keep: bytes) -> None:
         """See to what was displaced: an unknown content is a user's change."""
         disk, home = self._place.disk, self._home
-        name, known = pickle.loads(home.placed[keep])  # noqa: S301
+        name, known = pickle.loads(home.placed[keep])
         looked = disk.look_stage(keep)
         if not isinstance(looked, Looked):
             raise DiskError("look at what was displaced")
@@ -322,13 +330,18 @@ class Toy:
             content = disk.read_history(keep, 0, looked.stat.size)
             self._place.oracle.looked(name, looked.value)
             fact = self._fact(was.path, content, was.facts, 0)
-            home.facts[fact.id()] = fact
+            self._learn(fact)
             self._wake.set()
         else:
             disk.keep_stage(keep, keep)
         del home.placed[keep]
 
     # -- facts ------------------------------------------------------------------------------------
+
+    def _learn(self, fact: Fact) -> None:
+        self._home.facts[fact.id()] = fact
+        for news in self._news:
+            news.set()
 
     def _fact(self, path: bytes, content: bytes | None, prev: frozenset[bytes], more: int) -> Fact:
         facts = self._home.facts.values()
@@ -351,15 +364,26 @@ class Toy:
                 view[path + label if number else path] = (path, content, head)
         return view
 
+    def _bound(
+        self, wanted: dict[bytes, tuple[bytes, bytes, bytes]], name: bytes, value: bytes
+    ) -> tuple[bytes, frozenset[bytes]] | None:
+        """Find what a content on disk is already: our own write before a crash, mostly."""
+        shown = wanted.get(name)
+        if shown is not None and blake3(shown[1]).digest() == value:
+            return shown[0], frozenset((shown[2],))
+        if name in self._home.wrote and self._home.wrote[name][2] == value:
+            path, fact, _ = self._home.wrote[name]
+            return path, frozenset((fact,))
+        return None
+
     def _synced(self, path: bytes, facts: frozenset[bytes], looked: Looked) -> Synced:
         stat = looked.stat
         signature = (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns)
         is_racy = abs(looked.looked_at_ns - stat.ctime_ns) < 20_000_000
         return Synced(path, facts, looked.value, signature, is_racy)
 
-    def _begin(self, coroutine: object) -> None:
-        task = self._place.loop.create_task(coroutine)  # type: ignore[arg-type]
-        self._tasks.append(task)
+    def _begin(self, coroutine: Coroutine[object, object, None]) -> None:
+        self._tasks.append(self._place.loop.create_task(coroutine))
 
 
 def make(place: Place) -> Toy:

@@ -16,11 +16,11 @@ from blake3 import blake3
 
 from daemon.disk import FileKind
 from store.errors import DizzyError
-from tests.sim.disk import Crashed, MemoryDisk
+from tests.sim.disk import MemoryDisk
 from tests.sim.files import Files
 from tests.sim.history import FULL_MIX, History, random_history
-from tests.sim.loop import Clock, SimRunner, SimulationStuck, VirtualLoop, run
-from tests.sim.net import SimNet
+from tests.sim.loop import Clock, Crashed, SimRunner, SimulationStuck, VirtualLoop, run
+from tests.sim.net import Port, SimNet
 from tests.sim.oracle import Oracle
 from tests.sim.outside import Outside
 from tests.sim.steps import Player
@@ -77,7 +77,10 @@ class SimNode(Protocol):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Place:
-    """Where a node lives: everything it may touch. A new life gets new disk, watcher, runners.
+    """Where a node lives. A new life gets a new disk, watcher, port, core and pool.
+
+    These, `loop`, `clock` and `random` are all that a node may touch; what belongs to an earlier
+    life raises Crashed, so that nothing of a dead process goes on acting.
 
     `home` keeps what is durable for the node from life to life (its database, its keys).
     """
@@ -96,6 +99,7 @@ class Place:
     home: dict[str, object] = field(default_factory=dict)
     disk: MemoryDisk = field(init=False)
     watcher: MemoryWatcher = field(init=False)
+    port: Port = field(init=False)
     core: SimRunner = field(init=False)
     pool: SimRunner = field(init=False)
     node: SimNode | None = None
@@ -115,6 +119,7 @@ class Place:
         )
         self.disk.on_look = self.oracle.looked
         self.watcher = MemoryWatcher(self.files, self.loop, self.random)
+        self.port = Port(self.net, self.name)
         self.core = SimRunner(self.loop, self.random, serial=True)
         self.pool = SimRunner(self.loop, self.random, serial=False)
         self.node = factory(self)
@@ -128,7 +133,7 @@ class Place:
         """Take disk, network, watcher and runners from the node: it is dead."""
         self.is_dead = True
         self.disk.close()
-        self.net.leave(self.name)
+        self.port.close()
         self.watcher.stop()
         self.core.kill()
         self.pool.kill()
