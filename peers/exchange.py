@@ -109,7 +109,7 @@ class Exchange:
         """Take the ids that the store waits for now; new ones came with `source`."""
         for batch in [one for one in self._missing if one not in missing]:
             self._no_longer_missing(batch)
-        for batch in missing:
+        for batch in sorted(missing):
             if batch in self._missing:
                 continue
             if self._missing_of.get(source, 0) >= MISSING_LIMIT:
@@ -157,7 +157,7 @@ class Exchange:
         ranges = self._choose_ranges(ours, absent, now_s)
         ids = self._choose_ids()
         asks = []
-        for agent in ranges.keys() | ids.keys():
+        for agent in list(dict.fromkeys((*ranges, *ids))):
             if sum(ask.agent == agent for ask in self._asks.values()) < ASKS_LIMIT:
                 asks.append(self._put(agent, ranges.get(agent, ()), ids.get(agent, ()), now_s))
         return asks

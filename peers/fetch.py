@@ -19,8 +19,9 @@ from peers import wire
 from peers.lane import Answer, Lane, loop_time_s
 from peers.large import ChunksAsk, Filling, LocalPiece, RangeAsk, Sink, reuse
 from peers.limits import RateLimit
+from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
-from peers.replica import Contents, Link, LinkClosed, Runner
+from peers.replica import Contents, P, Runner, T
 from peers.serve import send_all
 from peers.wire import Chunks, Data, NotHave, Small, WantSmall
 from store.errors import DizzyError, Malformed
@@ -64,7 +65,7 @@ class _Group:
 
     __slots__ = ("hashes", "tried")
 
-    def __init__(self, hashes: set[BlobHash], tried: frozenset[AgentId]) -> None:
+    def __init__(self, hashes: Sequence[BlobHash], tried: frozenset[AgentId]) -> None:
         self.hashes = hashes
         self.tried = tried
 
@@ -82,32 +83,34 @@ class _SmallJob:
     def done(self, ask: _SmallAsk, failed: set[BlobHash]) -> None:
         self.asks.pop(ask, None)
         if failed:
-            self.groups.append(_Group(failed, ask.tried | {ask.lane.agent}))
+            left = [blob for blob in ask.hashes if blob in failed]
+            self.groups.append(_Group(left, ask.tried | {ask.lane.agent}))
         self.changed.set()
 
 
 class _SmallAsk:
     """A group under way at one peer."""
 
-    __slots__ = ("failed", "fetcher", "job", "lane", "left", "tried")
+    __slots__ = ("failed", "fetcher", "hashes", "job", "lane", "left", "tried")
 
     def __init__(
         self,
         fetcher: Fetcher,
         job: _SmallJob,
         lane: Lane,
-        hashes: set[BlobHash],
+        hashes: Sequence[BlobHash],
         tried: frozenset[AgentId],
     ) -> None:
         self.fetcher = fetcher
         self.job = job
         self.lane = lane
-        self.left = hashes
+        self.hashes = hashes
+        self.left = set(hashes)
         self.tried = tried
         self.failed: set[BlobHash] = set()
 
     def message(self, number: int) -> wire.Message:
-        return WantSmall(number, self.job.folder, tuple(self.left))
+        return WantSmall(number, self.job.folder, tuple(self.hashes))
 
     def take(self, answer: Answer) -> bool:
         if isinstance(answer, Small):
@@ -147,17 +150,15 @@ class Fetcher:
         runner: Runner,
         *,
         open_bulk: OpenBulk | None = None,
-        on_wrong: OnWrong | None = None,
         download: RateLimit | None = None,
     ) -> None:
         """Fetch by the sessions that join; blocking calls on sinks go through `runner`.
 
-        Without `open_bulk` everything comes over the session's own link. `on_wrong` is told
-        who sent bytes that are not what they were asked as.
+        Without `open_bulk` everything comes over the session's own link.
         """
         self._runner = runner
         self._open_bulk = open_bulk
-        self._on_wrong = on_wrong
+        self.on_wrong: OnWrong | None = None  # set by Sessions
         self.download = download or RateLimit()
         self._peers: dict[AgentId, _Peer] = {}
         self._cache: OrderedDict[BlobHash, bytes] = OrderedDict()
@@ -198,8 +199,8 @@ class Fetcher:
     def wrong(self, agent: AgentId) -> None:
         """Count a peer that sent other bytes than it was asked for."""
         self.wrongs[agent] += 1
-        if self._on_wrong is not None:
-            self._on_wrong(agent)
+        if self.on_wrong is not None:
+            self.on_wrong(agent)
 
     def refused(self, agent: AgentId, blobs: Iterable[BlobHash]) -> None:
         """Remember for a while that a peer does not have these."""
@@ -268,7 +269,7 @@ class Fetcher:
         try:
             async with asyncio.timeout(BULK_OPEN_S):
                 return await self._open_bulk(peer.control.agent)
-        except (LinkClosed, OSError):  # TimeoutError is an OSError
+        except (DizzyError, OSError):  # TimeoutError is an OSError
             peer.bulk_not_before_s = loop_time_s() + BULK_RETRY_S
             return None
 
@@ -357,11 +358,12 @@ class Fetcher:
             if load[lane] >= GROUPS_AT_ONCE:
                 job.groups.append(group)
                 continue
-            refused = {blob for blob in group.hashes if self._is_refused(lane.agent, blob)}
+            refused = [blob for blob in group.hashes if self._is_refused(lane.agent, blob)]
             if refused:
                 job.groups.append(_Group(refused, group.tried | {lane.agent}))
             if len(refused) < len(group.hashes):
-                ask = _SmallAsk(self, job, lane, group.hashes - refused, group.tried)
+                asked = [b for b in group.hashes if b not in refused] if refused else group.hashes
+                ask = _SmallAsk(self, job, lane, asked, group.tried)
                 job.asks[ask] = 0
                 number = lane.ask(ask)
                 if ask in job.asks:  # not lost at once
@@ -398,26 +400,23 @@ class Fetcher:
         if not await self._fill(folder, filling, only=None):
             self._await(folder, (ref.hash,))
             return False
-        if await self._runner.run(filling.is_right):
+        if await self._finish(filling.is_right):
             return True
-        sources = list(dict.fromkeys(filling.sources))
-        if len(sources) == 1 and not filling.has_reused:
-            self.wrong(sources[0])
-            sources = []
-        others = [a for a, p in self._peers.items() if p.has_folder(folder) and a not in sources]
-        return await self._fill_from_one(folder, filling, others + sources)
+        suspects = list(dict.fromkeys(filling.sources))
+        others = [a for a, p in self._peers.items() if p.has_folder(folder) and a not in suspects]
+        if len(suspects) == 1 and not filling.has_reused:
+            self.wrong(suspects.pop())
+        return await self._fill_from_one(folder, filling, others + suspects)
 
     async def _fill_from_one(
         self, folder: FolderId, filling: Filling, agents: Sequence[AgentId]
     ) -> bool:
         """Fetch all of it from one peer after the other: so the one that lies is known."""
         for agent in agents:
-            if filling.is_blamed(agent):
-                continue
             filling.restart()
             if not await self._fill(folder, filling, only=agent):
                 continue
-            if await self._runner.run(filling.is_right):
+            if await self._finish(filling.is_right):
                 return True
             if filling.sources:
                 self.wrong(agent)
@@ -430,7 +429,7 @@ class Fetcher:
         for lane in await self._lanes(folder, is_bulk=True):
             lines = await self._chunk_list(lane, folder, filling.ref)
             if lines is not None:
-                spans = await self._runner.run(reuse, lines, filling.sink, old, held)
+                spans = await self._finish(reuse, lines, filling.sink, old, held)
                 filling.begin(spans, has_reused=True)
                 return
 
@@ -504,10 +503,19 @@ class Fetcher:
         """Write what came of a range; what did not come is lacking again."""
         if ask.arrived:
             filling.sources.append(lane.agent)
-            await self._runner.run(filling.write, ask.offset, ask.pieces)
+            await self._finish(filling.write, ask.offset, ask.pieces)
             self.received_bytes += ask.arrived
         if ask.arrived < ask.length:
             filling.give_back(ask.offset + ask.arrived, ask.length - ask.arrived)
+
+    async def _finish(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a call on a sink to its end even if cancelled: its owner may close it then."""
+        running = asyncio.ensure_future(self._runner.run(fn, *args, **kwargs))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
 
     async def _wait_range(self, lane: Lane, ask: RangeAsk) -> bool:
         while True:
@@ -547,16 +555,16 @@ async def _run_bulk(link: Link, lane: Lane, outbox: Outbox) -> None:
         raise group.exceptions[0] from None
 
 
-def _groups(wanted: dict[BlobHash, int], found: Collection[BlobHash]) -> Iterable[set[BlobHash]]:
-    group: set[BlobHash] = set()
+def _groups(wanted: dict[BlobHash, int], found: Collection[BlobHash]) -> Iterable[list[BlobHash]]:
+    group: list[BlobHash] = []
     size = 0
     for blob, length in wanted.items():
         if blob in found:
             continue
         if group and (size + length > GROUP_BYTES or len(group) >= GROUP_LIMIT):
             yield group
-            group, size = set(), 0
-        group.add(blob)
+            group, size = [], 0
+        group.append(blob)
         size += length
     if group:
         yield group

@@ -167,15 +167,12 @@ class Filling:
         self.sources: list[AgentId] = []
         self.has_reused = False
         self._units: deque[tuple[int, int]] = deque()
-        self._blamed: set[AgentId] = set()
         self._hasher = blake3()
         self._hashed = 0
         self.restart()
 
     def restart(self) -> None:
-        """Take all of it for lacking; what one source alone sent wrongly, it is blamed for."""
-        if len(set(self.sources)) == 1 and not self.has_reused:
-            self._blamed.update(self.sources)
+        """Take all of it for lacking, and forget who sent what."""
         self.sources = []
         self.begin([(0, self.ref.size)] if self.ref.size else [], has_reused=False)
 
@@ -188,10 +185,6 @@ class Filling:
         for offset, length in spans:
             for start in range(offset, offset + length, UNIT_BYTES):
                 self._units.append((start, min(UNIT_BYTES, offset + length - start)))
-
-    def is_blamed(self, agent: AgentId) -> bool:
-        """Whether this peer alone sent all of it, and wrongly."""
-        return agent in self._blamed
 
     @property
     def is_lacking(self) -> bool:

@@ -32,6 +32,7 @@ class Outbox:
         self._queues: tuple[deque[bytes], ...] = (deque(), deque(), deque())
         self._waiting_bytes = [0, 0, 0]
         self._stream = 0
+        self._error: Exception | None = None
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
 
@@ -41,6 +42,11 @@ class Outbox:
         for frame in wire.frames(message, self._stream):
             self._queues[rank].append(frame)
             self._waiting_bytes[rank] += len(frame)
+        self._filled.set()
+
+    def fail(self, error: Exception) -> None:
+        """Let whoever sends raise this instead of sending on."""
+        self._error = error
         self._filled.set()
 
     def waiting_bytes(self, rank: Rank) -> int:
@@ -60,6 +66,8 @@ class Outbox:
     async def next_frame(self) -> bytes:
         """Wait for the frame that leaves next and take it out."""
         while True:
+            if self._error is not None:
+                raise self._error
             for rank, queue in enumerate(self._queues):
                 if queue:
                     frame = queue.popleft()

@@ -1,7 +1,7 @@
-"""Say what a session asks of this node and of the connection that it runs over.
+"""Say what a session asks of this node.
 
-Interfaces only: the daemon implements Replica over its database thread, the transport
-implements Link; the simulator and the tests have their own. Nothing here does anything.
+Interfaces only: the daemon implements Replica over its database thread; the tests have their
+own. Nothing here does anything.
 """
 
 from __future__ import annotations
@@ -11,34 +11,12 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from peers.heads import Heads
 from peers.wire import Fork, Range, SignedAddresses
-from store.errors import DizzyError
 from store.ids import AgentId, BatchId, BlobHash, FolderId
 from store.log import Admitted
 from store.signing import SignedBatch, WireBatch
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class LinkClosed(DizzyError):
-    """The connection is gone; what was under way is asked for again over another one."""
-
-
-class Link(Protocol):
-    """One connection to a proven peer: whole frames, in order or not."""
-
-    @property
-    def agent(self) -> AgentId:
-        """Who is proven to be at the other end."""
-
-    async def send(self, frame: bytes) -> None:
-        """Send one frame; waits while the other side does not read. Raises LinkClosed."""
-
-    async def receive(self) -> bytes:
-        """Wait for the next frame. Raises LinkClosed."""
-
-    async def close(self) -> None:
-        """End the connection; idempotent, raises nothing."""
 
 
 class Runner(Protocol):

@@ -14,8 +14,9 @@ from typing import Final
 from peers import wire
 from peers.chunks import FEED_BYTES, Cutter
 from peers.limits import RateLimit
+from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
-from peers.replica import Link, LinkClosed, Replica, Runner
+from peers.replica import Replica, Runner
 from peers.wire import (
     Cancel,
     ChunkLine,

@@ -192,6 +192,7 @@ class Session:
         fresh = sorted(common - self._folders.keys())
         for folder in fresh:
             self._folders[folder] = _Shared()
+            self._sessions.exchange(folder).heads_said(self.agent, {})  # it may be asked
         if fresh:
             self._replica.note_connected(self.agent, list(self._folders))
         for folder in fresh:

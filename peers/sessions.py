@@ -15,8 +15,9 @@ from peers.exchange import Exchange
 from peers.fetch import Fetcher
 from peers.lane import loop_time_s
 from peers.limits import RateLimit
+from peers.link import Link
 from peers.outbox import Outbox
-from peers.replica import Contents, Link, Replica, Runner
+from peers.replica import Contents, Replica, Runner
 from peers.serve import BlobServer, ChunkLists, Remembered, serve_link
 from peers.session import Session
 from store.errors import Malformed
@@ -42,6 +43,7 @@ class Sessions:
         self.replica = replica
         self.runner = runner
         self.fetcher = fetcher
+        fetcher.on_wrong = self._wrong_content
         self.upload = upload or RateLimit()
         self.lists = ChunkLists()
         self.rejected: Counter[str] = Counter()
@@ -84,6 +86,11 @@ class Sessions:
             self.replica.note_gone(session.agent)
         for exchange in self._exchanges.values():
             exchange.gone(session.agent)
+
+    def _wrong_content(self, agent: AgentId) -> None:
+        session = self._sessions.get(agent)
+        if session is not None:
+            session.strike_content()
 
     def exchange(self, folder: FolderId) -> Exchange:
         """Give the account of who has what of a folder."""

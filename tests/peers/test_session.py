@@ -329,7 +329,7 @@ def test_A7_three_bad_batches_end_the_session_and_change_nothing(part: str) -> N
     async def story(tasks: asyncio.TaskGroup) -> None:
         a, b = nodes(2)
         good = b.replica.write(EVENT).wire
-        bad = msgspec.structs.replace(good, **{part: flipped(getattr(good, part), -1)})
+        bad = msgspec.structs.replace(good, **{part: flipped(getattr(good, part), len(getattr(good, part)) - 1)})
         attacker = Attacker(tasks, a, 2)
         await attacker.begin()
 
@@ -423,7 +423,7 @@ def test_A13_P48_batches_with_missing_parents_are_bounded_and_asked_for() -> Non
         assert isinstance(asked, wire.Get)
         assert set(asked.ids) == {one.id for one in chain[0:-1:2]}
         assert not a.batches
-        await asyncio.sleep(100)
+        await asyncio.sleep(40)
         exchange = a.sessions.exchange(FOLDER)
         assert exchange.missing == 150
         assert not a.ended

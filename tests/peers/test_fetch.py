@@ -1,0 +1,491 @@
+"""Show that contents arrive whole and right, from whoever has them, however links behave."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from blake3 import blake3
+
+from peers import wire
+from peers.limits import RateLimit
+from store.ids import BlobHash, FolderId, blob_hash
+from store.records import BlobRef
+from tests.peers.replicas import FOLDER, Node, connect, key_of, nodes, until, with_bulk
+from tests.peers.test_session import Attacker, simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MIB = 1024 * 1024
+
+
+class Memory:
+    """A sink in memory that notes what was written where."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.written: list[tuple[int, int]] = []
+
+    def write(self, offset: int, chunk: wire.Buffer) -> None:
+        if len(self.content) < offset:
+            self.content.extend(bytes(offset - len(self.content)))
+        self.content[offset : offset + len(chunk)] = chunk
+        self.written.append((offset, len(chunk)))
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(self.content[offset : offset + length])
+
+    def size(self) -> int:
+        return len(self.content)
+
+    def hash(self) -> BlobHash:
+        return BlobHash(blake3(self.content).digest())
+
+
+class Piece:
+    """An earlier version."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def size(self) -> int:
+        return len(self.content)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.content[offset : offset + length]
+
+
+async def meet(tasks: asyncio.TaskGroup, one: Node, others: Sequence[Node]) -> None:
+    for other in others:
+        connect(tasks, one, other)
+    await until(
+        lambda: all(
+            (session := one.sessions.session(other.agent)) is not None and session.shares(FOLDER)
+            for other in others
+        )
+    )
+
+
+def small_contents(count: int, seed: int = 1) -> list[bytes]:
+    random = Random(seed)
+    return [random.randbytes(random.randrange(1, 16_000)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_many_small_contents_arrive_packed(is_bulk: bool) -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        opened = with_bulk(tasks, [a, b]) if is_bulk else []
+        refs = b.replica.keep(*small_contents(2000))
+        await meet(tasks, a, [b])
+
+        found = await a.fetcher.fetch_small(FOLDER, refs)
+
+        assert {blob: len(content) for blob, content in found.items()} == {
+            ref.hash: ref.size for ref in refs
+        }
+        assert b.replica.calls["read_small"] < 80  # not one call for each
+        assert bool(opened) == is_bulk
+
+    simulate(story)
+
+
+def test_small_contents_come_from_all_who_have_some() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b, c = nodes(3)
+        contents = small_contents(600)
+        refs = b.replica.keep(*contents[:400]) + c.replica.keep(*contents[400:])
+        refs += c.replica.keep(*contents[:200])[:0]
+        await meet(tasks, a, [b, c])
+        (lost,) = [BlobRef(hash=blob_hash(b"nobody has this"), size=15)]
+
+        found = await a.fetcher.fetch_small(FOLDER, [*refs, lost])
+
+        assert found == {blob_hash(content): content for content in contents}
+
+    simulate(story)
+
+
+def test_content_of_a_megabyte_and_an_empty_one_travel() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        contents = [Random(1).randbytes(MIB), b"", Random(2).randbytes(MIB), b"x"]
+        refs = b.replica.keep(*contents)
+        await meet(tasks, a, [b])
+
+        assert set((await a.fetcher.fetch_small(FOLDER, refs)).values()) == set(contents)
+
+    simulate(story)
+
+
+def test_A16_P46_wrong_small_contents_are_thrown_away_and_had_from_another() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b, c = nodes(3)
+        contents = small_contents(100)
+        refs = b.replica.keep(*contents)
+        c.replica.keep(*contents)
+        b.replica.corrupts = True
+        await meet(tasks, a, [b, c])
+
+        found = await a.fetcher.fetch_small(FOLDER, refs)
+
+        assert found == {blob_hash(content): content for content in contents}
+        assert a.fetcher.wrongs[b.agent] > 0
+        assert a.fetcher.wrongs[c.agent] == 0
+        assert a.sessions.rejected["bad-content"] > 0
+        await until(lambda: a.sessions.session(b.agent) is None, 5)  # struck off
+
+    simulate(story)
+
+
+def test_peer_that_vanishes_midway_is_replaced_by_another() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b, c = nodes(3)
+        contents = small_contents(1500)
+        refs = b.replica.keep(*contents)
+        c.replica.keep(*contents)
+        _, far = connect(tasks, a, b)
+        far.cut_after = 8
+        await meet(tasks, a, [c])
+
+        found = await a.fetcher.fetch_small(FOLDER, refs)
+
+        assert len(found) == 1500
+        assert b.ended
+
+    simulate(story)
+
+
+def test_answers_lost_on_the_way_are_asked_for_elsewhere() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b, c = nodes(3)
+        refs = b.replica.keep(*small_contents(50))
+        c.replica.keep(*small_contents(50))
+        _, far = connect(tasks, a, b)
+        await meet(tasks, a, [c])
+        await until(lambda: a.sessions.session(b.agent) is not None)
+        far.random, far.loss = Random(1), 1.0
+        third = a.sessions.session(c.agent)
+        assert third is not None
+        third.link.random, third.link.loss = Random(1), 0.0  # type: ignore[attr-defined]
+
+        assert len(await a.fetcher.fetch_small(FOLDER, refs)) == 50
+
+    assert simulate(story) < 100
+
+
+def test_A17_want_of_a_content_in_no_common_folder_is_as_unknown() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        (a, _) = nodes(2)
+        secret = FolderId(key_of(201).agent)
+        a.replica.members[secret] = {a.agent}
+        a.replica.blobs[secret] = {}
+        (ref,) = a.replica.keep(b"x" * 3 * MIB, folder=secret)
+        attacker = Attacker(tasks, a, 2)
+        await attacker.begin()
+        unknown = blob_hash(b"unknown")
+
+        answers = []
+        for folder in (FOLDER, secret):
+            for blob in (ref.hash, unknown):
+                await attacker.say(wire.Want(1, folder, blob, 0, 100))
+                answers.append(await attacker.hear(wire.NotHave))
+                await attacker.say(wire.WantChunks(1, folder, blob, 0))
+                answers.append(await attacker.hear(wire.NotHave))
+                await attacker.say(wire.WantSmall(1, folder, (blob,)))
+                answers.append(await attacker.hear(wire.NotHave))
+
+        assert [one.request for one in answers] == [1] * 12  # type: ignore[union-attr]
+
+    simulate(story)
+
+
+def test_want_that_was_refused_is_served_when_the_content_arrives() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        await meet(tasks, a, [b])
+        content, big = b"late", Random(1).randbytes(2 * MIB)
+        refs = [BlobRef(hash=blob_hash(one), size=len(one)) for one in (content, big)]
+        assert await a.fetcher.fetch_small(FOLDER, refs[:1]) == {}
+        assert not await a.fetcher.fetch_large(FOLDER, refs[1], Memory())
+        assert a.replica.available == []
+
+        b.replica.keep(content, big)
+        b.sessions.blob_arrived(FOLDER, [ref.hash for ref in refs])
+        await until(lambda: len(a.replica.available) == 2, 5)
+
+        assert await a.fetcher.fetch_small(FOLDER, refs[:1]) == {refs[0].hash: content}
+        sink = Memory()
+        assert await a.fetcher.fetch_large(FOLDER, refs[1], sink)
+        assert sink.content == big
+
+    simulate(story)
+
+
+def test_contents_that_nobody_asked_for_fill_no_memory() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        (a, _) = nodes(2)
+        attacker = Attacker(tasks, a, 2)
+        await attacker.begin()
+
+        for number in range(50):
+            content = bytes([number]) * 100_000
+            await attacker.say(
+                wire.Small(0, FOLDER, (wire.SmallContent(blob_hash(content), content),))
+            )
+            await attacker.say(
+                wire.Small(9, FOLDER, (wire.SmallContent(blob_hash(content), content),))
+            )
+        await asyncio.sleep(1)
+
+        assert a.fetcher._cached_bytes == 0
+        assert a.replica.available == []
+
+    simulate(story)
+
+
+LARGE = Random(7).randbytes(9 * MIB + 12_345)
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB + 1, len(LARGE)])
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_large_content_arrives(size: int, is_bulk: bool) -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        opened = with_bulk(tasks, [a, b]) if is_bulk else []
+        (ref,) = b.replica.keep(LARGE[:size])
+        await meet(tasks, a, [b])
+        sink = Memory()
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, sink)
+
+        assert sink.content == LARGE[:size]
+        assert len(opened) == (1 if is_bulk and size else 0)
+
+    simulate(story)
+
+
+def test_large_content_comes_from_several_peers_at_once() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b, c = nodes(3)
+        with_bulk(tasks, [a, b, c])
+        content = LARGE * 5
+        (ref,) = b.replica.keep(content)
+        c.replica.keep(content)
+        await meet(tasks, a, [b, c])
+        sink = Memory()
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, sink)
+
+        assert sink.content == content
+        assert b.replica.calls["read_blob"] > 5
+        assert c.replica.calls["read_blob"] > 5
+        assert sum(length for _, length in sink.written) == len(content)
+
+    simulate(story)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_P47_transfer_goes_on_where_it_was_cut(seed: int) -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        random = Random(seed)
+        a, b = nodes(2)
+        opened = with_bulk(tasks, [a, b])
+        (ref,) = b.replica.keep(LARGE)
+        sink = Memory()
+        cuts = 0
+        while True:
+            near, _ = connect(tasks, a, b)
+            await until(lambda: (s := a.sessions.session(b.agent)) is not None and s.shares(FOLDER))
+            count = len(opened)
+            fetching = asyncio.ensure_future(a.fetcher.fetch_large(FOLDER, ref, sink))
+            while len(opened) == count and not fetching.done():
+                await asyncio.sleep(0)
+            for far in opened[count:]:
+                far.cut_after = random.randrange(4, 30)
+            while not fetching.done() and not any(far.is_closed for far in opened[count:]):
+                await asyncio.sleep(0)
+            await near.close()
+            cuts += 1
+            if await fetching:
+                break
+            await until(lambda: len(a.ended) == len(b.ended) == cuts)
+
+        assert sink.content == LARGE
+        received = sum(length for _, length in sink.written)
+        assert received <= len(LARGE) + cuts * MIB
+        assert cuts > 1
+
+    simulate(story, seed)
+
+
+def test_A16_P46_liar_among_sources_does_not_prevent_a_large_content() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b, c = nodes(3)
+        with_bulk(tasks, [a, b, c])
+        (ref,) = b.replica.keep(LARGE)
+        c.replica.keep(LARGE)
+        b.replica.corrupts = True
+        await meet(tasks, a, [b, c])
+        sink = Memory()
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, sink)
+
+        assert sink.content == LARGE
+        assert a.fetcher.wrongs[c.agent] == 0
+
+    simulate(story)
+
+
+def test_A16_single_liar_is_counted_and_nothing_is_accepted() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(LARGE)
+        b.replica.corrupts = True
+        await meet(tasks, a, [b])
+
+        assert not await a.fetcher.fetch_large(FOLDER, ref, Memory())
+
+        assert a.fetcher.wrongs == {b.agent: 1}
+
+    simulate(story)
+
+
+def test_new_version_costs_only_the_chunks_that_changed() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        new = LARGE[: 4 * MIB] + b"inserted" + LARGE[4 * MIB :]
+        (ref,) = b.replica.keep(new)
+        await meet(tasks, a, [b])
+        sink = Memory()
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, sink, [Piece(b"other"), Piece(LARGE)])
+
+        assert sink.content == new
+        assert a.fetcher.received_bytes <= 2 * MIB
+
+    simulate(story)
+
+
+def test_old_piece_that_changes_meanwhile_does_no_harm() -> None:
+    class Changing(Piece):
+        reads = 0
+
+        def read(self, offset: int, length: int) -> bytes:
+            self.reads += 1
+            content = super().read(offset, length)
+            return bytes(len(content)) if self.reads > 3 else content
+
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(LARGE)
+        await meet(tasks, a, [b])
+        sink = Memory()
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, sink, [Changing(LARGE)])
+
+        assert sink.content == LARGE
+
+    simulate(story)
+
+
+def test_longer_partial_of_something_else_is_not_taken_for_right() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(LARGE)
+        await meet(tasks, a, [b])
+        sink = Memory()
+        sink.content += bytes(len(LARGE) + 1)
+
+        assert not await a.fetcher.fetch_large(FOLDER, ref, sink)
+
+    simulate(story)
+
+
+def test_error_of_the_sink_is_the_callers() -> None:
+    class Full(Memory):
+        def write(self, offset: int, chunk: wire.Buffer) -> None:
+            raise wire.Malformed("disk", "full")
+
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(LARGE)
+        await meet(tasks, a, [b])
+
+        with pytest.raises(wire.Malformed, match="full"):
+            await a.fetcher.fetch_large(FOLDER, ref, Full())
+
+    simulate(story)
+
+
+def test_cancelled_fetch_leaves_nothing_under_way() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(LARGE)
+        refs = b.replica.keep(*small_contents(500))
+        await meet(tasks, a, [b])
+        session = a.sessions.session(b.agent)
+        assert session is not None
+
+        for turns in range(0, 60, 7):
+            fetching = asyncio.ensure_future(a.fetcher.fetch_large(FOLDER, ref, Memory()))
+            small = asyncio.ensure_future(a.fetcher.fetch_small(FOLDER, refs))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in (fetching, small):
+                task.cancel()
+            await asyncio.wait([fetching, small])
+            assert session.lane.waiting == 0
+        await asyncio.sleep(1)
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, Memory())
+
+    simulate(story)
+
+
+def test_rate_limits_are_kept() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        b.sessions.upload.change(MIB)
+        (ref,) = b.replica.keep(LARGE)
+        await meet(tasks, a, [b])
+        began_s = asyncio.get_running_loop().time()
+        await a.fetcher.fetch_large(FOLDER, ref, Memory())
+        assert 7 < asyncio.get_running_loop().time() - began_s < 12
+
+        b.sessions.upload.change(None)
+        a.fetcher.download.change(2 * MIB)
+        began_s = asyncio.get_running_loop().time()
+        await a.fetcher.fetch_large(FOLDER, ref, Memory())
+        assert 3 < asyncio.get_running_loop().time() - began_s < 6
+
+    simulate(story)
+
+
+def test_rate_limit_lets_everything_pass_without_a_rate() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        await RateLimit().take(10**12)
+
+    assert simulate(story) == 0
+
+
+def test_small_save_is_not_delayed_by_a_large_transfer() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        b.sessions.upload.change(MIB)
+        (ref,) = b.replica.keep(LARGE)
+        await meet(tasks, a, [b])
+        fetching = tasks.create_task(a.fetcher.fetch_large(FOLDER, ref, Memory()))
+        await asyncio.sleep(2)
+
+        signed = b.write(b"\x91\x01")
+        await asyncio.sleep(0.05)
+
+        assert signed.id in a.batches
+        assert not fetching.done()
+        assert await fetching
+
+    simulate(story)
