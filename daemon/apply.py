@@ -1,0 +1,538 @@
+"""Carry out plans: fetch what is missing, make it durable, put it in place, then say so.
+
+Names come first, in segments of steps, each covered by durable intents; contents follow in
+rounds of up to 256 files or 64 MiB, the next of which is fetched while this one is made durable;
+large files come each by itself, beside the others. Synced is committed only after the disk is
+durable. Nothing is overwritten unlooked; what must wait or failed is an outcome, and the other
+work goes on. When to plan again is the owner's part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from daemon.core import Runner
+from daemon.disk import Disk, DiskError, NewFile, Stage
+from daemon.displaced import Clock, Names, history_name
+from daemon.outcomes import (
+    Agreed,
+    Displaced,
+    Failed,
+    Intent,
+    Outcome,
+    Postponed,
+    Watch,
+    Why,
+    failure,
+)
+from daemon.placing import DirectoryPaths, Job, Placed, Placer, numbers_of, place_of
+from daemon.recovery import FETCH_PREFIX, Recovery
+from daemon.steps import (
+    Bind,
+    MakeDirectory,
+    MakeLink,
+    MoveName,
+    Plan,
+    RemoveFile,
+    Step,
+    SwapNames,
+    WriteFile,
+    key_of,
+    row_for,
+)
+from store.ids import BlobHash, Kind
+from store.records import BlobRef
+
+__all__ = ["Applied", "Applier", "Blobs", "DirectoryPaths", "Journal"]
+
+ROUND_FILES = 256
+ROUND_BYTES = 64 << 20
+SMALL_BYTES = 1 << 20  # contents up to this size travel whole
+_LARGE_AT_ONCE = 4
+
+
+class Journal(Protocol):
+    """Keeps synced, intents and watches; each call is one durable transaction."""
+
+    async def begin(self, intents: Sequence[Intent]) -> None:
+        """Make the intents durable: steps that rename, replace or remove are about to begin."""
+
+    async def commit(self, outcomes: Sequence[Outcome]) -> None:
+        """Change synced, close intents, keep watches and record displaced changes, at once.
+
+        In order; of one Agreed the keys `gone` first. Postponed and Failed change nothing.
+        """
+
+    async def open_intents(self) -> Sequence[Intent]:
+        """Give the intents that are not closed, in the order in which they were begun."""
+
+    async def watches(self, due_ns: int) -> Sequence[Watch]:
+        """Give the watches whose look is due at this time of the wall clock."""
+
+
+class Blobs(Protocol):
+    """Finds contents: here, or at peers."""
+
+    async def small(self, refs: Sequence[BlobRef]) -> dict[BlobHash, bytes]:
+        """Get contents of up to 1 MiB that hash to their names; leave out what is not to be had."""
+
+    async def large(self, ref: BlobRef, stage: Stage, old_path: bytes | None) -> bool:
+        """Fill a stage, which may hold a part already; `old_path` is the version it replaces.
+
+        True once the whole content is there and its hash is right.
+        """
+
+
+class Applied(Struct):
+    """What became of a plan. All of it is committed already."""
+
+    agreed: int = 0
+    displaced: list[Displaced] = field(default_factory=list)
+    postponed: list[Postponed] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Count outcomes."""
+        for outcome in outcomes:
+            match outcome:
+                case Agreed():
+                    self.agreed += 1
+                case Postponed():
+                    self.postponed.append(outcome)
+                case Failed():
+                    self.failed.append(outcome)
+                case Displaced():
+                    self.displaced.append(outcome)
+                case _:
+                    pass
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to be planned again."""
+        return not self.postponed and not self.failed
+
+
+class _Staged(Struct):
+    """A round whose contents are in tmp. `damages` counts failed syncs before it began."""
+
+    jobs: list[Job]
+    outcomes: list[Outcome]
+    damages: int
+
+
+class _Run(Struct):
+    """One plan on its way."""
+
+    number: int
+    placer: Placer
+    applied: Applied
+
+
+class Applier:
+    """Applies the plans of one folder. Several may be under way; they touch the disk in turn."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        runner: Runner,
+        journal: Journal,
+        blobs: Blobs,
+        clock: Clock,
+        paths: DirectoryPaths,
+        *,
+        is_ignored: Callable[[bytes, bool], bool] = lambda _path, _is_directory: False,
+    ) -> None:
+        """`is_ignored(path, is_directory)` is asked for what keeps a directory from leaving."""
+        self._disk = disk
+        self._runner = runner
+        self._journal = journal
+        self._blobs = blobs
+        self._clock = clock
+        self._paths = paths
+        self._is_ignored = is_ignored
+        self._names = Names(clock)
+        self._placing = asyncio.Lock()  # never held while waiting for the network
+        self._latest: dict[int, int] = {}  # object -> the newest plan that is about it
+        self._runs = 0
+        self._running: set[int] = set()
+        self._damages = 0
+        self._needs_recovery = False
+        self._busy: set[bytes] = set()
+        self._fetching: set[bytes] = set()
+
+    def is_busy(self, path: bytes) -> bool:
+        """Whether the path, or a directory above it, is being changed by us right now.
+
+        What a scanner saw there says nothing until this is False again: look once more then.
+        """
+        busy = self._busy
+        if not busy:
+            return False
+        while path not in busy:
+            path, slash, _ = path.rpartition(b"/")
+            if not slash:
+                return False
+        return True
+
+    async def recover(self, is_wanted: Callable[[BlobHash], bool] = lambda _hash: True) -> Applied:
+        """Finish every open intent, then clean tmp but for downloads that `is_wanted` resumes.
+
+        At start, before anything is scanned. Raises RootLost, DiskError.
+        """
+        async with self._placing:
+            return await self._recover(is_wanted)
+
+    async def _recover(self, is_wanted: Callable[[BlobHash], bool]) -> Applied:
+        intents = list(await self._journal.open_intents())
+        watches = list(await self._journal.watches(1 << 62))
+        recovery = Recovery(self._disk, self._paths, self._clock, self._names)
+        in_use = frozenset(self._fetching) | {watch.name for watch in watches}
+        outcomes = await self._runner.run(recovery.finish, intents, in_use, is_wanted)
+        await self._runner.run(self._disk.sync)
+        await self._journal.commit(outcomes)
+        self._needs_recovery = False
+        applied = Applied()
+        applied.add(outcomes)
+        return applied
+
+    async def apply(self, plan: Plan) -> Applied:
+        """Carry out a plan as far as can be; supersedes earlier plans for its objects.
+
+        Raises RootLost, and what the journal raises: the next apply then recovers first.
+        """
+        self._runs += 1
+        run = _Run(self._runs, self._placer(), Applied())
+        for object_no in plan.objects:
+            self._latest[object_no] = run.number
+        self._running.add(run.number)
+        try:
+            if self._needs_recovery:
+                async with self._placing:
+                    await self._recover(lambda _hash: True)
+            await self._carry_out(plan, run)
+        finally:
+            self._running.discard(run.number)
+            if not self._running:
+                self._latest.clear()
+        return run.applied
+
+    def _placer(self) -> Placer:
+        return Placer(
+            self._disk,
+            self._paths,
+            self._clock,
+            self._names,
+            is_ignored=self._is_ignored,
+            busy=self._busy,
+        )
+
+    async def _carry_out(self, plan: Plan, run: _Run) -> None:
+        for blocked in plan.blocked:
+            path = run.placer.path_of_place(blocked.place) or b""
+            objects = tuple(sorted({*blocked.object_nos, *blocked.by}))
+            run.applied.postponed.append(Postponed(path, objects, Why.BLOCKED))
+        names, small, large, rest = _parts(plan.steps)
+        await self._do_segments(names, run)
+        try:
+            async with asyncio.TaskGroup() as group:
+                gate = asyncio.Semaphore(_LARGE_AT_ONCE)
+                for step in large:
+                    group.create_task(self._do_large(step, run, gate))
+                await self._do_rounds(small, run, group)
+                await self._do_segments(rest, run)
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+
+    # -- names ---------------------------------------------------------------------------------
+
+    async def _do_segments(self, steps: Sequence[Step], run: _Run) -> None:
+        for segment in _segments(steps):
+            async with self._placing:
+                jobs = [Job(step, self._intent(step)) for step in self._live(segment, run)]
+                await self._place(jobs, run)
+
+    def _live(self, steps: Iterable[Step], run: _Run) -> list[Step]:
+        """Leave out what a later plan decides."""
+        if run.number == self._runs:
+            return list(steps)
+        latest, number = self._latest, run.number
+        return [
+            step
+            for step in steps
+            if all(latest.get(no, number) <= number for no in numbers_of(step))
+        ]
+
+    def _intent(self, step: Step, stage: Stage | None = None) -> Intent | None:
+        """Cover what replaces, renames or removes.
+
+        New files, links and directories need none: nothing stood there, and what a crash leaves
+        is what a head says, so that it binds.
+        """
+        match step:
+            case MakeDirectory() | Bind() | WriteFile(_, ()) | MakeLink(_, ()):
+                return None
+            case RemoveFile(rows, _) | WriteFile(_, rows, _) | MakeLink(_, rows):
+                at_ns = self._names.moment_ns()
+                key = key_of(rows[0]) if isinstance(step, RemoveFile) else key_of(step.claim.entry)
+                return Intent(
+                    b"intent-%d" % at_ns,
+                    step,
+                    b"displaced-tmp-%d" % at_ns,
+                    history_name(at_ns, row_for(key, rows)),
+                    (stage.name or b"") if stage is not None else b"",
+                )
+            case _:
+                return Intent(b"intent-%d" % self._names.moment_ns(), step)
+
+    # -- small contents ------------------------------------------------------------------------
+
+    async def _do_rounds(
+        self, steps: Sequence[WriteFile], run: _Run, group: asyncio.TaskGroup
+    ) -> None:
+        rounds = list(_rounds(steps))
+        if not rounds:
+            return
+        ahead = group.create_task(self._prepare(rounds[0], run))
+        for following in [*rounds[1:], None]:
+            staged = await ahead
+            if following is not None:
+                ahead = group.create_task(self._prepare(following, run))
+            try:
+                await self._finish(staged, run)
+            finally:
+                _close(staged.jobs)
+
+    async def _prepare(self, steps: Sequence[WriteFile], run: _Run) -> _Staged:
+        """Fetch the contents of a round and write them to tmp."""
+        refs = {
+            step.claim.entry.value: BlobRef(
+                hash=BlobHash(step.claim.entry.value), size=step.claim.entry.size
+            )
+            for step in steps
+            if step.claim.entry.size
+        }
+        contents = await self._blobs.small(list(refs.values())) if refs else {}
+        damages = self._damages
+        jobs, outcomes = await self._runner.run(self._stage_all, steps, contents, run.placer)
+        return _Staged(jobs, outcomes, damages)
+
+    def _stage_all(
+        self, steps: Sequence[WriteFile], contents: dict[BlobHash, bytes], placer: Placer
+    ) -> tuple[list[Job], list[Outcome]]:
+        there: list[WriteFile] = []
+        files: list[NewFile] = []
+        outcomes: list[Outcome] = []
+        for step in steps:
+            entry = step.claim.entry
+            content = contents.get(BlobHash(entry.value)) if entry.size else b""
+            if content is None:
+                path = placer.path_of_place(step.claim.place) or b""
+                outcomes.append(Postponed(path, numbers_of(step), Why.CONTENT_AWAY))
+                continue
+            there.append(step)
+            files.append(NewFile(content, bool(entry.mode), entry.mtime_ns))
+        try:
+            stages = self._disk.stage_many(files)
+        except DiskError:
+            return self._stage_each(there, files, placer, outcomes)
+        jobs = [
+            Job(step, self._intent(step), stage) for step, stage in zip(there, stages, strict=True)
+        ]
+        return jobs, outcomes
+
+    def _stage_each(
+        self,
+        steps: Sequence[WriteFile],
+        files: Sequence[NewFile],
+        placer: Placer,
+        outcomes: list[Outcome],
+    ) -> tuple[list[Job], list[Outcome]]:
+        """Find out which of them fail."""
+        jobs = []
+        for step, file in zip(steps, files, strict=True):
+            try:
+                (stage,) = self._disk.stage_many([file])
+            except DiskError as cause:
+                path = placer.path_of_place(step.claim.place) or b""
+                outcomes.append(failure(path, numbers_of(step), cause))
+            else:
+                jobs.append(Job(step, self._intent(step), stage))
+        return jobs, outcomes
+
+    async def _finish(self, staged: _Staged, run: _Run) -> None:
+        """Make a round durable and put it in place."""
+        run.applied.add(staged.outcomes)
+        if not staged.jobs:
+            return
+        if not await self._sync_data(staged, run):
+            return
+        async with self._placing:
+            live = set(map(id, self._live([job.step for job in staged.jobs], run)))
+            await self._place([job for job in staged.jobs if id(job.step) in live], run)
+
+    async def _sync_data(self, staged: _Staged, run: _Run) -> bool:
+        """Make staged contents durable; a failed sync fails every round that was under way.
+
+        The kernel reports a lost write once, to whoever syncs first, so that a round staged
+        meanwhile cannot believe its own sync any more.
+        """
+        try:
+            await self._runner.run(self._disk.sync)
+        except DiskError as cause:
+            self._damages += 1
+            self._fail(staged.jobs, cause, run)
+            return False
+        if staged.damages == self._damages:
+            return True
+        self._fail(staged.jobs, DiskError("make durable", "an earlier sync failed"), run)
+        return False
+
+    def _fail(self, jobs: Sequence[Job], cause: DiskError, run: _Run) -> None:
+        for job in jobs:
+            path = run.placer.path_of_place(place_of(job.step)) or b""
+            run.applied.failed.append(failure(path, numbers_of(job.step), cause))
+
+    # -- large contents ------------------------------------------------------------------------
+
+    async def _do_large(self, step: WriteFile, run: _Run, gate: asyncio.Semaphore) -> None:
+        entry = step.claim.entry
+        async with gate, self._fetch_name(entry.value) as name:
+            if not self._live([step], run):
+                return
+            old_path = run.placer.path_of_place(step.claim.place) if step.before else None
+            damages = self._damages
+            try:
+                stage = await self._runner.run(self._disk.open_stage, name)
+            except DiskError as cause:
+                self._fail([Job(step)], cause, run)
+                return
+            try:
+                ref = BlobRef(hash=BlobHash(entry.value), size=entry.size)
+                if not await self._blobs.large(ref, stage, old_path):
+                    path = run.placer.path_of_place(step.claim.place) or b""
+                    postponed = Postponed(path, numbers_of(step), Why.CONTENT_AWAY)
+                    run.applied.postponed.append(postponed)
+                    return
+                await self._runner.run(_dress, stage, step, old_path)
+                job = Job(step, self._intent(step, stage), stage)
+                await self._finish(_Staged([job], [], damages), run)
+            except DiskError as cause:
+                self._fail([Job(step)], cause, run)
+            finally:
+                stage.close()
+
+    @asynccontextmanager
+    async def _fetch_name(self, value: bytes) -> AsyncIterator[bytes]:
+        """Give a stage name of its own to each download, the same after a restart."""
+        count = 0
+        while (name := FETCH_PREFIX + b"%b-%d" % (value.hex().encode(), count)) in self._fetching:
+            count += 1
+        self._fetching.add(name)
+        try:
+            yield name
+        finally:
+            self._fetching.discard(name)
+
+    # -- placing -------------------------------------------------------------------------------
+
+    async def _place(self, jobs: Sequence[Job], run: _Run) -> None:
+        """Do jobs whose contents are durable: intents, disk, durable again, synced."""
+        if not jobs:
+            return
+        intents = [job.intent for job in jobs if job.intent is not None]
+        # Until the commit is through, what is under way here is settled by recovery only.
+        had_trouble, self._needs_recovery = self._needs_recovery, True
+        try:
+            if intents:
+                await self._journal.begin(intents)
+            placed = await self._runner.run(run.placer.execute, jobs)
+            try:
+                await self._runner.run(self._make_durable, placed)
+            except DiskError as cause:
+                self._damages += 1
+                self._fail(jobs, cause, run)
+                return
+            outcomes = [
+                outcome
+                for outcome in placed.outcomes
+                if not isinstance(outcome, Postponed | Failed)
+            ]
+            if outcomes:
+                await self._journal.commit(outcomes)
+            run.placer.committed()
+            run.applied.add(placed.outcomes)
+            self._needs_recovery = had_trouble
+        finally:
+            self._busy.clear()
+
+    def _make_durable(self, placed: Placed) -> None:
+        # One sync of the whole file system also makes the names in tmp and history durable.
+        if placed.displaces:
+            self._disk.sync()
+        else:
+            self._disk.sync_directories(sorted(placed.directories))
+
+
+def _dress(stage: Stage, step: WriteFile, old_path: bytes | None) -> None:
+    entry = step.claim.entry
+    stage.finish(is_executable=bool(entry.mode), mtime_ns=entry.mtime_ns, like=old_path)
+
+
+def _close(jobs: Iterable[Job]) -> None:
+    for job in jobs:
+        if job.stage is not None:
+            job.stage.close()
+
+
+def _parts(
+    steps: Sequence[Step],
+) -> tuple[list[Step], list[WriteFile], list[WriteFile], list[Step]]:
+    """Split into names, small contents, large contents, and what follows the contents."""
+    names: list[Step] = []
+    small: list[WriteFile] = []
+    large: list[WriteFile] = []
+    rest: list[Step] = []
+    for step in steps:
+        if isinstance(step, WriteFile):
+            (small if step.claim.entry.size <= SMALL_BYTES else large).append(step)
+        elif small or large:
+            rest.append(step)
+        else:
+            names.append(step)
+    return names, small, large, rest
+
+
+def _segments(steps: Sequence[Step]) -> Iterable[list[Step]]:
+    """Cut where a directory moves: its new path is known once synced is committed."""
+    segment: list[Step] = []
+    for step in steps:
+        segment.append(step)
+        if len(segment) >= ROUND_FILES or _moves_directory(step):
+            yield segment
+            segment = []
+    if segment:
+        yield segment
+
+
+def _moves_directory(step: Step) -> bool:
+    if isinstance(step, SwapNames):
+        return _moves_directory(step.one) or _moves_directory(step.other)
+    return isinstance(step, MoveName) and step.rows[0].kind is Kind.DIRECTORY
+
+
+def _rounds(steps: Sequence[WriteFile]) -> Iterable[list[WriteFile]]:
+    batch: list[WriteFile] = []
+    size = 0
+    for step in steps:
+        batch.append(step)
+        size += step.claim.entry.size
+        if len(batch) >= ROUND_FILES or size >= ROUND_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

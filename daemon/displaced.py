@@ -1,0 +1,257 @@
+"""Name what is displaced, and look at it again until nobody writes to it any more.
+
+A program that has a file open goes on writing to it after it was displaced. So every displaced
+file is looked at again after 10 s, and as long as it is open for writing; other bytes than those
+that synced knew are a user's change. It never deletes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from daemon.core import Runner
+from daemon.disk import (
+    Disk,
+    DiskError,
+    FileKind,
+    Looked,
+    LookFailure,
+    NameMissing,
+    NameTaken,
+    Stat,
+)
+from daemon.outcomes import Displaced, Kept, Outcome, Unwatched, Watch, Watched
+from store.ids import Kind, blob_hash
+from store.records import SyncedRow
+
+LOOK_AGAIN_NS = 10 * 1_000_000_000
+_SECOND_NS = 1_000_000_000
+_NAME_LIMIT_BYTES = 255
+_FEW_BYTES = 64 << 20  # up to this much is simply hashed again; beyond it stat first
+
+
+class Clock(Protocol):
+    """Tells the time; handed in, so that a simulation decides it."""
+
+    def now_ns(self) -> int:
+        """Give the wall clock in nanoseconds."""
+
+    def monotonic_s(self) -> float:
+        """Give seconds since some moment; never goes back."""
+
+
+class Journal(Protocol):
+    """What the watch needs of the journal."""
+
+    async def commit(self, outcomes: Sequence[Outcome]) -> None:
+        """Make the outcomes durable in one transaction."""
+
+    async def watches(self, due_ns: int) -> Sequence[Watch]:
+        """Give the watches that are due at this time."""
+
+
+class HistoryName(Struct, frozen=True, gc=False):
+    """What the name of a kept version says."""
+
+    at_ns: int
+    object_no: int
+    hash: bytes
+    name: bytes
+
+
+def history_name(at_ns: int, row: SyncedRow, value: bytes | None = None) -> bytes:
+    """Name a version that goes to history: time, object, hash, and its name as far as it fits.
+
+    Sorts by time, to the nanosecond: `20261123T120000.000000001Z-7-<64 hex>-notes.txt`. The
+    object is this node's number; the hash of a symlink is that of its target.
+    """
+    second, fraction = divmod(at_ns, _SECOND_NS)
+    at = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%S")
+    if value is None:
+        value = row.value
+    if row.kind is Kind.SYMLINK:
+        value = blob_hash(value)
+    stem = b"%b.%09dZ-%d-%b-" % (at.encode(), fraction, row.object_no, value.hex().encode())
+    return stem + row.name[-(_NAME_LIMIT_BYTES - len(stem)) :]
+
+
+def parse_history_name(name: bytes) -> HistoryName | None:
+    """Read a name that history_name made; None for anything else."""
+    try:
+        at, object_no, hashed, rest = name.split(b"-", 3)
+        moment, _, fraction = at.rstrip(b"Z").partition(b".")
+        second = datetime.strptime(moment.decode(), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        at_ns = int(second.timestamp()) * _SECOND_NS + int(fraction)
+        return HistoryName(at_ns, int(object_no), bytes.fromhex(hashed.decode()), rest)
+    except ValueError:
+        return None
+
+
+class Names:
+    """Makes names that were never used in this folder, as long as the clock does not stand."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Begin at the present time."""
+        self._clock = clock
+        self._last_ns = 0
+
+    def moment_ns(self) -> int:
+        """Give the time, later than any given before."""
+        self._last_ns = max(self._clock.now_ns(), self._last_ns + 1)
+        return self._last_ns
+
+
+def keep(
+    disk: Disk, name: bytes, row: SyncedRow, names: Names, *, wished: bytes, value: bytes
+) -> tuple[bytes, Stat]:
+    """Move a displaced file from tmp into history; give the name it has there."""
+    history = wished
+    while True:
+        try:
+            return history, disk.keep_stage(name, history)
+        except NameTaken:
+            history = history_name(names.moment_ns(), row, value)
+
+
+def settle(
+    disk: Disk,
+    names: Names,
+    stage: bytes,
+    path: bytes,
+    row: SyncedRow,
+    *,
+    history: bytes,
+    is_unchanged: bool,
+    now_ns: int,
+) -> list[Outcome]:
+    """Look at a file in tmp that was displaced from `path`, where `row` was expected.
+
+    It goes to history at once, unless somebody is writing to it: then it waits in tmp.
+    """
+    if disk.is_stage_being_written(stage):
+        return [Watched(_watch_in_tmp(stage, path, row, now_ns))]
+    value = row.value
+    looked: Looked | None = None
+    if not is_unchanged:
+        found = disk.look_stage(stage)
+        if isinstance(found, LookFailure):
+            return [Watched(_watch_in_tmp(stage, path, row, now_ns))]
+        looked = found
+        value = looked.value
+    if value != row.value:
+        history = history_name(names.moment_ns(), row, value)
+    kept, stat = keep(disk, stage, row, names, wished=history, value=value)
+    if looked is not None and looked.value != row.value:
+        return [Displaced(path, row, looked, kept), *_watch_kept(kept, path, row, looked, now_ns)]
+    watch = Watch(
+        kept,
+        True,
+        path,
+        row,
+        stat.inode,
+        stat.size,
+        stat.mtime_ns,
+        now_ns + LOOK_AGAIN_NS,  # noqa: FBT003
+    )
+    if row.kind is Kind.SYMLINK:
+        return [Kept(kept, row)]
+    return [Kept(kept, row), Watched(watch)]
+
+
+def _watch_kept(
+    kept: bytes, path: bytes, row: SyncedRow, looked: Looked, now_ns: int
+) -> list[Outcome]:
+    if looked.stat.kind is not FileKind.FILE:
+        return []
+    seen = replace(row, value=looked.value, size=looked.stat.size)
+    stat = looked.stat
+    due_ns = now_ns + LOOK_AGAIN_NS
+    return [Watched(Watch(kept, True, path, seen, stat.inode, stat.size, stat.mtime_ns, due_ns))]  # noqa: FBT003
+
+
+def _watch_in_tmp(stage: bytes, path: bytes, row: SyncedRow, now_ns: int) -> Watch:
+    return Watch(stage, False, path, row, row.inode, -1, 0, now_ns + LOOK_AGAIN_NS)  # noqa: FBT003
+
+
+class DisplacedWatch:
+    """Looks at displaced files when their time has come. Its rows are in the journal."""
+
+    def __init__(self, disk: Disk, runner: Runner, journal: Journal, clock: Clock) -> None:
+        """Nothing is remembered here: a restart forgets nothing."""
+        self._disk = disk
+        self._runner = runner
+        self._journal = journal
+        self._clock = clock
+        self._names = Names(clock)
+
+    async def look(self) -> list[Displaced]:
+        """Look at all that is due; to be called every few seconds while there are watches.
+
+        The changes found are committed to the journal before this returns.
+        """
+        now_ns = self._clock.now_ns()
+        watches = await self._journal.watches(now_ns)
+        if not watches:
+            return []
+        outcomes = await self._runner.run(self._look_at, list(watches), now_ns)
+        await self._journal.commit(outcomes)
+        return [outcome for outcome in outcomes if isinstance(outcome, Displaced)]
+
+    def _look_at(self, watches: list[Watch], now_ns: int) -> list[Outcome]:
+        listed: dict[bytes, Stat] | None = None
+        kept = [watch for watch in watches if watch.is_in_history]
+        if sum(watch.size for watch in kept) > _FEW_BYTES:
+            listed = dict(self._disk.list_history())
+        outcomes: list[Outcome] = []
+        for watch in watches:
+            try:
+                if watch.is_in_history:
+                    outcomes += self._look_kept(watch, listed)
+                else:
+                    outcomes += self._look_in_tmp(watch, now_ns)
+            except NameMissing:
+                outcomes.append(Unwatched(watch.name))
+            except DiskError:
+                outcomes.append(Watched(replace(watch, due_ns=now_ns + LOOK_AGAIN_NS)))
+        return outcomes
+
+    def _look_in_tmp(self, watch: Watch, now_ns: int) -> list[Outcome]:
+        found = settle(
+            self._disk,
+            self._names,
+            watch.name,
+            watch.path,
+            watch.row,
+            history=history_name(self._names.moment_ns(), watch.row),
+            is_unchanged=False,
+            now_ns=now_ns,
+        )
+        if any(isinstance(o, Watched) and o.watch.name == watch.name for o in found):
+            return found
+        return [*found, Unwatched(watch.name)]
+
+    def _look_kept(self, watch: Watch, listed: dict[bytes, Stat] | None) -> list[Outcome]:
+        if listed is not None:
+            stat = listed.get(watch.name)
+            if stat is not None and _is_as_seen(watch, stat):
+                return [Unwatched(watch.name)]
+        looked = self._disk.look_history(watch.name)
+        if looked is LookFailure.GONE:
+            return [Unwatched(watch.name)]
+        if isinstance(looked, LookFailure):
+            due_ns = self._clock.now_ns() + LOOK_AGAIN_NS
+            return [Watched(replace(watch, due_ns=due_ns))]
+        if looked.value == watch.row.value:
+            return [Unwatched(watch.name)]
+        # Somebody wrote to it after it was displaced: once more, until it rests.
+        again = _watch_kept(watch.name, watch.path, watch.row, looked, self._clock.now_ns())
+        return [Displaced(watch.path, watch.row, looked, watch.name), *again]
+
+
+def _is_as_seen(watch: Watch, stat: Stat) -> bool:
+    return (watch.inode, watch.size, watch.mtime_ns) == (stat.inode, stat.size, stat.mtime_ns)

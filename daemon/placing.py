@@ -1,0 +1,606 @@
+"""Execute steps on the disk, and say of each what became of it.
+
+Runs in a worker thread, a segment of steps at a time. Every step looks before it acts and looks
+at what it displaced; what is not as synced says is left alone and reported. Nothing is
+committed here and nothing is made durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from daemon.disk import (
+    Disk,
+    DiskError,
+    FileKind,
+    Looked,
+    NameMissing,
+    NameTaken,
+    NotEmpty,
+    RootLost,
+    Stage,
+    Stat,
+)
+from daemon.displaced import Clock, Names, history_name, settle
+from daemon.outcomes import (
+    Agreed,
+    Displaced,
+    Failed,
+    Intent,
+    Kept,
+    Outcome,
+    Postponed,
+    Settled,
+    Watched,
+    Why,
+    failure,
+)
+from daemon.steps import (
+    Bind,
+    Claim,
+    Key,
+    MakeDirectory,
+    MakeLink,
+    MoveName,
+    Place,
+    RemoveDirectory,
+    RemoveFile,
+    SetAttributes,
+    Step,
+    SwapNames,
+    WriteFile,
+    key_of,
+    row_for,
+)
+from store.ids import Kind
+from store.records import Entry, SyncedRow
+
+_RACY_NS = 20_000_000  # a file system's clock may stand this long
+_COARSE_NS = 1_000_000_000  # where times are whole seconds, it is 2 s
+_NO_STAT = Stat(FileKind.FILE, 0, 0, 0, 0, 0, 0)
+
+
+class DirectoryPaths(Protocol):
+    """Finds directories on this disk by the committed synced rows."""
+
+    def path_of(self, directory_no: int) -> bytes | None:
+        """Give the path of a directory, the root's being empty; None if it is not there."""
+
+
+class Job(Struct, frozen=True, gc=False):
+    """A step, the intent that covers it, and the content if it has one."""
+
+    step: Step
+    intent: Intent | None = None
+    stage: Stage | None = None
+
+    @property
+    def number(self) -> bytes:
+        """The intent to be closed with it."""
+        return b"" if self.intent is None else self.intent.number
+
+
+class Placed(Struct):
+    """What came of a segment: outcomes, directories to make durable, jobs left to do."""
+
+    outcomes: list[Outcome]
+    directories: set[bytes]
+    displaces: bool = False
+
+
+class _Waits(Exception):  # noqa: N818 - not an error
+    """A step has to wait."""
+
+    def __init__(self, path: bytes, why: Why) -> None:
+        self.path = path
+        self.why = why
+
+
+class Placer:
+    """Executes the steps of one plan; one segment at a time, in order."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        paths: DirectoryPaths,
+        clock: Clock,
+        names: Names,
+        *,
+        is_ignored: Callable[[bytes, bool], bool],
+        busy: set[bytes],
+    ) -> None:
+        """`busy` gets every path before it is touched."""
+        self._disk = disk
+        self._paths = paths
+        self._clock = clock
+        self._names = names
+        self._is_ignored = is_ignored
+        self._busy = busy
+        self._rows: dict[Key, SyncedRow] = {}  # as this plan has changed them
+        self._made: dict[int, Place] = {}  # directories not yet known to `paths`
+        self._resolved: dict[int, bytes | None] = {}
+        self._now_ns = 0
+        self._placed = Placed([], set())
+
+    def execute(self, jobs: Sequence[Job]) -> Placed:
+        """Do the jobs in order. Raises RootLost; every other trouble is an outcome."""
+        self._placed = Placed([], set())
+        self._now_ns = self._clock.now_ns()
+        self._resolved.clear()
+        outcomes = self._placed.outcomes
+        for job in jobs:
+            try:
+                self._execute(job)
+            except _Waits as wait:
+                outcomes.append(Postponed(wait.path, numbers_of(job.step), wait.why))
+                self._close(job)
+            except RootLost:
+                raise
+            except NameTaken:
+                self._wait(job, Why.TAKEN)
+            except NameMissing:
+                self._wait(job, Why.MISSING_HERE)
+            except DiskError as cause:
+                path = self._path(place_of(job.step)) or b""
+                outcomes.append(failure(path, numbers_of(job.step), cause))
+                self._close(job)
+        return self._placed
+
+    def committed(self) -> None:
+        """Forget directories that `paths` knows by now."""
+        self._made.clear()
+        self._resolved.clear()
+
+    def path_of_place(self, place: Place) -> bytes | None:
+        """Find where a name is now."""
+        return self._path(place)
+
+    # -- helpers -------------------------------------------------------------------------------
+
+    def _wait(self, job: Job, why: Why) -> None:
+        path = self._path(place_of(job.step)) or b""
+        self._placed.outcomes.append(Postponed(path, numbers_of(job.step), why))
+        self._close(job)
+
+    def _close(self, job: Job) -> None:
+        if job.intent is not None:
+            self._placed.outcomes.append(Settled(job.intent.number))
+
+    def _path(self, place: Place) -> bytes | None:
+        number = place.parent_no
+        if number not in self._resolved:
+            made = self._made.get(number)
+            self._resolved[number] = (
+                self._paths.path_of(number) if made is None else self._path(made)
+            )
+        parent = self._resolved[number]
+        if parent is None:
+            return None
+        return parent + b"/" + place.name if parent else place.name
+
+    def _must_path(self, place: Place) -> bytes:
+        path = self._path(place)
+        if path is None:
+            raise _Waits(b"", Why.MISSING_HERE)
+        self._busy.add(path)
+        self._placed.directories.add(path.rpartition(b"/")[0])
+        return path
+
+    def _current(self, rows: tuple[SyncedRow, ...]) -> tuple[SyncedRow, ...]:
+        return tuple(self._rows.get((row.object_no, row.copy), row) for row in rows)
+
+    def _agree(
+        self,
+        rows: Sequence[SyncedRow],
+        gone: tuple[Key, ...] = (),
+        number: bytes = b"",
+        *,
+        before: tuple[SyncedRow, ...] = (),
+    ) -> None:
+        if gone:
+            gone = self._ended(gone, before)
+        for row in rows:
+            self._rows[row.object_no, row.copy] = row
+            if row.kind is Kind.DIRECTORY:
+                self._made[row.object_no] = Place(row.parent_no, row.name)
+                self._resolved.clear()
+        self._placed.outcomes.append(Agreed(tuple(rows), gone, number))
+
+    def _ended(self, gone: tuple[Key, ...], before: tuple[SyncedRow, ...]) -> tuple[Key, ...]:
+        """Leave out the keys that this plan has stored for another path meanwhile."""
+        here = {(row.parent_no, row.name) for row in before}
+        ended = []
+        for key in gone:
+            now = self._rows.get(key)
+            if now is None or (now.parent_no, now.name) in here:
+                self._rows.pop(key, None)
+                ended.append(key)
+        return tuple(ended)
+
+    def _check(self, path: bytes, row: SyncedRow, *, whole: bool) -> Stat:
+        """See that what stands at the path is what synced says, in content too if `whole`."""
+        stat = self._disk.stat(path)
+        if stat is None:
+            raise _Waits(path, Why.MISSING_HERE)
+        if stat.inode != row.inode or int(stat.kind) != int(row.kind):
+            raise _Waits(path, Why.CHANGED_HERE)
+        if whole and not _is_as_synced(stat, row):
+            raise _Waits(path, Why.CHANGED_HERE)
+        if whole and row.kind is Kind.FILE and self._disk.is_being_written(path):
+            raise _Waits(path, Why.BEING_WRITTEN)
+        return stat
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _execute(self, job: Job) -> None:
+        match job.step:
+            case WriteFile():
+                self._write(job, job.step)
+            case MoveName():
+                self._move(job, job.step)
+            case RemoveFile():
+                self._remove(job, job.step)
+            case MakeDirectory(claim):
+                path = self._must_path(claim.place)
+                stat = self._disk.make_directory(path)
+                self._agree(self._new_rows(claim, stat), claim.gone)
+            case RemoveDirectory():
+                self._remove_directory(job, job.step)
+            case SwapNames():
+                self._swap(job, job.step)
+            case MakeLink():
+                self._link(job, job.step)
+            case SetAttributes():
+                self._set_attributes(job, job.step)
+            case Bind():
+                self._bind(job.step)
+
+    def _new_rows(self, claim: Claim, stat: Stat) -> list[SyncedRow]:
+        now_ns = self._now_ns
+        return [row_of(entry, stat, now_ns) for entry in claim.entries]
+
+    def _write(self, job: Job, step: WriteFile) -> None:
+        claim = step.claim
+        path = self._must_path(claim.place)
+        stage, intent = job.stage, job.intent
+        if stage is None:
+            raise _Waits(path, Why.CONTENT_AWAY)
+        if not step.before:
+            # No intent: nothing is replaced. After a crash the file is a head's and binds.
+            stat = self._disk.place_new(stage, path)
+            self._agree(self._new_rows(claim, stat), claim.gone)
+            return
+        if intent is None:
+            raise _Waits(path, Why.BLOCKED)
+        rows = self._current(step.before)
+        before = row_for(key_of(claim.entry), rows)
+        self._check(path, before, whole=True)
+        stat, displaced = self._disk.place_over(stage, path, intent.keep_as)
+        self._placed.displaces = True
+        self._agree(self._new_rows(claim, stat), claim.gone, intent.number, before=rows)
+        if step.displaced_to is not None and self._carry(intent, before, displaced, step):
+            return
+        self._settle(intent, path, before, displaced)
+
+    def _carry(self, intent: Intent, before: SyncedRow, displaced: Stat, step: WriteFile) -> bool:
+        """Give the old bytes their new name in the tree, if they are the old bytes."""
+        claim = step.displaced_to
+        if claim is None or not _is_as_displaced(displaced, before):
+            return False
+        path = self._path(claim.place)
+        if path is None or self._disk.is_stage_being_written(intent.keep_as):
+            return False
+        self._busy.add(path)
+        self._placed.directories.add(path.rpartition(b"/")[0])
+        try:
+            stat = self._disk.restore_stage(intent.keep_as, path)
+        except (NameTaken, NameMissing):
+            self._placed.outcomes.append(Postponed(path, numbers_of(step), Why.TAKEN))
+            return False
+        self._agree([moved_row(entry, (before,), stat) for entry in claim.entries])
+        return True
+
+    def _settle(self, intent: Intent, path: bytes, row: SyncedRow, displaced: Stat) -> None:
+        found = settle(
+            self._disk,
+            self._names,
+            intent.keep_as,
+            path,
+            row,
+            history=intent.history_name,
+            is_unchanged=_is_as_displaced(displaced, row),
+            now_ns=self._now_ns,
+        )
+        self._placed.outcomes += found
+
+    def _move(self, job: Job, step: MoveName) -> None:
+        source, target = self._must_path(step.source), self._must_path(step.target)
+        rows = self._current(step.rows)
+        before = self._check(source, rows[0], whole=False)
+        stat = self._disk.move(source, target)
+        self._moved(step, rows, before, stat, job.number)
+
+    def _moved(
+        self,
+        step: MoveName,
+        rows: tuple[SyncedRow, ...],
+        before: Stat,
+        stat: Stat,
+        number: bytes,
+    ) -> None:
+        # A rename changes ctime; that is ours only if all else was as synced said.
+        seen = stat if _is_as_synced(before, rows[0]) else None
+        if step.claim is None:
+            place = step.target
+            moved = [_at(row, place, seen) for row in rows]
+            self._agree(moved, (), number)
+            return
+        entries = step.claim.entries
+        agreed = [moved_row(entry, rows, seen) for entry in entries]
+        self._agree(agreed, step.claim.gone, number, before=rows)
+
+    def _swap(self, job: Job, step: SwapNames) -> None:
+        one, other = self._must_path(step.one.source), self._must_path(step.other.source)
+        one_rows, other_rows = self._current(step.one.rows), self._current(step.other.rows)
+        before = self._check(one, one_rows[0], whole=False)
+        other_before = self._check(other, other_rows[0], whole=False)
+        self._disk.swap(one, other)
+        stat, other_stat = self._disk.stat(other), self._disk.stat(one)
+        self._moved(step.one, one_rows, before, stat or _NO_STAT, b"")
+        self._moved(step.other, other_rows, other_before, other_stat or _NO_STAT, job.number)
+
+    def _remove(self, job: Job, step: RemoveFile) -> None:
+        path = self._must_path(step.source)
+        intent = job.intent
+        if intent is None:
+            raise _Waits(path, Why.BLOCKED)
+        rows = self._current(step.rows)
+        self._check(path, rows[0], whole=True)
+        displaced = self._disk.take_away(path, intent.keep_as)
+        self._placed.displaces = True
+        if not _is_as_displaced(displaced, rows[0]) or self._disk.is_stage_being_written(
+            intent.keep_as
+        ):
+            # Somebody was quicker: it goes back and is looked at like any edit.
+            try:
+                self._disk.restore_stage(intent.keep_as, path)
+            except (NameTaken, NameMissing):
+                pass
+            else:
+                raise _Waits(path, Why.CHANGED_HERE)
+        self._drop(rows, intent.number)
+        self._settle(intent, path, rows[0], displaced)
+
+    def _drop(self, rows: tuple[SyncedRow, ...], number: bytes) -> None:
+        self._agree((), tuple(key_of(row) for row in rows), number, before=rows)
+
+    def _remove_directory(self, job: Job, step: RemoveDirectory) -> None:
+        path = self._must_path(step.source)
+        rows = self._current(step.rows)
+        self._check(path, rows[0], whole=False)
+        try:
+            self._disk.remove_directory(path)
+        except NotEmpty:
+            self._leave_over(job, path, rows)
+            return
+        self._drop(rows, job.number)
+
+    def _leave_over(self, job: Job, path: bytes, rows: tuple[SyncedRow, ...]) -> None:
+        """Keep a directory that holds nothing but what is ignored here; else wait."""
+        for name, stat in self._disk.list_directory(path):
+            inner = path + b"/" + name
+            if not self._is_ignored(inner, stat.kind is FileKind.DIRECTORY):
+                raise _Waits(inner, Why.NOT_EMPTY)
+        if rows[0].leftover:
+            self._close(job)
+            return
+        self._agree([replace(rows[0], leftover=True)], (), job.number)
+        if rows[1:]:
+            self._drop(rows[1:], b"")
+
+    def _link(self, job: Job, step: MakeLink) -> None:
+        claim = step.claim
+        path = self._must_path(claim.place)
+        entry = claim.entry
+        if not step.before:
+            stat = self._disk.make_symlink(entry.value, path, entry.mtime_ns)
+            self._agree(self._new_rows(claim, stat), claim.gone)
+            return
+        intent = job.intent
+        if intent is None:
+            raise _Waits(path, Why.BLOCKED)
+        rows = self._current(step.before)
+        before = row_for(key_of(entry), rows)
+        self._check(path, before, whole=True)
+        displaced = self._disk.take_away(path, intent.keep_as)
+        self._placed.displaces = True
+        try:
+            stat = self._disk.make_symlink(entry.value, path, entry.mtime_ns)
+        except DiskError:
+            self._disk.restore_stage(intent.keep_as, path)
+            raise
+        self._agree(self._new_rows(claim, stat), claim.gone, intent.number, before=rows)
+        self._settle(intent, path, before, displaced)
+
+    def _set_attributes(self, job: Job, step: SetAttributes) -> None:
+        entry = step.claim.entry
+        path = self._must_path(step.claim.place)
+        rows = self._current(step.rows)
+        key = key_of(entry)
+        base = self._rows.get(key) or row_for(key, rows)
+        self._check(path, base, whole=True)
+        mtime_ns = entry.mtime_ns if step.sets_mtime else None
+        stat = self._disk.set_attributes(path, is_executable=bool(entry.mode), mtime_ns=mtime_ns)
+        agreed = [settled_row(each, (base,), stat) for each in step.claim.entries]
+        self._agree(agreed, step.claim.gone, job.number, before=rows)
+
+    def _bind(self, step: Bind) -> None:
+        if step.claim is None:
+            self._agree([], step.gone, before=self._current(step.rows))
+            return
+        entry = step.claim.entry
+        path = self._must_path(step.claim.place)
+        rows = self._current(step.rows) or self._look(path, entry)
+        agreed = [settled_row(each, rows, None) for each in step.claim.entries]
+        self._agree(agreed, step.claim.gone, before=rows)
+
+    def _look(self, path: bytes, entry: Entry) -> tuple[SyncedRow, ...]:
+        """Find out by the disk alone whether it is as wanted."""
+        (looked,) = self._disk.look([path])
+        if not isinstance(looked, Looked):
+            raise _Waits(path, Why.MISSING_HERE)
+        same_kind = int(looked.stat.kind) == int(entry.kind)
+        if not same_kind or (entry.kind is not Kind.DIRECTORY and looked.value != entry.value):
+            raise _Waits(path, Why.CHANGED_HERE)
+        return (row_of(entry, looked.stat, looked.looked_at_ns),)
+
+
+def row_of(entry: Entry, stat: Stat, looked_at_ns: int) -> SyncedRow:
+    """Make the synced row of an entry that stands on disk as wanted."""
+    return SyncedRow(
+        object_no=entry.object_no,
+        copy=entry.copy,
+        parent_no=entry.parent_no,
+        name=entry.name,
+        kind=entry.kind,
+        value=entry.value,
+        inode=stat.inode,
+        size=stat.size,
+        mtime_ns=stat.mtime_ns,
+        ctime_ns=stat.ctime_ns,
+        mode=entry.mode,
+        looked_at_ns=looked_at_ns,
+        shared_mtime_ns=entry.mtime_ns,
+        events=entry.events,
+        placement=entry.placement,
+    )
+
+
+def moved_row(entry: Entry, rows: tuple[SyncedRow, ...], stat: Stat | None) -> SyncedRow:
+    """Give the row of what was renamed to where the entry wants it.
+
+    Its attributes, and another content, are the matter of later steps; `stat` is None where
+    the file was not as synced said: the next look is to find that out.
+    """
+    base = row_for(key_of(entry), rows)
+    is_same = base.value == entry.value
+    row = replace(
+        base,
+        object_no=entry.object_no,
+        copy=entry.copy,
+        parent_no=entry.parent_no,
+        name=entry.name,
+        events=entry.events if is_same else base.events,
+        placement=entry.placement,
+        leftover=False,
+    )
+    if entry.kind is Kind.DIRECTORY:
+        row = replace(row, mode=entry.mode, shared_mtime_ns=entry.mtime_ns)
+    return row if stat is None else _seen(row, stat)
+
+
+def settled_row(entry: Entry, rows: tuple[SyncedRow, ...], stat: Stat | None) -> SyncedRow:
+    """Give the row of what stands as wanted in every respect."""
+    row = replace(moved_row(entry, rows, stat), mode=entry.mode, shared_mtime_ns=entry.mtime_ns)
+    return row
+
+
+def _seen(row: SyncedRow, stat: Stat) -> SyncedRow:
+    return replace(
+        row, inode=stat.inode, size=stat.size, mtime_ns=stat.mtime_ns, ctime_ns=stat.ctime_ns
+    )
+
+
+def _at(row: SyncedRow, place: Place, stat: Stat | None) -> SyncedRow:
+    row = replace(row, parent_no=place.parent_no, name=place.name)
+    return row if stat is None else _seen(row, stat)
+
+
+def _is_as_synced(stat: Stat, row: SyncedRow) -> bool:
+    if row.kind is Kind.DIRECTORY:
+        return stat.inode == row.inode  # its times follow its children
+    return (
+        stat.inode == row.inode
+        and stat.size == row.size
+        and stat.mtime_ns == row.mtime_ns
+        and stat.ctime_ns == row.ctime_ns
+    )
+
+
+def _is_as_displaced(stat: Stat, row: SyncedRow) -> bool:
+    """Whether the stat of a displaced file is reason enough to believe its bytes.
+
+    Its ctime was changed by the rename; a row that is racy (git's rule) believes nothing.
+    """
+    if row.kind is not Kind.SYMLINK:
+        coarse = row.mtime_ns % _COARSE_NS == 0
+        if row.looked_at_ns - row.mtime_ns < (2 * _COARSE_NS if coarse else _RACY_NS):
+            return False
+    return (stat.inode, stat.size, stat.mtime_ns) == (row.inode, row.size, row.mtime_ns)
+
+
+def place_of(step: Step) -> Place:
+    """Give the place that a step is about."""
+    match step:
+        case MoveName(_, _, target, _):
+            return target
+        case SwapNames(one, _):
+            return one.target
+        case RemoveFile(_, source) | RemoveDirectory(_, source):
+            return source
+        case Bind(None, rows, _):
+            return Place(rows[0].parent_no, rows[0].name)
+        case Bind(claim, _, _) if claim is not None:
+            return claim.place
+        case MakeDirectory(claim) | WriteFile(claim, _, _) | MakeLink(claim, _):
+            return claim.place
+        case SetAttributes(claim, _, _):
+            return claim.place
+    raise TypeError(step)
+
+
+def numbers_of(step: Step) -> tuple[int, ...]:
+    """List the objects that a step is about."""
+    found: set[int] = set()
+    match step:
+        case SwapNames(one, other):
+            found.update(numbers_of(one), numbers_of(other))
+            return tuple(sorted(found))
+        case WriteFile(claim, rows, carried):
+            found.update(entry.object_no for entry in claim.entries)
+            if carried is not None:
+                found.update(entry.object_no for entry in carried.entries)
+        case MakeDirectory(claim):
+            rows = ()
+            found.update(entry.object_no for entry in claim.entries)
+        case MakeLink(claim, rows) | SetAttributes(claim, rows, _):
+            found.update(entry.object_no for entry in claim.entries)
+        case MoveName(rows, _, _, target) | Bind(target, rows, _):
+            if target is not None:
+                found.update(entry.object_no for entry in target.entries)
+        case RemoveFile(rows, _) | RemoveDirectory(rows, _):
+            pass
+    found.update(row.object_no for row in rows)
+    return tuple(sorted(found))
+
+
+__all__ = [
+    "DirectoryPaths",
+    "Displaced",
+    "Failed",
+    "Job",
+    "Kept",
+    "Placed",
+    "Placer",
+    "Watched",
+    "history_name",
+    "moved_row",
+    "numbers_of",
+    "place_of",
+    "row_of",
+    "settled_row",
+]

@@ -1,0 +1,278 @@
+"""Finish what a crash interrupted: every open intent, before tmp is cleaned.
+
+A file in tmp whose bytes are not the intended ones was displaced; it is looked at and goes to
+history, or back to its place where the new one never arrived. Nothing but unfinished downloads
+is removed. It makes no step anew: what was not done is planned again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from msgspec.structs import replace
+
+from daemon.disk import (
+    Disk,
+    FileKind,
+    Looked,
+    LookFailure,
+    NameMissing,
+    NameTaken,
+    Stat,
+)
+from daemon.displaced import Clock, Names, history_name, settle
+from daemon.outcomes import Agreed, Displaced, Intent, Kept, Outcome, Settled, Watched
+from daemon.placing import DirectoryPaths, moved_row, row_of, settled_row
+from daemon.steps import (
+    MakeLink,
+    MoveName,
+    Place,
+    RemoveDirectory,
+    RemoveFile,
+    SetAttributes,
+    SwapNames,
+    WriteFile,
+    key_of,
+    row_for,
+)
+from store.ids import BlobHash, Kind
+from store.records import PRIMARY, SyncedRow
+
+FETCH_PREFIX = b"fetch-tmp-"
+_DISPLACED_PREFIX = b"displaced-tmp-"
+
+
+class Recovery:
+    """Finishes open intents, in the order in which they were begun."""
+
+    def __init__(self, disk: Disk, paths: DirectoryPaths, clock: Clock, names: Names) -> None:
+        """`paths` knows what was committed before the crash."""
+        self._disk = disk
+        self._paths = paths
+        self._clock = clock
+        self._names = names
+        self._moved: dict[int, Place] = {}
+        self._rows: dict[tuple[int, bytes], SyncedRow] = {}
+        self._outcomes: list[Outcome] = []
+
+    def finish(
+        self,
+        intents: Sequence[Intent],
+        in_use: Collection[bytes],
+        is_wanted: Callable[[BlobHash], bool],
+    ) -> list[Outcome]:
+        """Finish the intents and clean tmp; give what is to be committed.
+
+        `in_use` are names in tmp to be left alone. Idempotent: a crash in here is as any other.
+        """
+        staged = {name for name, _ in self._disk.list_stages()}
+        for intent in intents:
+            number = len(self._outcomes)
+            self._finish(intent, staged)
+            if not any(
+                isinstance(outcome, Agreed) and outcome.intent == intent.number
+                for outcome in self._outcomes[number:]
+            ):
+                self._outcomes.append(Settled(intent.number))
+        self._clean(in_use, is_wanted)
+        return self._outcomes
+
+    # -- paths ---------------------------------------------------------------------------------
+
+    def _path(self, place: Place) -> bytes | None:
+        moved = self._moved.get(place.parent_no)
+        # Segments end where a directory moves: nothing below one follows in the same segment.
+        parent = self._path(moved) if moved else self._paths.path_of(place.parent_no)
+        if parent is None:
+            return None
+        return parent + b"/" + place.name if parent else place.name
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _finish(self, intent: Intent, staged: set[bytes]) -> None:
+        match intent.step:
+            case MoveName() as step:
+                self._finish_move(step, intent.number)
+            case SwapNames(one, other):
+                self._finish_move(one, b"")
+                self._finish_move(other, intent.number)
+            case RemoveDirectory(rows, source):
+                if self._is_free(source):
+                    gone = tuple(key_of(row) for row in rows)
+                    self._outcomes.append(Agreed((), gone, intent.number))
+            case SetAttributes():
+                self._finish_attributes(intent, intent.step)
+            case RemoveFile(rows, source):
+                self._finish_removal(intent, rows, source, staged)
+            case WriteFile(claim, rows, _) | MakeLink(claim, rows):
+                row = row_for(key_of(claim.entry), rows)
+                self._finish_displacing(intent, row, claim.place, claim.entry.value, staged)
+                self._bind(intent)
+            case _:
+                pass
+
+    def _stat(self, place: Place) -> Stat | None:
+        path = self._path(place)
+        return None if path is None else self._disk.stat(path)
+
+    def _is_free(self, place: Place) -> bool:
+        """Whether nothing stands at a name although its directory is there."""
+        path = self._path(place)
+        if path is None:
+            return False
+        parent = path.rpartition(b"/")[0]
+        if parent and self._disk.stat(parent) is None:
+            return False
+        return self._disk.stat(path) is None
+
+    def _finish_move(self, step: MoveName, number: bytes) -> None:
+        row = self._rows.get(key_of(step.rows[0]), step.rows[0])
+        stat = self._stat(step.target)
+        if stat is None or stat.inode != row.inode or int(stat.kind) != int(row.kind):
+            return
+        rows = tuple(self._rows.get(key_of(each), each) for each in step.rows)
+        is_same = (stat.size, stat.mtime_ns) == (row.size, row.mtime_ns)
+        seen = stat if is_same or row.kind is Kind.DIRECTORY else None
+        if step.claim is None:
+            place = step.target
+            # Parked: synced says so, and the next plan moves it on.
+            agreed = [replace(each, parent_no=place.parent_no, name=place.name) for each in rows]
+            gone: tuple[tuple[int, bytes], ...] = ()
+        else:
+            agreed = [moved_row(entry, rows, seen) for entry in step.claim.entries]
+            gone = step.claim.gone
+        for each in agreed:
+            self._rows[key_of(each)] = each
+            if each.kind is Kind.DIRECTORY:
+                self._moved[each.object_no] = Place(each.parent_no, each.name)
+        self._outcomes.append(Agreed(tuple(agreed), gone, number))
+
+    def _finish_attributes(self, intent: Intent, step: SetAttributes) -> None:
+        entry = step.claim.entry
+        row = row_for(key_of(entry), step.rows)
+        stat = self._stat(step.claim.place)
+        if stat is None or (stat.inode, stat.size) != (row.inode, row.size):
+            return
+        is_set = stat.mtime_ns == (entry.mtime_ns if step.sets_mtime else row.mtime_ns)
+        if is_set and stat.is_executable == bool(entry.mode):
+            agreed = tuple(settled_row(each, (row,), stat) for each in step.claim.entries)
+            self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
+
+    def _finish_removal(
+        self, intent: Intent, rows: tuple[SyncedRow, ...], source: Place, staged: set[bytes]
+    ) -> None:
+        was_taken = self._finish_displacing(intent, rows[0], source, None, staged)
+        if was_taken and self._is_free(source):
+            gone = tuple(key_of(row) for row in rows)
+            self._outcomes.append(Agreed((), gone, intent.number))
+
+    def _finish_displacing(
+        self,
+        intent: Intent,
+        row: SyncedRow,
+        place: Place,
+        intended: bytes | None,
+        staged: set[bytes],
+    ) -> bool:
+        """See to what was displaced; say whether anything had been."""
+        for name in (intent.keep_as, intent.stage):
+            if name and name in staged:
+                return self._finish_staged(intent, name, row, place, intended)
+        looked = self._disk.look_history(intent.history_name)
+        if not isinstance(looked, Looked):
+            return looked is not LookFailure.GONE
+        path = self._path(place) or b""
+        if looked.value == row.value:
+            self._outcomes.append(Kept(intent.history_name, row))
+        else:
+            self._outcomes.append(Displaced(path, row, looked, intent.history_name))
+        return True
+
+    def _finish_staged(
+        self, intent: Intent, name: bytes, row: SyncedRow, place: Place, intended: bytes | None
+    ) -> bool:
+        looked = self._disk.look_stage(name)
+        if intended is not None and isinstance(looked, Looked) and looked.value == intended:
+            # What is in tmp is the new content: the old one was never displaced.
+            self._disk.remove_stage(name)
+            return False
+        path = self._path(place)
+        is_replacing = intended is not None
+        if is_replacing and path is not None and self._is_free(place):
+            # Taken away, and the new one never arrived: the old one stands again.
+            try:
+                self._disk.restore_stage(name, path)
+            except (NameTaken, NameMissing):
+                pass
+            else:
+                return False
+        self._outcomes += settle(
+            self._disk,
+            self._names,
+            name,
+            path or b"",
+            row,
+            history=intent.history_name,
+            is_unchanged=False,
+            now_ns=self._clock.now_ns(),
+        )
+        return True
+
+    def _bind(self, intent: Intent) -> None:
+        """Where the new content stands, say so in synced."""
+        step = intent.step
+        if not isinstance(step, WriteFile | MakeLink):
+            return
+        path = self._path(step.claim.place)
+        if path is None:
+            return
+        (looked,) = self._disk.look([path])
+        if isinstance(looked, Looked) and looked.value == step.claim.entry.value:
+            entries = step.claim.entries
+            agreed = tuple(row_of(each, looked.stat, looked.looked_at_ns) for each in entries)
+            self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
+
+    # -- tmp -----------------------------------------------------------------------------------
+
+    def _clean(self, in_use: Collection[bytes], is_wanted: Callable[[BlobHash], bool]) -> None:
+        """Remove downloads that nobody wants; a displaced file that no intent knows is kept."""
+        watched = {o.watch.name for o in self._outcomes if isinstance(o, Watched)}
+        for name, stat in self._disk.list_stages():
+            if name in in_use or name in watched:
+                continue
+            if name.startswith(FETCH_PREFIX):
+                value = bytes.fromhex(name[len(FETCH_PREFIX) :].partition(b"-")[0].decode())
+                if not is_wanted(BlobHash(value)):
+                    self._disk.remove_stage(name)
+            elif name.startswith(_DISPLACED_PREFIX) and stat.kind is FileKind.FILE:
+                self._keep_unknown(name)
+
+    def _keep_unknown(self, name: bytes) -> None:
+        looked = self._disk.look_stage(name)
+        if isinstance(looked, Looked):
+            row = _unknown_row(name, looked)
+            wished = history_name(self._names.moment_ns(), row)
+            self._disk.keep_stage(name, wished)
+            self._outcomes.append(Kept(wished, row))
+
+
+def _unknown_row(name: bytes, looked: Looked) -> SyncedRow:
+    """Describe a displaced file whose intent is lost; object 0 is no object."""
+    stat = looked.stat
+    return SyncedRow(
+        object_no=0,
+        copy=PRIMARY,
+        parent_no=0,
+        name=name,
+        kind=Kind.FILE,
+        value=looked.value,
+        inode=stat.inode,
+        size=stat.size,
+        mtime_ns=stat.mtime_ns,
+        ctime_ns=stat.ctime_ns,
+        mode=int(stat.is_executable),
+        looked_at_ns=looked.looked_at_ns,
+        shared_mtime_ns=stat.mtime_ns,
+        events=b"",
+        placement=b"",
+    )
