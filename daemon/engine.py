@@ -414,7 +414,6 @@ class Engine:
         finally:
             self._is_running = False
         self._release(released[1:])
-        delivery.projected = True
         delivery.owed = released[0].owed
         return True
 

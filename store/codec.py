@@ -134,18 +134,17 @@ def event_offsets(body: bytes | memoryview, count: int) -> list[tuple[int, int]]
     """
     offsets: list[tuple[int, int]] = []
     end = 0
-    size = len(body)
     try:
         for _ in range(count):
             length = body[end] << 8 | body[end + 1]
             start = end + _LENGTH_BYTES
             end = start + length
-            if length == 0 or end > size:
+            if length == 0:
                 _refuse_body()
             offsets.append((start, length))
     except IndexError:
         _refuse_body()
-    if end != size:
+    if end != len(body):
         _refuse_body()
     return offsets
 

@@ -621,6 +621,23 @@ def test_row5_the_handle_shows_no_queue_and_ends_with_the_run(make: Make) -> Non
         kept[0].checkpoint()
 
 
+def test_row5_the_handle_is_closed_before_projections_see_the_outbox(make: Make) -> None:
+    kept: list[Emit[Eaten]] = []
+    engine = make()
+
+    def bake(event: Baked, emit: Emit[Eaten]) -> None:
+        kept.append(emit)
+        emit(Eaten(1))
+
+    def fold(event: Eaten, emit: Emit[Eaten]) -> None:
+        kept[0](Eaten(2))
+
+    engine.subscribe(fold, kind=PROJECTION)
+    with pytest.raises(EmitClosed):
+        engine.perform(bake, Baked(1))
+    assert engine.depth == 0
+
+
 def test_row5_no_listener_reaches_around_its_handle(make: Make) -> None:
     engine = make()
     refused: list[str] = []

@@ -356,6 +356,8 @@ def test_A10_an_event_without_a_plain_tag_is_refused(encoded: bytes) -> None:
         b"\x00\x02\x91\x01\x00",
         b"\x00\x02\x91\x01\x00\x03\x91\x01",
         b"\x00\x02\x91\x01\x00\x02\x91\x01\x00",
+        b"\x00\x02\x91\x01\x00\x00",
+        b"\x00\x00\x00\x02\x91\x01",
         b"\x00\x02\x91\x01\x00\x00\x00\x00",
         b"\x00\x02\x91\x01",
     ],
@@ -428,6 +430,11 @@ def test_sizes_are_checked_before_anything_is_decoded() -> None:
     ):
         with pytest.raises(Malformed):
             signing.verify(wrong)
+
+
+def test_a_header_over_64_kib_is_not_even_looked_at() -> None:
+    with pytest.raises(Malformed, match="65536"):
+        codec.decode_header(b"\x9c" * (codec.HEADER_LIMIT_BYTES + 1))
 
 
 def test_wire_batch_survives_its_own_encoding_and_is_bounded() -> None:
