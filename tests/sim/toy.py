@@ -291,11 +291,11 @@ class Toy:
             placed = Looked(stat=stat, value=value, looked_at_ns=self._place.clock.now_ns())
             disk.sync()
             home.synced[name] = self._synced(path, row_facts, placed)
+            del home.wrote[name]
             if known is not None:
                 self._keep(keep)
             stage.close()
             disk.sync()
-            del home.wrote[name]
         except (NameTaken, NameMissing):
             return False
         if "echo" in self._flaws:
@@ -317,12 +317,17 @@ class Toy:
         looked = disk.look_stage(keep)
         if not isinstance(looked, Looked):
             raise DiskError("look at what was displaced")
-        if "lossy" in self._flaws:
+        meant = home.wrote.get(name)
+        is_ours = meant is not None and meant[2] == looked.value
+        if is_ours or "lossy" in self._flaws:  # a crash came before it was put in place
             disk.remove_stage(keep)
+            del home.placed[keep]
             return
-        was = (
-            Synced(name, frozenset(), b"", (0, 0, 0, 0), is_racy=False) if known is None else known
-        )
+        if meant is not None:  # it was put in place before a crash: what stands there came after
+            row = Synced(meant[0], frozenset((meant[1],)), meant[2], (0, 0, 0, 0), is_racy=True)
+            home.synced[name] = row
+            del home.wrote[name]
+        was = known or Synced(name, frozenset(), b"", (0, 0, 0, 0), is_racy=False)
         content = None
         if looked.value != was.value:
             disk.keep_stage(keep, keep)
