@@ -78,23 +78,23 @@ class DiskError(DizzyError):
         self.errno = errno
 
 
-class RootLost(DiskError):  # noqa: N818 - a situation, named as such
+class RootLost(DiskError):
     """The folder's root vanished, was replaced, lost its marker or cannot be listed."""
 
 
-class RootHeld(DiskError):  # noqa: N818 - a situation, named as such
+class RootHeld(DiskError):
     """Another dizzyd (or another folder of this one) holds the path."""
 
 
-class NameTaken(DiskError):  # noqa: N818 - a situation, named as such
+class NameTaken(DiskError):
     """Something stands already where a new name was to be put; nothing was touched."""
 
 
-class NameMissing(DiskError):  # noqa: N818 - a situation, named as such
+class NameMissing(DiskError):
     """The name to act on is not there (any more); nothing was touched."""
 
 
-class NotEmpty(DiskError):  # noqa: N818 - a situation, named as such
+class NotEmpty(DiskError):
     """A directory to be removed still holds names (ignored ones perhaps)."""
 
 
@@ -139,9 +139,6 @@ class Disk(Protocol):
 
     def check_root(self) -> None:
         """Raise RootLost unless the root is the very directory that was shared."""
-
-    def close(self) -> None:
-        """Let go of the root and of the lock on it. Idempotent; no other call may follow."""
 
     # -- looking ----------------------------------------------------------------------------
 

@@ -194,7 +194,7 @@ class LinuxDisk:
     def stat(self, path: bytes) -> Stat | None:
         """Lstat one path; None if it or a directory above it is not there."""
         if not path:
-            return stat_of(os.fstat(self._root), FileKind.DIRECTORY)
+            return self._tree.stat_root()
         if not is_reachable(path):
             return None
         try:

@@ -157,6 +157,10 @@ class Tree:
         """The device that the root lies on."""
         return self._device
 
+    def stat_root(self) -> Stat:
+        """Give the stat of the root itself. Raises OSError."""
+        return stat_of(os.fstat(self._root), FileKind.DIRECTORY)
+
     def at(self, operation: str, path: bytes) -> At:
         """Reach one name: `with tree.at("move", path) as at`."""
         return At(self, operation, path)

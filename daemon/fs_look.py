@@ -172,7 +172,7 @@ def look_many(tree: Tree, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
         for path in paths:
             parent, _, name = path.rpartition(b"/")
             if name in _NO_NAMES or 0 in name or (not parent and name == PRIVATE):
-                add(LookFailure.GONE)
+                add(LookFailure.GONE if path else _look_root(tree))
                 continue
             directory = held.get(parent)
             if directory is None:
@@ -190,6 +190,13 @@ def look_many(tree: Tree, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
     finally:
         _close_all(held)
     return results
+
+
+def _look_root(tree: Tree) -> Looked | LookFailure:
+    try:
+        return Looked(tree.stat_root(), b"", time.time_ns())
+    except OSError as cause:
+        return failure_of(cause)
 
 
 def _open_parent(tree: Tree, path: bytes, parent: bytes) -> int | LookFailure:
