@@ -79,6 +79,7 @@ class _Waiting:
     due_s: float
     first_s: float
     is_settled: bool = False
+    is_repeated: bool = False  # looked at just before, so it waits for a pause
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +120,7 @@ class LookSchedule:
         self._gone: dict[bytes, _Gone] = {}
         self._origins: dict[bytes, bytes] = {}  # where a path came from, by renames
         self._targets: dict[bytes, bytes] = {}  # and the other way
+        self._came_from: dict[bytes, bytes] = {}  # the latest renames, known or not
         self._counts: dict[bytes, int] = {}  # waiting paths of each directory
         self._recent: dict[bytes, float] = {}  # paths handed out lately
         self._attempts: dict[bytes, int] = {}  # looks at a changing file so far
@@ -189,6 +191,10 @@ class LookSchedule:
         if self._is_carried(target, source):
             return
         self._drop_path(source)
+        if self._came_from.get(source) == target:
+            # There and back, or the second half of an exchange: something may stand there.
+            self._stir(source, now_s)
+        _remember(self._came_from, target, source)
         origin = self._forget_move(source) or source
         self._forget_move(target)
         is_known = origin in known or bool(self._known([origin]))
@@ -197,6 +203,9 @@ class LookSchedule:
             return
         self._drop_path(target)
         self._go(origin, now_s, is_known=True)
+        if source != origin and source in known:
+            # What stood there was overwritten, or this is an exchange of names.
+            self._go(source, now_s, is_known=True)
         if origin != target:
             self._origins[target] = origin
             self._targets[origin] = target
@@ -226,10 +235,18 @@ class LookSchedule:
             self._stir(path, now_s, is_settled=True)
             return
         last_s = self._recent.get(path)
+        waiting = self._paths.get(path)
         if last_s is not None and now_s - last_s < 2 * QUIET_S:
-            self._stir(path, now_s, is_settled=True)
+            is_repeated = True
+        else:
+            is_repeated = waiting is not None and waiting.is_repeated
+        if not is_repeated:
+            self._wait(path, now_s, now_s, is_settled=True)
             return
-        self._wait(path, now_s, now_s, is_settled=True)
+        self._stir(path, now_s, is_settled=True)
+        waiting = self._paths.get(path)
+        if waiting is not None:
+            waiting.is_repeated = True
 
     def _stir(self, path: bytes, now_s: float, *, is_settled: bool = False) -> None:
         """Look at a path once nothing has touched it for a while."""

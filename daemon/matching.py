@@ -25,7 +25,7 @@ from daemon.looks import parent_of
 from store.ids import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from daemon.differences import Differences, Found, Missing
     from daemon.disk import Stat
@@ -57,24 +57,21 @@ def is_same_directory(
     row: SyncedRow,
     stat: Stat,
     rows: Iterable[SyncedRow],
-    listing: Mapping[bytes, Stat],
+    inodes: Collection[int],
     *,
     is_hinted: bool,
 ) -> bool:
     """Whether a directory found elsewhere is the known one (rules 4 and 5).
 
-    Its inode must be the same, and a rename hint, a child with name and inode, or its own mtime
-    (which a rename leaves alone) must agree: inodes are reused at once.
+    Its inode must be the same, and a rename hint, a child of its own (`inodes` of what stands
+    in it now, `rows` of what stood there) or its own mtime, which a rename leaves alone, must
+    agree: inodes are used again at once.
     """
     if row.inode != stat.inode:
         return False
     if is_hinted or row.mtime_ns == stat.mtime_ns:
         return True
-    for child in rows:
-        there = listing.get(child.name)
-        if there is not None and there.inode == child.inode:
-            return True
-    return False
+    return any(child.inode in inodes for child in rows)
 
 
 def match(differences: Differences) -> list[Act]:

@@ -48,7 +48,7 @@ from daemon.matching import is_same_directory
 from store.ids import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from daemon.disk import Disk
     from daemon.ignore import Ignore
@@ -368,6 +368,7 @@ class _Scan:
         self._lost: dict[int, tuple[bytes, Rows]] = {}  # known directories not at their place
         self._unexpanded: deque[bytes] = deque()
         self._expanded: set[bytes] = set()
+        self._adopted: set[bytes] = set()  # known directories that turned up after all
         self._missing: dict[bytes, Rows] = {}
         self._fresh: deque[_File] = deque()
         self._held: list[_File] = []
@@ -591,6 +592,8 @@ class _Scan:
 
     def _miss(self, path: bytes, rows: Rows) -> None:
         """Count a known name as missing until it turns up."""
+        if path in self._adopted:
+            return
         self._missing[path] = rows
         if rows[0].kind is Kind.DIRECTORY:
             if not rows[0].leftover:
@@ -665,10 +668,10 @@ class _Scan:
     ) -> bool:
         row = known[1][0]
         if is_hinted or row.mtime_ns == homeless.stat.mtime_ns:
-            return is_same_directory(row, homeless.stat, (), {}, is_hinted=is_hinted)
+            return is_same_directory(row, homeless.stat, (), (), is_hinted=is_hinted)
         [rows] = await self._tree.rows_in([known[0]])
-        listing = await self._runner.run(_listing_of, self._disk, homeless.path)
-        return is_same_directory(row, homeless.stat, rows, listing, is_hinted=False)
+        inodes = await self._runner.run(_inodes_in, self._disk, homeless.path)
+        return is_same_directory(row, homeless.stat, rows, inodes, is_hinted=False)
 
     def _adopt(
         self, homeless: _Homeless, known_as: bytes, rows: Rows, *, is_elsewhere: bool
@@ -677,6 +680,7 @@ class _Scan:
         del self._homeless[homeless.path]
         self._lost.pop(rows[0].inode, None)
         self._missing.pop(known_as, None)
+        self._adopted.add(known_as)
         looked = Looked(homeless.stat, b"", self._clock.now_ns())
         if is_elsewhere:
             self._carried.append(Carried(known_as, homeless.path, rows, looked))
@@ -871,10 +875,10 @@ class _Scan:
         return tuple(missing)
 
 
-def _listing_of(disk: Disk, path: bytes) -> Mapping[bytes, Stat]:
+def _inodes_in(disk: Disk, path: bytes) -> set[int]:
     try:
-        return dict(disk.list_directory(path))
+        return {stat.inode for _, stat in disk.list_directory(path)}
     except RootLost:
         raise
     except DiskError:
-        return {}
+        return set()

@@ -1,0 +1,252 @@
+"""When to look: the rules of docs/design.md, 5, with every time handed in."""
+
+from __future__ import annotations
+
+from daemon.hints import Hint, HintKind
+from daemon.looks import (
+    CHANGING_LIMIT_S,
+    DIRECTORIES_LIMIT,
+    GONE_LIMIT_S,
+    PATHS_OF_ONE_DIRECTORY,
+    QUIET_S,
+    Again,
+    AgainReason,
+    LookSchedule,
+)
+
+JUST = QUIET_S + 1e-9
+
+
+def schedule_with(*known: bytes) -> LookSchedule:
+    names = set(known)
+    return LookSchedule(lambda paths: names.intersection(paths))
+
+
+def closed(path: bytes) -> Hint:
+    return Hint(HintKind.CLOSED, path)
+
+
+def gone(path: bytes) -> Hint:
+    return Hint(HintKind.GONE, path)
+
+
+def appeared(path: bytes) -> Hint:
+    return Hint(HintKind.APPEARED, path)
+
+
+def moved(target: bytes, source: bytes | None) -> Hint:
+    return Hint(HintKind.MOVED_HERE, target, source=source)
+
+
+def test_a_known_path_is_due_at_once_when_closed() -> None:
+    schedule = schedule_with(b"a")
+    schedule.touch([closed(b"a")], 10.0)
+    where = schedule.due(10.0)
+    assert where.paths == (b"a",)
+    assert where.settled == {b"a"}
+    assert schedule.next_due_s is None
+
+
+def test_a_known_path_is_due_at_once_when_a_temporary_file_is_renamed_over_it() -> None:
+    schedule = schedule_with(b"a")
+    schedule.touch([appeared(b".a.tmp"), closed(b".a.tmp"), moved(b"a", b".a.tmp")], 10.0)
+    assert schedule.due(10.0).paths == (b"a",)
+    assert not schedule.due(20.0)
+
+
+def test_a_new_name_waits_until_nothing_touched_it_for_50_ms() -> None:
+    schedule = schedule_with()
+    schedule.touch([appeared(b"new")], 10.0)
+    schedule.touch([closed(b"new")], 10.04)
+    assert not schedule.due(10.06)
+    assert schedule.due(10.04 + JUST).paths == (b"new",)
+
+
+def test_a_path_that_is_closed_over_and_over_is_looked_at_about_once_a_second() -> None:
+    schedule = schedule_with(b"log")
+    looks = 0
+    for step in range(500):
+        now_s = 10.0 + step / 100
+        schedule.touch([closed(b"log")], now_s)
+        looks += bool(schedule.due(now_s))
+    assert 4 <= looks <= 7
+
+
+def test_a_file_that_keeps_changing_is_looked_at_when_it_rests() -> None:
+    schedule = schedule_with(b"log")
+    schedule.touch([Hint(HintKind.CHANGED, b"log")], 10.0)
+    schedule.touch([Hint(HintKind.CHANGED, b"log")], 10.04)
+    assert not schedule.due(10.07)
+    where = schedule.due(10.04 + JUST)
+    assert where.paths == (b"log",)
+    assert not where.settled
+
+
+def test_names_that_went_are_judged_together_when_none_has_gone_for_50_ms() -> None:
+    files = [b"d/%d" % number for number in range(50)]
+    schedule = schedule_with(b"d", *files)
+    for number, path in enumerate(files):
+        schedule.touch([gone(path)], 10.0 + number * 0.03)
+        assert not schedule.due(10.0 + number * 0.03)
+    schedule.touch([gone(b"d")], 11.5)
+    assert not schedule.due(11.54)
+    assert set(schedule.due(11.5 + JUST).paths) == {b"d", *files}
+
+
+def test_names_that_go_on_going_are_judged_after_5_s() -> None:
+    schedule = schedule_with(*[b"d/%d" % number for number in range(1000)])
+    first_due = None
+    for number in range(600):
+        now_s = 10.0 + number * 0.02
+        schedule.touch([gone(b"d/%d" % number)], now_s)
+        if first_due is None and schedule.due(now_s):
+            first_due = now_s
+    assert first_due is not None
+    assert GONE_LIMIT_S - 0.1 <= first_due - 10.0 <= GONE_LIMIT_S + 0.1
+
+
+def test_names_that_went_elsewhere_do_not_wait_for_each_other() -> None:
+    schedule = schedule_with(b"one/a", b"two/b")
+    schedule.touch([gone(b"one/a")], 10.0)
+    schedule.touch([gone(b"two/b")], 10.04)
+    assert schedule.due(10.0 + JUST).paths == (b"one/a",)
+    assert schedule.due(10.04 + JUST).paths == (b"two/b",)
+
+
+def test_both_halves_of_a_move_are_judged_together() -> None:
+    schedule = schedule_with(b"a")
+    schedule.touch([moved(b"d/b", b"a")], 10.0)
+    assert not schedule.due(10.0)
+    where = schedule.due(10.0 + JUST)
+    assert set(where.paths) == {b"a", b"d/b"}
+    assert where.moves == {b"d/b": b"a"}
+
+
+def test_a_chain_of_renames_names_the_first_source() -> None:
+    schedule = schedule_with(b"a", b"b")
+    schedule.touch([moved(b"t", b"a"), moved(b"a", b"b"), moved(b"b", b"t")], 10.0)
+    where = schedule.due(10.0 + JUST)
+    assert where.moves == {b"a": b"b", b"b": b"a"}
+    assert set(where.paths) == {b"a", b"b"}
+
+
+def test_a_file_renamed_away_and_back_is_no_move() -> None:
+    schedule = schedule_with(b"a")
+    schedule.touch([moved(b"t", b"a"), moved(b"a", b"t")], 10.0)
+    where = schedule.due(10.0 + JUST)
+    assert set(where.paths) == {b"a", b"t"}
+    assert not where.moves
+
+
+def test_what_is_written_in_a_renamed_directory_waits_for_the_rename() -> None:
+    schedule = schedule_with(b"d", b"d/x")
+    schedule.touch([Hint(HintKind.MOVED_HERE, b"e", is_directory=True, source=b"d")], 10.0)
+    schedule.touch([gone(b"q")], 10.0)
+    schedule.touch([closed(b"e/new")], 10.0)
+    where = schedule.due(10.0 + JUST)
+    assert {b"d", b"e"} <= set(where.paths)
+    assert where.moves == {b"e": b"d"}
+
+
+def test_renames_carried_by_that_of_their_directory_are_not_looked_at_singly() -> None:
+    files = [b"d/sub/%d" % number for number in range(1000)]
+    schedule = schedule_with(b"d", b"d/sub", *files)
+    hints = [Hint(HintKind.MOVED_HERE, b"e", is_directory=True, source=b"d")]
+    hints += [moved(b"e" + path[1:], path) for path in (b"d/sub", *files)]
+    schedule.touch(hints, 10.0)
+    assert set(schedule.due(10.0 + JUST).paths) == {b"d", b"e"}
+
+
+def test_many_paths_of_one_directory_become_one_listing() -> None:
+    schedule = schedule_with()
+    schedule.touch(
+        [appeared(b"d/%d" % number) for number in range(PATHS_OF_ONE_DIRECTORY + 5)], 10.0
+    )
+    where = schedule.due(10.0 + JUST)
+    assert where.directories == (b"d",)
+    assert not where.paths
+
+
+def test_a_directory_that_fills_without_pause_is_listed_twice_a_second() -> None:
+    schedule = schedule_with()
+    listings = 0
+    for step in range(2000):
+        now_s = 10.0 + step / 1000
+        schedule.touch([appeared(b"d/%d.%d" % (step, n)) for n in range(9)], now_s)
+        listings += len(schedule.due(now_s).directories)
+    assert 2 <= listings <= 8
+
+
+def test_too_many_directories_become_a_full_scan() -> None:
+    schedule = schedule_with()
+    for directory in range(DIRECTORIES_LIMIT + 2):
+        schedule.touch(
+            [
+                appeared(b"%d/%d" % (directory, number))
+                for number in range(PATHS_OF_ONE_DIRECTORY + 1)
+            ],
+            10.0,
+        )
+    assert schedule.due(11.0).is_full
+    assert schedule.next_due_s is None
+
+
+def test_lost_hints_of_everything_are_a_full_scan() -> None:
+    schedule = schedule_with(b"a")
+    schedule.touch([closed(b"a"), Hint(HintKind.LOST, b"")], 10.0)
+    assert schedule.due(10.0).is_full
+    assert not schedule.due(20.0)
+
+
+def test_lost_hints_of_a_directory_are_a_scan_of_what_is_below() -> None:
+    schedule = schedule_with()
+    schedule.touch([Hint(HintKind.LOST, b"d")], 10.0)
+    assert schedule.due(10.0).trees == (b"d",)
+
+
+def test_a_changing_file_is_looked_at_again_later_and_later() -> None:
+    schedule = schedule_with(b"a")
+    now_s = 10.0
+    waits: list[float] = []
+    for _ in range(10):
+        schedule.look_again([Again(b"a", AgainReason.CHANGING, 0.1)], now_s)
+        due_s = schedule.next_due_s
+        assert due_s is not None
+        waits.append(due_s - now_s)
+        now_s = due_s
+        assert schedule.due(now_s).paths == (b"a",)
+    assert all(one <= next_one + 1e-6 for one, next_one in zip(waits, waits[1:], strict=False))
+    assert waits[-1] <= CHANGING_LIMIT_S + 1e-6
+    schedule.look_again([Again(b"a", AgainReason.CHANGING, 0.1)], now_s)
+    schedule.touch([closed(b"a")], now_s + 1.0)
+    assert schedule.due(now_s + 1.0).paths == (b"a",)
+
+
+def test_a_racy_path_is_looked_at_again_when_it_is_not_racy_any_more() -> None:
+    schedule = schedule_with(b"a")
+    schedule.look_again([Again(b"a", AgainReason.RACY, 0.025)], 10.0)
+    assert not schedule.due(10.02)
+    assert schedule.due(10.026).paths == (b"a",)
+
+
+def test_P39_our_own_names_are_never_looked_at() -> None:
+    schedule = schedule_with(b"a")
+    schedule.touch([closed(b".dizzyd/tmp/x"), appeared(b".dizzyd"), gone(b".dizzyd/folder")], 10.0)
+    assert not schedule.due(11.0)
+    schedule.touch([moved(b".dizzyd/tmp/displaced", b"a"), moved(b"a", b".dizzyd/tmp/new")], 12.0)
+    assert schedule.due(13.0).paths == (b"a",)
+
+
+def test_B13_a_name_renamed_100000_times_costs_bounded_memory() -> None:
+    schedule = schedule_with(b"n0")
+    for number in range(100_000):
+        schedule.touch([moved(b"n%d" % (number + 1), b"n%d" % number)], 10.0)
+    where = schedule.due(20.0)
+    assert where.moves == {b"n100000": b"n0"}
+    assert len(schedule._queue) < 100
+
+
+def test_an_exchange_of_two_names_looks_at_both() -> None:
+    schedule = schedule_with(b"a", b"b")
+    schedule.touch([moved(b"b", b"a"), moved(b"a", b"b")], 10.0)
+    assert set(schedule.due(10.0 + JUST).paths) == {b"a", b"b"}
