@@ -12,7 +12,6 @@ databases but through what it is given, never sleeps, and drops no event that it
 from __future__ import annotations
 
 import heapq
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -20,16 +19,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from daemon.activity import (
-    ActivityEnded,
-    ActivityFailed,
     ActivityId,
     ActivityIds,
     ActivityJournal,
-    ActivityStarted,
     Begun,
     Clock,
     Run,
 )
+from daemon.registry import Registered, Registry
 from daemon.subscription import (
     EMISSIONS_LIMIT,
     BadListener,
@@ -40,9 +37,8 @@ from daemon.subscription import (
     listener_name,
     read_signature,
 )
+from daemon.telling import Middleware, Telling
 from store.errors import DizzyError
-
-logger = logging.getLogger(__name__)
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -74,39 +70,6 @@ class NoTransactions:
         return nullcontext()
 
 
-class Middleware(Protocol):
-    """Sees every run from both sides.
-
-    `before` and `after` are called inside the run's transaction and may fail the run by
-    raising. `failed` is called once the run was undone; what it raises is only logged.
-    """
-
-    def before(self, run: Run) -> None:
-        """See the input."""
-
-    def after(self, run: Run, emitted: Sequence[object]) -> None:
-        """See the outputs, before they are committed and released."""
-
-    def failed(self, run: Run, error: Exception) -> None:
-        """See why it was undone."""
-
-
-@dataclass(slots=True, eq=False)
-class _Registered:
-    line: Subscription
-    call: Listener[Any]
-    allowed: frozenset[type]
-
-
-@dataclass(slots=True, eq=False)
-class _Plan:
-    """Who hears one class of events."""
-
-    projections: tuple[_Registered, ...]
-    policies: tuple[_Registered, ...]
-    persistent: tuple[_Registered, ...]
-
-
 @dataclass(slots=True, eq=False)
 class _Delivery:
     """An event on its way: to all who hear it, or (`only`) to one policy.
@@ -119,7 +82,7 @@ class _Delivery:
     causation: ActivityId | None
     projected: bool = False
     owed: dict[str, ActivityId] | None = None
-    only: _Registered | None = None
+    only: Registered | None = None
     activity: ActivityId | None = None
     attempt: int = 1
 
@@ -148,31 +111,27 @@ class Engine:
         self._clock = clock
         self._ids = ActivityIds(clock, random_bytes)
         self._transactions = transactions or NoTransactions()
-        self._activities: Engine | None = activities
         self._journal = journal
-        self._middleware = tuple(middleware)
+        self._telling = Telling(clock, middleware, activities)
         self._queue_limit = queue_limit
-        self._registered: list[_Registered] = []
-        self._plans: dict[type, _Plan] = {}
+        self._registry = Registry()
         self._procedures: dict[object, frozenset[type]] = {}
         self._queue: deque[_Delivery] = deque()
         self._retries: list[tuple[float, int, _Delivery]] = []
         self._retry_order = 0
         self._pending: set[ActivityId] = set()
-        self._ended: list[ActivityEnded] = []
         self._is_running = False
         self._peak = 0
-        self._failures = 0
 
     @property
     def has_activities(self) -> bool:
         """Whether its runs are told on a second engine."""
-        return self._activities is not None
+        return self._telling.has_second
 
     @property
     def has_listeners(self) -> bool:
         """Whether anybody hears anything."""
-        return bool(self._registered)
+        return bool(self._registry)
 
     # Registry
 
@@ -194,57 +153,23 @@ class Engine:
         name that stays. A policy not `in_transaction` touches nothing that could be undone and
         costs no transaction. Raises BadListener (a TypeError with a hint).
         """
-        signature = read_signature(listener, hears=hears, emits=emits)
-        if not signature.hears:
-            raise BadListener(f"{listener_name(listener)} hears nothing", "name a class of events")
-        if persistent and (
-            self._journal is None or kind is ListenerKind.PROJECTION or not in_transaction
-        ):
+        if persistent and self._journal is None:
             raise BadListener(
-                f"{listener_name(listener)} cannot be persistent",
-                "only a policy in a transaction can, on an engine with a journal",
+                f"{listener_name(listener)} cannot be persistent", "give the engine a journal"
             )
-        line = Subscription(
-            name=self._free_name(
-                name or listener_name(listener), is_fixed=persistent or bool(name)
-            ),
+        return self._registry.add(
+            listener,
+            hears,
             kind=kind,
-            order=len(self._registered),
-            hears=signature.hears,
-            emits=signature.emits,
+            emits=emits,
+            name=name,
             persistent=persistent,
-            in_transaction=in_transaction or kind is ListenerKind.PROJECTION,
+            in_transaction=in_transaction,
         )
-        self._registered.append(_Registered(line, listener, frozenset(signature.emits)))
-        self._plans.clear()
-        return line
 
     def registry(self) -> tuple[Subscription, ...]:
         """Give all subscriptions in their order, as data to draw from."""
-        return tuple(registered.line for registered in self._registered)
-
-    def _free_name(self, wanted: str, *, is_fixed: bool) -> str:
-        taken = {registered.line.name for registered in self._registered}
-        if wanted not in taken:
-            return wanted
-        if is_fixed:
-            raise BadListener(f"{wanted} is subscribed already", "give it a name of its own")
-        number = 2
-        while f"{wanted}#{number}" in taken:
-            number += 1
-        return f"{wanted}#{number}"
-
-    def _plan_for(self, kind: type) -> _Plan:
-        plan = self._plans.get(kind)
-        if plan is None:
-            heard = [one for one in self._registered if issubclass(kind, one.line.hears)]
-            policies = tuple(one for one in heard if one.line.kind is ListenerKind.POLICY)
-            plan = self._plans[kind] = _Plan(
-                tuple(one for one in heard if one.line.kind is ListenerKind.PROJECTION),
-                policies,
-                tuple(one for one in policies if one.line.persistent),
-            )
-        return plan
+        return self._registry.lines()
 
     # Queue
 
@@ -266,7 +191,7 @@ class Engine:
     @property
     def failures(self) -> int:
         """How many runs have failed so far, retries included."""
-        return self._failures
+        return self._telling.failures
 
     def post(self, event: object, *, correlation: ActivityId | None = None) -> ActivityId:
         """Hand in an event from outside; give the correlation id of all that follows from it.
@@ -322,7 +247,7 @@ class Engine:
         """
         self._refuse_inside_a_run("recover")
         strangers: list[Begun] = []
-        persistent = {one.line.name: one for one in self._registered if one.line.persistent}
+        persistent = self._registry.persistent()
         for begun in self._journal.unfinished() if self._journal else ():
             policy = persistent.get(begun.listener)
             if policy is None:
@@ -371,10 +296,10 @@ class Engine:
         try:
             return self._bracket(run, procedure, allowed, is_owed=False)
         except Exception as error:
-            self._record_failure(run, error, None)
+            self._telling.fail(run, error, None)
             raise
         finally:
-            self._tell_activities()
+            self._telling.flush()
 
     # Delivery
 
@@ -383,14 +308,14 @@ class Engine:
             if delivery.only is not None:
                 self._run_policy(delivery.only, delivery)
                 return
-            plan = self._plan_for(type(delivery.event))
+            plan = self._registry.plan_for(type(delivery.event))
             is_due = not delivery.projected and (plan.projections or plan.persistent)
             if is_due and not self._project_alone(delivery):
                 return
             for policy in plan.policies:
                 self._run_policy(policy, delivery)
         finally:
-            self._tell_activities()
+            self._telling.flush()
 
     def _project_alone(self, delivery: _Delivery) -> bool:
         """Run the projections of a posted event in a transaction of its own."""
@@ -402,13 +327,13 @@ class Engine:
             causation=delivery.causation,
             attempt=delivery.attempt,
         )
-        told = len(self._ended)
+        told = self._telling.mark()
         self._is_running = True
         try:
             with self._transactions.begin():
                 released = self._project(run, [delivery.event], first_is_own=True)
         except Exception as error:  # noqa: BLE001 - the activity bracket
-            self._undo_ended(told, error)
+            self._telling.undo(told, error)
             self._fail(run, error, delivery)
             return False
         finally:
@@ -417,7 +342,7 @@ class Engine:
         delivery.owed = released[0].owed
         return True
 
-    def _run_policy(self, policy: _Registered, delivery: _Delivery) -> None:
+    def _run_policy(self, policy: Registered, delivery: _Delivery) -> None:
         activity = delivery.activity
         if activity is None and delivery.owed is not None:
             activity = delivery.owed.get(policy.line.name)
@@ -460,7 +385,7 @@ class Engine:
         outbox: list[object] = []
         emitted: list[object] = []
         broken: list[BaseException] = []
-        told = len(self._ended)
+        told = self._telling.mark()
 
         def commit() -> None:
             """Commit up to here and begin another transaction (Emit.checkpoint)."""
@@ -471,7 +396,7 @@ class Engine:
                 stack.pop_all().close()
                 self._release(released)
                 outbox.clear()
-                told = len(self._ended)
+                told = self._telling.mark()
                 stack.enter_context(self._transactions.begin())
             except BaseException as error:
                 broken.append(error)
@@ -482,7 +407,7 @@ class Engine:
         try:
             with ExitStack() as stack:
                 stack.enter_context(self._transactions.begin())
-                self._start(run)
+                self._telling.start(run)
                 result = call(run.event, emit)
                 emit.close()
                 if broken:  # swallowing a failed checkpoint would go on without a transaction
@@ -491,33 +416,31 @@ class Engine:
                 released = self._project(run, outbox)
                 if is_owed and self._journal is not None:
                     self._journal.end(run.activity)
-                for middleware in self._middleware:
-                    middleware.after(run, emitted)
+                self._telling.show_outputs(run, emitted)
         except Exception as error:
-            self._undo_ended(told, error)
+            self._telling.undo(told, error)
             raise
         finally:
             emit.close()
             self._is_running = False
         self._release(released)
-        self._end(run, emitted)
+        self._telling.end(run, emitted)
         return result
 
-    def _bracket_without_transaction(self, run: Run, policy: _Registered) -> None:
+    def _bracket_without_transaction(self, run: Run, policy: Registered) -> None:
         outbox: list[object] = []
         emit: Emit[Any] = Emit(run.activity, run.correlation, policy.allowed, outbox)
         self._is_running = True
         try:
-            self._start(run)
+            self._telling.start(run)
             policy.call(run.event, emit)
             self._check_room(len(outbox))
-            for middleware in self._middleware:
-                middleware.after(run, outbox)
+            self._telling.show_outputs(run, outbox)
         finally:
             emit.close()
             self._is_running = False
         self._release([_Delivery(event, run.correlation, run.activity) for event in outbox])
-        self._end(run, outbox)
+        self._telling.end(run, outbox)
 
     def _project(
         self, run: Run, outbox: list[object], *, first_is_own: bool = False
@@ -527,7 +450,7 @@ class Engine:
         for event in outbox:  # grows while projections emit
             is_own = first_is_own and not released
             cause = run.causation if is_own else run.activity
-            plan = self._plan_for(type(event))
+            plan = self._registry.plan_for(type(event))
             for projection in plan.projections:
                 self._run_projection(projection, event, run, cause, outbox)
             delivery = _Delivery(event, run.correlation, cause, projected=True)
@@ -539,7 +462,7 @@ class Engine:
 
     def _run_projection(
         self,
-        projection: _Registered,
+        projection: Registered,
         event: object,
         observed: Run,
         cause: ActivityId | None,
@@ -556,19 +479,18 @@ class Engine:
         emit: Emit[Any] = Emit(run.activity, run.correlation, projection.allowed, outbox)
         before = len(outbox)
         try:
-            self._start(run)
+            self._telling.start(run)
             projection.call(event, emit)
             emitted = outbox[before:]
-            for middleware in self._middleware:
-                middleware.after(run, emitted)
+            self._telling.show_outputs(run, emitted)
         except Exception as error:
-            self._record_failure(run, error, None)
+            self._telling.fail(run, error, None)
             raise
         finally:
             emit.close()
-        self._end(run, emitted)
+        self._telling.end(run, emitted)
 
-    def _owe(self, delivery: _Delivery, policies: tuple[_Registered, ...]) -> None:
+    def _owe(self, delivery: _Delivery, policies: tuple[Registered, ...]) -> None:
         assert self._journal is not None
         delivery.owed = {}
         for policy in policies:
@@ -608,38 +530,6 @@ class Engine:
         if self._is_running:
             raise RuntimeError(f"{verb} inside a listener: use its emit handle")
 
-    # Activities
-
-    def _start(self, run: Run) -> None:
-        if self._is_observed:
-            self._tell(ActivityStarted(run=run, at_ns=self._clock.now_ns()))
-        for middleware in self._middleware:
-            middleware.before(run)
-
-    def _end(self, run: Run, emitted: Sequence[object]) -> None:
-        """Keep the end until the transaction is committed and it may be told."""
-        if self._is_observed:
-            now_ns = self._clock.now_ns()
-            self._ended.append(ActivityEnded(run=run, at_ns=now_ns, emitted=tuple(emitted)))
-
-    def _undo_ended(self, told: int, error: Exception) -> None:
-        """Tell of projections that had ended when the transaction around them was undone."""
-        undone = self._ended[told:]
-        del self._ended[told:]
-        for ended in undone:
-            self._tell(
-                ActivityFailed(
-                    run=ended.run,
-                    at_ns=self._clock.now_ns(),
-                    why=f"undone with {_describe(error)}",
-                    retry_in_s=None,
-                )
-            )
-
-    @property
-    def _is_observed(self) -> bool:
-        return self._activities is not None and self._activities.has_listeners
-
     def _fail(self, run: Run, error: Exception, again: _Delivery) -> None:
         """Record a failure and put the delivery on the list of what comes again."""
         retry_in_s: float | None = None
@@ -650,49 +540,4 @@ class Engine:
             due_s = self._clock.monotonic_s() + retry_in_s
             heapq.heappush(self._retries, (due_s, self._retry_order, again))
             self._peak = max(self._peak, self.depth)
-        self._record_failure(run, error, retry_in_s)
-
-    def _record_failure(self, run: Run, error: Exception, retry_in_s: float | None) -> None:
-        """Say that a run was undone; never fails, whatever the error, hooks or listeners do."""
-        self._failures += 1
-        why = _describe(error)
-        logger.warning(
-            "listener failed listener=%s event=%s attempt=%d why=%r",
-            run.listener,
-            type(run.event).__name__,
-            run.attempt,
-            why,
-            exc_info=logger.isEnabledFor(logging.DEBUG),
-        )
-        for middleware in self._middleware:
-            try:
-                middleware.failed(run, error)
-            except Exception as second:  # noqa: BLE001 - recording must not fail
-                logger.warning("middleware failed why=%r", _describe(second))
-        if self._activities is not None:
-            self._tell(
-                ActivityFailed(run=run, at_ns=self._clock.now_ns(), why=why, retry_in_s=retry_in_s)
-            )
-
-    def _tell(self, told: object) -> None:
-        assert self._activities is not None
-        try:
-            self._activities.post(told)
-        except (QueueFull, RuntimeError) as error:  # observation never stops the work
-            logger.warning("activity not told why=%r", _describe(error))
-
-    def _tell_activities(self) -> None:
-        """Let the second engine run, now that no transaction is open."""
-        if self._activities is None or not self._is_observed:
-            return
-        for ended in self._ended:
-            self._tell(ended)
-        self._ended.clear()
-        self._activities.run_until_idle(steps_limit=self._queue_limit)
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - an error whose __str__ fails is still to be recorded
-        return type(error).__name__
+        self._telling.fail(run, error, retry_in_s)

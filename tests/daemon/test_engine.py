@@ -21,7 +21,9 @@ import pytest
 
 import daemon.activity
 import daemon.engine
+import daemon.registry
 import daemon.subscription
+import daemon.telling
 from daemon.activity import (
     ActivityEnded,
     ActivityFailed,
@@ -1091,7 +1093,14 @@ def test_the_registry_is_data_for_a_diagram(make: Make) -> None:
 
 def test_the_engine_knows_nothing_about_files() -> None:
     """Origin, row 32: another domain can stand on the same engine."""
-    for module in (daemon.engine, daemon.subscription, daemon.activity):
+    modules = (
+        daemon.engine,
+        daemon.registry,
+        daemon.telling,
+        daemon.subscription,
+        daemon.activity,
+    )
+    for module in modules:
         tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
         imported = {
             node.module or ""
@@ -1099,7 +1108,13 @@ def test_the_engine_knows_nothing_about_files() -> None:
             if isinstance(node, ast.ImportFrom)
             if (node.module or "").split(".")[0] in ("store", "peers", "daemon")
         }
-        assert imported <= {"daemon.activity", "daemon.subscription", "store.errors"}
+        assert imported <= {
+            "daemon.activity",
+            "daemon.registry",
+            "daemon.subscription",
+            "daemon.telling",
+            "store.errors",
+        }
 
 
 # --- faults of the early code that must not come back
@@ -1171,6 +1186,20 @@ def test_fault_recording_a_crash_crashed(
     assert told == ["Unspeakable"]
     assert heard == [1]
     assert engine.next_due_s() is not None
+
+
+def test_fault_a_second_engine_that_nobody_hears_fills_up(make: Make) -> None:
+    activities = make(1)
+    engine = make(2, activities=activities)
+
+    def bake(event: Baked, emit: Emit[Eaten]) -> None:
+        raise Cut
+
+    engine.subscribe(bake)
+    engine.post(Baked(1))
+    engine.run_until_idle()
+
+    assert (engine.failures, activities.depth) == (1, 0)
 
 
 def test_fault_an_observer_that_is_full_stops_no_work(make: Make) -> None:
