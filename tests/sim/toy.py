@@ -267,7 +267,8 @@ class Toy:
         keep = b"tmp-%d-%d" % (self._place.life, disk.instants)
         try:
             if new is None:
-                home.placed[keep] = pickle.dumps((name, known))
+                home.wrote.pop(name, None)
+                home.placed[keep] = pickle.dumps((name, known, True))
                 disk.take_away(name, keep)
                 self._keep(keep)
                 disk.sync()
@@ -286,7 +287,7 @@ class Toy:
             if known is None:
                 stat = disk.place_new(stage, name)
             else:
-                home.placed[keep] = pickle.dumps((name, known))
+                home.placed[keep] = pickle.dumps((name, known, False))
                 stat, _ = disk.place_over(stage, name, keep)
             placed = Looked(stat=stat, value=value, looked_at_ns=self._place.clock.now_ns())
             disk.sync()
@@ -313,7 +314,7 @@ class Toy:
     def _keep(self, keep: bytes) -> None:
         """See to what was displaced: an unknown content is a user's change."""
         disk, home = self._place.disk, self._home
-        name, known = pickle.loads(home.placed[keep])
+        name, known, is_removal = pickle.loads(home.placed[keep])
         looked = disk.look_stage(keep)
         if not isinstance(looked, Looked):
             raise DiskError("look at what was displaced")
@@ -323,7 +324,9 @@ class Toy:
             disk.remove_stage(keep)
             del home.placed[keep]
             return
-        if meant is not None:  # it was put in place before a crash: what stands there came after
+        if is_removal:
+            home.synced.pop(name, None)
+        elif meant is not None:  # it was put in place before a crash: what stands there came after
             row = Synced(meant[0], frozenset((meant[1],)), meant[2], (0, 0, 0, 0), is_racy=True)
             home.synced[name] = row
             del home.wrote[name]
