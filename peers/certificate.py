@@ -7,37 +7,37 @@ decided by whoever dials (pinning) or by the hello, never by the TLS library.
 
 from __future__ import annotations
 
-import datetime as dt
+import base64
 import os
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 
 from store.errors import Malformed
-from store.ids import AgentId
+from store.ids import ID_BYTES, AgentId
 
 if TYPE_CHECKING:
     from store.signing import AgentKey
 
-CERTIFICATE_LIMIT_BYTES: Final = 4096
-_FROM = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_UNTIL = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
+# The one certificate there is (RFC 5280, RFC 8410), but for key and signature:
+#  3 sequence ‖ 2 what is signed ‖ 5 version 3 ‖ 3 serial number 1 ‖ 7 Ed25519 ‖ 2 issuer, empty
+#  ‖ 34 validity ‖ 2 subject, empty ‖ 12 the key is Ed25519 = 70
+_BEFORE_KEY: Final = bytes.fromhex(
+    "3081ad 3061 a003020102 020101 300506032b6570 3000"
+    "3020 170d3730303130313030303030305a 180f39393939313233313233353935395a"
+    "3000 302a300506032b6570032100"
+)
+_BEFORE_SIGNATURE: Final = bytes.fromhex("300506032b6570 034100")  # 7 Ed25519 ‖ 3 bit string = 10
+_CERTIFICATE_BYTES: Final = 176  # 70 + 32 key + 10 + 64 signature
+_UNSIGNED_BYTES: Final = 3  # the outer sequence
+_SECRET_KEY: Final = bytes.fromhex("302e020100 300506032b6570 04220420")  # + 32 seed = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """A self-signed certificate, with the secret key where it is our own."""
+    """Our own self-signed certificate, with its secret key."""
 
     der: bytes
     pem_with_key: bytes = field(repr=False)
@@ -48,40 +48,26 @@ def issue(key: AgentKey) -> Certificate:
 
     It names nobody: subject and issuer are empty, the serial number is 1.
     """
-    secret = Ed25519PrivateKey.from_private_bytes(key.seed)
-    nobody = x509.Name([])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(nobody)
-        .issuer_name(nobody)
-        .public_key(secret.public_key())
-        .serial_number(1)
-        .not_valid_before(_FROM)
-        .not_valid_after(_UNTIL)
-        .sign(secret, algorithm=None)
-    )
-    secret_pem = secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Certificate(
-        der=certificate.public_bytes(Encoding.DER),
-        pem_with_key=certificate.public_bytes(Encoding.PEM) + secret_pem,
-    )
+    head = _BEFORE_KEY + key.agent
+    der = head + _BEFORE_SIGNATURE + key.sign(head[_UNSIGNED_BYTES:])
+    pem = _pem(b"CERTIFICATE", der) + _pem(b"PRIVATE KEY", _SECRET_KEY + key.seed)
+    return Certificate(der=der, pem_with_key=pem)
 
 
 def agent_of(certificate_der: bytes) -> AgentId:
     """Read the agent out of a certificate that TLS has already shown the peer to hold.
 
-    Raises Malformed for anything but one X.509 certificate with an Ed25519 key. Dates, names
-    and the certificate's own signature mean nothing and are not looked at.
+    Raises Malformed for any other layout than `issue` makes, so that no X.509 parser of ours
+    faces a stranger. The certificate's own signature proves nothing more and is not checked.
     """
-    if len(certificate_der) > CERTIFICATE_LIMIT_BYTES:
-        raise Malformed("certificate", f"has {len(certificate_der)} bytes")
-    try:
-        public = x509.load_der_x509_certificate(certificate_der).public_key()
-    except (ValueError, UnsupportedAlgorithm) as cause:
-        raise Malformed("certificate", "cannot be read") from cause
-    if not isinstance(public, Ed25519PublicKey):
-        raise Malformed("certificate", "has a key that is not Ed25519")
-    return AgentId(public.public_bytes(Encoding.Raw, PublicFormat.Raw))
+    key_end = len(_BEFORE_KEY) + ID_BYTES
+    if (
+        len(certificate_der) != _CERTIFICATE_BYTES
+        or not certificate_der.startswith(_BEFORE_KEY)
+        or not certificate_der.startswith(_BEFORE_SIGNATURE, key_end)
+    ):
+        raise Malformed("certificate", "is not one of an agent")
+    return AgentId(certificate_der[len(_BEFORE_KEY) : key_end])
 
 
 def certificate_hash(certificate_der: bytes) -> bytes:
@@ -119,6 +105,10 @@ def _tls13(protocol: ssl._SSLMethod) -> ssl.SSLContext:
     context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     return context
+
+
+def _pem(kind: bytes, der: bytes) -> bytes:
+    return b"-----BEGIN %b-----\n%b-----END %b-----\n" % (kind, base64.encodebytes(der), kind)
 
 
 def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
