@@ -9,17 +9,20 @@ from whoever sent the batch that names them, then from everybody else.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from peers import heads
-from peers.heads import Tips
 from peers.wire import IDS_LIMIT, Range
 from store.ids import AgentId, BatchId, LogId
-from store.signing import SignedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from peers.heads import Tips
+    from store.signing import SignedBatch
 
 ASK_PATIENCE_S: Final = 15.0  # without a part of the answer
 PUSH_PATIENCE_S: Final = 2.0  # who pushed a log's last batch will push its next
@@ -156,11 +159,11 @@ class Exchange:
             del self._asks[ask.request]
         ranges = self._choose_ranges(ours, absent, now_s)
         ids = self._choose_ids()
-        asks = []
-        for agent in list(dict.fromkeys((*ranges, *ids))):
-            if sum(ask.agent == agent for ask in self._asks.values()) < ASKS_LIMIT:
-                asks.append(self._put(agent, ranges.get(agent, ()), ids.get(agent, ()), now_s))
-        return asks
+        return [
+            self._put(agent, ranges.get(agent, ()), ids.get(agent, ()), now_s)
+            for agent in dict.fromkeys((*ranges, *ids))
+            if sum(ask.agent == agent for ask in self._asks.values()) < ASKS_LIMIT
+        ]
 
     def _choose_ranges(
         self, ours: Tips, absent: Collection[bytes], now_s: float

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
@@ -21,12 +21,14 @@ from peers.large import ChunksAsk, Filling, LocalPiece, RangeAsk, Sink, reuse
 from peers.limits import RateLimit
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
-from peers.replica import Contents, P, Runner, T
 from peers.serve import send_all
 from peers.wire import Chunks, Data, NotHave, Small, WantSmall
 from store.errors import DizzyError, Malformed
 from store.ids import AgentId, BlobHash, FolderId
-from store.records import BlobRef
+
+if TYPE_CHECKING:
+    from peers.replica import Contents, P, Runner, T
+    from store.records import BlobRef
 
 __all__ = ["Fetcher", "LocalPiece", "Sink"]
 
@@ -489,7 +491,7 @@ class Fetcher:
             failed.add(lane)
             if any(ask.is_refused for _, ask in window):
                 self.refused(lane.agent, (filling.ref.hash,))
-            for number, ask in window:
+            for number, _ in window:
                 lane.cancel(number)
             while window:
                 await self._land(filling, lane, window[0][1])

@@ -6,13 +6,17 @@ because a later one of its log is, since a log may have forked.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from peers.wire import Head, Range
 from store.ids import BatchId, LogId
-from store.signing import SignedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from store.signing import SignedBatch
 
 Tips = dict[LogId, dict[BatchId, int]]  # log -> the newest batch of each branch -> its seq
 

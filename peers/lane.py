@@ -7,12 +7,15 @@ plain calls, so that thousands of contents cost no task and no future each.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from peers import wire
 from peers.wire import Cancel, Chunks, Data, NotHave, Small
-from store.ids import AgentId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from peers import wire
+    from store.ids import AgentId
 
 Answer = Data | Small | NotHave | Chunks
 

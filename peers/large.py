@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from blake3 import blake3
 
 from peers import wire
 from peers.chunks import FEED_BYTES, Cutter
-from peers.lane import Answer
 from peers.wire import ChunkLine, Chunks, Data, NotHave, Want, WantChunks
-from store.ids import AgentId, BlobHash, FolderId
-from store.records import BlobRef
 
-UNIT_BYTES: Final = 2 * 1024 * 1024  # asked for at once, and written at once
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from peers.lane import Answer
+    from store.ids import AgentId, BlobHash, FolderId
+    from store.records import BlobRef
+
+UNIT_BYTES: Final = 8 * wire.DATA_PIECE_BYTES  # 1.94 MiB: asked for, read and written at once
 CHUNKS_PER_BYTE: Final = 64 * 1024  # no list is longer than the size divided by this, plus one
 
 

@@ -7,13 +7,15 @@ own. Nothing here does anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
-from peers.heads import Heads
-from peers.wire import Fork, Range, SignedAddresses
 from store.ids import AgentId, BatchId, BlobHash, FolderId
-from store.log import Admitted
-from store.signing import SignedBatch, WireBatch
+
+if TYPE_CHECKING:
+    from peers.heads import Heads
+    from peers.wire import Fork, Range, SignedAddresses
+    from store.log import Admitted
+    from store.signing import SignedBatch, WireBatch
 
 P = ParamSpec("P")
 T = TypeVar("T")

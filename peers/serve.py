@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from peers import wire
 from peers.chunks import FEED_BYTES, Cutter
-from peers.limits import RateLimit
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
-from peers.replica import Replica, Runner
 from peers.wire import (
     Cancel,
     ChunkLine,
@@ -31,6 +29,10 @@ from peers.wire import (
 )
 from store.errors import Malformed
 from store.ids import AgentId, BlobHash, FolderId
+
+if TYPE_CHECKING:
+    from peers.limits import RateLimit
+    from peers.replica import Replica, Runner
 
 WAITING_LIMIT: Final = 64 * 1024  # hashes (and ranges) that wait to be served on one link
 LISTS_WAITING_LIMIT: Final = 64

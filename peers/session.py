@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
@@ -29,6 +28,8 @@ from store.ids import AgentId, BlobHash, FolderId, batch_id, log_id
 from store.signing import SignedBatch, WireBatch, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from peers.sessions import Sessions
 
 __all__ = ["Ended", "Link", "LinkClosed", "Replica", "Runner", "Session"]

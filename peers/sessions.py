@@ -7,22 +7,25 @@ passes that on to the sessions that it concerns. It stores nothing and opens no 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from peers import heads, wire
 from peers.exchange import Exchange
-from peers.fetch import Fetcher
 from peers.lane import loop_time_s
 from peers.limits import RateLimit
-from peers.link import Link
 from peers.outbox import Outbox
-from peers.replica import Contents, Replica, Runner
 from peers.serve import BlobServer, ChunkLists, Remembered, serve_link
 from peers.session import Session
 from store.errors import Malformed
 from store.ids import AgentId, BlobHash, FolderId
-from store.signing import SignedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from peers.fetch import Fetcher
+    from peers.link import Link
+    from peers.replica import Contents, Replica, Runner
+    from store.signing import SignedBatch
 
 RELAY_LIMIT_BYTES: Final = 64 * 1024  # larger batches of others are announced, not pushed on
 REMEMBERED_PEERS_LIMIT: Final = 256

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from store.codec import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES
 from store.errors import Malformed
-from store.events import U32, U63, Bytes64, Hash32, Size
+from store.events import U32, U63, Bytes64, Hash32, Size  # noqa: TC001 - msgspec reads them
 from store.signing import WireBatch
 
 Buffer = bytes | bytearray | memoryview
@@ -27,7 +27,7 @@ MESSAGE_LIMIT_BYTES: Final = 1024 * 1024 + 64 * 1024
 # frame = kind u8 ‖ stream u32 ‖ index u8 ‖ more u8 ‖ piece: 1 + 4 + 1 + 1 = 7 bytes before it
 FRAME_HEADER_BYTES: Final = 7
 PIECE_LIMIT_BYTES: Final = FRAME_LIMIT_BYTES - FRAME_HEADER_BYTES
-FRAMES_LIMIT: Final = 5  # 5 × 262,137 ≥ 1,114,112
+FRAMES_LIMIT: Final = 5  # 5 * 262,137 ≥ 1,114,112
 STREAMS_LIMIT: Final = 8  # messages that may be under way at once; at most 8.5 MiB a link
 FIRST_OPTIONAL_KIND: Final = 64  # a node that does not know such a kind passes over it
 

@@ -240,9 +240,7 @@ class MemoryReplica:
             refs.append(BlobRef(hash=blob, size=len(content)))
         return refs
 
-    def write(
-        self, *events: bytes, folder: FolderId = FOLDER, epoch: Epoch = EPOCH
-    ) -> SignedBatch:
+    def write(self, *events: bytes, folder: FolderId = FOLDER, epoch: Epoch = EPOCH) -> SignedBatch:
         """Append a batch of our own, after all that is stored."""
         log = self.logs[folder]
         mine = [
@@ -388,7 +386,7 @@ def nodes(count: int) -> list[Node]:
 
 async def until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
     async with asyncio.timeout(within_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the condition is anything
             await asyncio.sleep(0.05)  # virtual time
 
 

@@ -12,11 +12,12 @@ import pytest
 
 from peers import wire
 from peers.wire import Assembler, frames
-from store.ids import Epoch, FolderId, blob_hash
+from store.errors import Malformed
+from store.ids import Epoch, FolderId
 from store.signing import WireBatch
 from tests.peers.replicas import (
-    FOLDER,
     EPOCH,
+    FOLDER,
     Node,
     PipeLink,
     connect,
@@ -40,7 +41,7 @@ def simulate(
 ) -> float:
     """Run a story in virtual time and stop all tasks that it left; give how long it took."""
 
-    class Over(Exception):  # noqa: N818
+    class Over(Exception):
         pass
 
     async def main(loop: VirtualLoop) -> float:
@@ -102,7 +103,7 @@ def test_fresh_batch_is_there_after_one_message() -> None:
 def test_middle_node_relays_and_never_echoes() -> None:
     async def story(tasks: asyncio.TaskGroup) -> None:
         a, b, c = nodes(3)
-        near, back = connect(tasks, a, b)
+        _, back = connect(tasks, a, b)
         connect(tasks, b, c)
         await until(lambda: b.sessions.session(a.agent) is not None)
         await asyncio.sleep(1)
@@ -181,7 +182,7 @@ def test_P5_P6_loss_duplicates_and_reordering_end_equal_and_in_order(seed: int) 
             link.random = random
             link.loss, link.duplicate, link.reorder = 0.2, 0.2, 0.5
         for _ in range(40):
-            random.choice(some).write(EVENT * 1)
+            random.choice(some).write(EVENT)
             await asyncio.sleep(random.random() * 0.3)
         await until(lambda: all_equal(*some), 300)
 
@@ -207,12 +208,10 @@ def test_whole_log_larger_than_one_answer_arrives_in_parts() -> None:
     async def story(tasks: asyncio.TaskGroup) -> None:
         a, b = nodes(2)
         random = Random(5)
-        event = b"\xd9"  # not decoded here
         for _ in range(24):
             a.replica.write(*(b"\x91\x01" + random.randbytes(60_000) for _ in range(16)))
-        assert event
 
-        near, far = connect(tasks, a, b)
+        connect(tasks, a, b)
         await until(lambda: all_equal(a, b), 20)
 
         assert b.replica.calls["admit"] >= 24
@@ -329,7 +328,9 @@ def test_A7_three_bad_batches_end_the_session_and_change_nothing(part: str) -> N
     async def story(tasks: asyncio.TaskGroup) -> None:
         a, b = nodes(2)
         good = b.replica.write(EVENT).wire
-        bad = msgspec.structs.replace(good, **{part: flipped(getattr(good, part), len(getattr(good, part)) - 1)})
+        bad = msgspec.structs.replace(
+            good, **{part: flipped(getattr(good, part), len(getattr(good, part)) - 1)}
+        )
         attacker = Attacker(tasks, a, 2)
         await attacker.begin()
 
@@ -350,7 +351,7 @@ def test_A7_three_bad_batches_end_the_session_and_change_nothing(part: str) -> N
 def test_A8_replayed_session_has_no_effect() -> None:
     async def story(tasks: asyncio.TaskGroup) -> None:
         a, b = nodes(2)
-        near, far = connect(tasks, a, b)
+        near, _ = connect(tasks, a, b)
         near.keeps_sent = True
         for _ in range(10):
             a.write(EVENT)
@@ -437,7 +438,7 @@ def test_A14_heads_beyond_the_bound_are_refused() -> None:
     message = wire.HeadsSaid(FOLDER, (head,) * 9000, None, 1, False, False, False)
     payload = msgspec.msgpack.encode(message)
 
-    with pytest.raises(wire.Malformed):
+    with pytest.raises(Malformed):
         wire.parse(2, payload)
 
 
@@ -580,6 +581,5 @@ def test_epochs_are_logs_of_their_own() -> None:
         await until(lambda: all_equal(a, b), 5)
 
         assert len({one.log for one in signed}) == 2
-        assert blob_hash(b"") != signed[0].log
 
     simulate(story)
