@@ -101,7 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence(sys.stdout)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -115,12 +114,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _say(_as_error(cause))
         return EXIT_FAILED
+    finally:
+        _end_output(sys.stdout)
     return code
 
 
 def _run(arguments: list[str]) -> int:
     position = _command_position(arguments)
-    options = _global_parser().parse_args(arguments[:position])
+    options = _parse(_global_parser(), arguments[:position])
+    if options is None:
+        return 0
     if options.version:
         sys.stdout.write(f"dizzyd {daemon.__version__}\n")
         return 0
@@ -134,10 +137,20 @@ def _run(arguments: list[str]) -> int:
     spelled = name.replace("-", "_")
     parser = _command_parser(name)
     getattr(module, f"define_{spelled}")(parser)
-    parsed = parser.parse_args(arguments[position + 1 :])
+    parsed = _parse(parser, arguments[position + 1 :])
+    if parsed is None:
+        return 0
     config = getattr(parsed, "config", options.config)
     code: int = getattr(module, f"run_{spelled}")(parsed, _open_console(config))
     return code
+
+
+def _parse(parser: Parser, arguments: list[str]) -> argparse.Namespace | None:
+    """Parse, or print the help that was asked for and return None."""
+    try:
+        return parser.parse_args(arguments)
+    except SystemExit:  # argparse's way to end after --help; errors raise UsageError
+        return None
 
 
 def _global_options(parser: argparse.ArgumentParser, default: Any) -> None:
@@ -262,9 +275,12 @@ def _replace_closed_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _silence(stream: TextIO) -> None:
-    """Send what is left in a broken stream nowhere, so that the interpreter's exit is quiet."""
-    with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+def _end_output(stream: TextIO) -> None:
+    """Write what is left; where that fails, let it go, so that the interpreter's end is quiet."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 BODY_LIMIT_BYTES: Final = 1 << 20
 CONNECTION_LIMIT: Final = 128
-STOP_TIMEOUT_S: Final = 2.0
+GRACE_S: Final = 0.5  # for answers under way at a stop, twice: to end, then to be cancelled
+STOP_TIMEOUT_S: Final = 5.0
 _UCRED = struct.Struct("3i")  # struct ucred: pid 4 + uid 4 + gid 4 = 12 bytes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -122,7 +123,7 @@ class ControlServer:
         # handler_cancellation: who stops asking (Ctrl-C in `wait`, a closed `events`) frees the
         # answer at once. Operations are cancellable at every await, as at shutdown.
         self._runner = web.AppRunner(
-            self._application(), access_log=None, shutdown_timeout=1.0, handler_cancellation=True
+            self._application(), access_log=None, shutdown_timeout=GRACE_S, handler_cancellation=True
         )
         await self._runner.setup()
         try:
