@@ -234,7 +234,7 @@ def _refuse_other_package() -> None:
     raise DizzyError(
         "package `daemon`",
         f"another project's was imported, from {Path(found).parent}",
-        hint="python-daemon has one too: install dizzyd in an environment of its own (pipx, uv tool)",
+        hint="python-daemon has one too: install dizzyd in an environment of its own",
     )
 
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
-from daemon.durations import parse_duration, parse_size
 from daemon.config_text import ConfigError, Place, read_document
+from daemon.durations import parse_duration, parse_size
 from store.ids import AgentId, FolderId
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -191,9 +189,10 @@ def check_name(text: str) -> str:
     """Accept a name of a node, folder or peer: 1 to 255 bytes, no control characters."""
     if not 1 <= len(text.encode("utf-8", "surrogatepass")) <= _LABEL_LIMIT_BYTES:
         raise ValueError(f"a name of 1 to {_LABEL_LIMIT_BYTES} bytes")
-    if not text.strip() or any(ord(letter) < 0x20 or 0x7F <= ord(letter) < 0xA0 for letter in text):
+    kinds = {unicodedata.category(letter) for letter in text}
+    if not text.strip() or "Cc" in kinds:
         raise ValueError("a name without control characters")
-    if any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+    if "Cs" in kinds:
         raise ValueError("a name in UTF-8")
     return text
 

@@ -62,12 +62,12 @@ def add_folder(
         check_name(name)
     except UnicodeEncodeError as cause:
         raise DizzyError(
-            f"folder {ascii(str(path))}",
+            f"folder {str(path)!a}",
             "its path is not UTF-8, and the configuration is",
             hint="move the folder to a path in UTF-8",
         ) from cause
     except ValueError as cause:
-        raise DizzyError(f"folder name {ascii(name)}", f"expected {cause}") from cause
+        raise DizzyError(f"folder name {name!a}", f"expected {cause}") from cause
 
     def change(document: TOMLDocument) -> None:
         table = _table(document, "folders", name)

@@ -6,16 +6,17 @@ Knows TOML and places in a text, no key of dizzyd: daemon.config does.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tomlkit
 from tomlkit.exceptions import ParseError, TOMLKitError
+from tomlkit.parser import Parser
 
 from store.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 T = TypeVar("T")
@@ -258,8 +259,6 @@ def _keys_of(chunk: str) -> Keys:
 
 def _dotted_depth(chunk: str) -> int:
     """Count the parts of a dotted key, so that an inline table's keys are not taken for them."""
-    from tomlkit.parser import Parser
-
     key = Parser(chunk.lstrip())._parse_key()  # noqa: SLF001 - no public way to read one key
     return len(list(key))
 

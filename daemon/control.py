@@ -23,12 +23,12 @@ from aiohttp import web
 from daemon.answers import CatRequest, Change
 from daemon.plain import NotPlain, from_plain, to_plain
 from daemon.routes import CAT, PREFIX, ROUTES, Route
-from daemon.status import Status
 from store.errors import EXIT_TRY_LATER, EXIT_USAGE, DizzyError, UsageError
 
 if TYPE_CHECKING:
     from daemon.answers import FolderPeers, Identity, InviteMade, Joined, Rebuilt, VerifyLine
     from daemon.home import Home
+    from daemon.status import Status
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,10 @@ class ControlServer:
         # handler_cancellation: who stops asking (Ctrl-C in `wait`, a closed `events`) frees the
         # answer at once. Operations are cancellable at every await, as at shutdown.
         self._runner = web.AppRunner(
-            self._application(), access_log=None, shutdown_timeout=GRACE_S, handler_cancellation=True
+            self._application(),
+            access_log=None,
+            shutdown_timeout=GRACE_S,
+            handler_cancellation=True,
         )
         await self._runner.setup()
         try:
@@ -151,7 +154,7 @@ class ControlServer:
             listening.close()
             raise
         self._inode = found.st_dev, found.st_ino
-        listening.setblocking(False)
+        listening.setblocking(False)  # noqa: FBT003 - its only parameter
         return listening
 
     async def stop(self) -> None:

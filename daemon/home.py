@@ -202,11 +202,11 @@ def _system_home(environment: Mapping[str, str]) -> Home | None:
     """Find the one instance of the system unit that this user may read, its own name first."""
     user = environment.get("USER", "")
     try:
-        names = sorted(os.listdir(SYSTEM_STATE), key=lambda name: (name != user, name))
+        instances = sorted(SYSTEM_STATE.iterdir(), key=lambda path: (path.name != user, path))
     except OSError:
         return None
-    for name in names:
-        home = _home_at(SYSTEM_STATE / name)
+    for instance in instances:
+        home = _home_at(instance)
         with suppress(OSError):
             if home.exists and os.access(home.state, os.R_OK | os.X_OK):
                 return home

@@ -38,8 +38,6 @@ def from_plain(kind: type[T], value: object, *, is_open: bool = False) -> T:
 
 
 def _read(kind: Any, value: Any, place: str, *, is_open: bool) -> Any:
-    if kind is Any:
-        return value
     if is_dataclass(kind):
         return _read_dataclass(kind, value, place, is_open=is_open)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -58,7 +56,7 @@ def _read(kind: Any, value: Any, place: str, *, is_open: bool) -> Any:
         }
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is kind:
+    if type(value) is kind or kind is Any:
         return value
     raise NotPlain(f"{place.lstrip('.') or 'the value'}: expected {_name(kind)}")
 

@@ -121,7 +121,7 @@ def _is_hidden(path: str) -> bool:
 def _quote(text: str) -> str:
     """Write a word as a unit file wants it: % doubled, odd characters in quotes."""
     if any(ord(letter) < 0x20 for letter in text):  # noqa: PLR2004 - control characters
-        raise DizzyError(f"path {ascii(text)}", "cannot stand in a unit file")
+        raise DizzyError(f"path {text!a}", "cannot stand in a unit file")
     text = text.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$").replace('"', '\\"')
     return f'"{text}"' if re.search(r"[\s'\"\\;]", text) else text
 

@@ -1,4 +1,4 @@
-"""The commands about a folder as a whole: share, leave, unshare, scan, confirm, revert, …"""
+"""The commands about a folder as a whole, from share and leave to confirm and revert."""
 
 from __future__ import annotations
 
@@ -121,9 +121,7 @@ def run_revert(arguments: Namespace, console: Console) -> int:
     return _order(console, routes.REVERT, arguments.name, "reverted")
 
 
-def _order(
-    console: Console, route: Route[FolderRequest, None], name: str, done: str
-) -> int:
+def _order(console: Console, route: Route[FolderRequest, None], name: str, done: str) -> int:
     reach.ask(console.home, route, FolderRequest(name=name))
     console.err.write(f"{done} {escape(name)}\n")
     return 0

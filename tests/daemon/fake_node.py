@@ -259,5 +259,3 @@ def umask(value: int) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
-
-

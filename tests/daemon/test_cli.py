@@ -266,9 +266,7 @@ async def test_a_broken_operation_is_an_error_and_not_a_traceback(
 
 async def test_peers_are_listed_for_people_and_for_machines(home: Home, node: FakeNode) -> None:
     ended = await dizzyd(home, "peers")
-    assert ended.out == (
-        f"photos   {'bb' * 32}\n  desk\\ntop   write   {'cc' * 32}   connected\n"
-    )
+    assert ended.out == (f"photos   {'bb' * 32}\n  desk\\ntop   write   {'cc' * 32}   connected\n")
     plain = json.loads((await dizzyd(home, "peers", "--json")).out)
     assert plain[0]["members"][0]["name"] == "desk\ntop"
 
@@ -408,9 +406,7 @@ async def test_without_a_node_commands_say_how_to_make_one(home: Home) -> None:
     )
 
 
-async def test_a_command_waits_for_a_node_that_is_just_starting(
-    home: Home, tmp_path: Path
-) -> None:
+async def test_a_command_waits_for_a_node_that_is_just_starting(home: Home, tmp_path: Path) -> None:
     # The command stands still in its first pause, until we have read that it is there.
     paused = tmp_path / "paused"
     os.mkfifo(paused)

@@ -276,7 +276,10 @@ def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
 
 
 def test_places_in_lists_strings_inline_tables_and_dotted_keys_are_found() -> None:
-    text = '[node]\nlisten = [\n  "a:1", # [x]\n]\nname = """\n[peers]\n"""\n[folders]\na.b = 1\nc = {d = 1}'
+    text = (
+        '[node]\nlisten = [\n  "a:1", # [x]\n]\nname = """\n[peers]\n"""\n'
+        "[folders]\na.b = 1\nc = {d = 1}"
+    )
 
     assert locate(text, ("node", "listen")) == (2, 1)
     assert locate(text, ("node", "name")) == (5, 1)

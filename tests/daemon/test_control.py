@@ -203,9 +203,7 @@ async def test_errors_of_the_node_travel_whole(
 ) -> None:
     node.fails["leave"] = error
 
-    code, content = await request(
-        home, "POST", f"{PREFIX}/leave", JSON, body=b'{"name": "x"}'
-    )
+    code, content = await request(home, "POST", f"{PREFIX}/leave", JSON, body=b'{"name": "x"}')
 
     assert code == status
     assert json.loads(content) == {
@@ -213,9 +211,7 @@ async def test_errors_of_the_node_travel_whole(
     }  # fmt: skip
 
 
-async def test_events_stream_from_a_cursor_until_the_asker_goes(
-    home: Home, node: FakeNode
-) -> None:
+async def test_events_stream_from_a_cursor_until_the_asker_goes(home: Home, node: FakeNode) -> None:
     async with asyncio.timeout(10):
         reader, writer = await asyncio.open_unix_connection(str(home.control_socket))
         writer.write(f"GET {PREFIX}/events?after=41 HTTP/1.0\r\n\r\n".encode())
@@ -237,5 +233,3 @@ async def test_stop_ends_an_endless_answer_quickly(home: Home) -> None:
             await fake.waiting.wait()
         await fake.was_cancelled.wait()
         writer.close()
-
-

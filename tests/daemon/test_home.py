@@ -148,7 +148,10 @@ with home.locked():
 """
     with subprocess.Popen(
         [sys.executable, "-c", program],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from daemon import service
+from daemon.config import DEFAULT_PORT
 from daemon.service import Notifier, drop_in, fill_unit, install_user_unit, unit_template
 from daemon.setup import PORTS_TRIED
-from daemon.config import DEFAULT_PORT
 from store.errors import DizzyError
 
 COMMAND = ("/home/u/my venv/bin/dizzyd",)

@@ -10,8 +10,8 @@ from daemon.status import (
     Behind,
     FolderPeer,
     FolderStatus,
-    Pending,
     PeerStatus,
+    Pending,
     Problem,
     Status,
     render,
@@ -43,9 +43,7 @@ def contract_status() -> Status:
             ),
         ),
     )
-    problem = Problem(
-        problem="disk full: 1.1 GiB short", hint="free space; it goes on by itself"
-    )
+    problem = Problem(problem="disk full: 1.1 GiB short", hint="free space; it goes on by itself")
     videos = FolderStatus(
         name="videos",
         id="ee" * 32,
@@ -105,7 +103,10 @@ def test_a_stopped_node_says_so() -> None:
         ({"peers": ()}, "shared with nobody yet"),
         ({"peers": (FolderPeer(agent="99" * 32, in_sync=False),)}, "up to date here"),
         ({"state": "scanning"}, "scanning"),
-        ({"state": "syncing", "pending": Pending(files=2, bytes=3 << 20)}, "2 files, 3.0 MiB to go"),
+        (
+            {"state": "syncing", "pending": Pending(files=2, bytes=3 << 20)},
+            "2 files, 3.0 MiB to go",
+        ),
         ({"state": "held", "held_deletions": 120}, "held: 120 deletions"),
         ({"state": "paused"}, "paused"),
     ],

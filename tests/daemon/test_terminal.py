@@ -143,9 +143,7 @@ def test_a_pipe_gets_no_colour_and_no_progress() -> None:
 def test_progress_appears_after_a_second_with_rate_and_time_left() -> None:
     stream = _Tty()
     now = 0.0
-    progress = Progress(
-        Terminal(stream=stream, is_interactive=True), "verify", lambda: now
-    )
+    progress = Progress(Terminal(stream=stream, is_interactive=True), "verify", lambda: now)
 
     now = 0.5
     progress.show(1, 100)
