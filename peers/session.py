@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from blake3 import blake3
 from msgspec import Struct
@@ -47,6 +47,9 @@ SILENCE_S: Final = 70.0
 INLINE_VERIFY_BYTES: Final = 32 * 1024  # larger deliveries are verified beside the loop
 HARMLESS: Final = frozenset({"pending-full", "parent-refused"})
 BAD_CODE: Final = 1  # the peer misbehaved
+
+
+B = TypeVar("B", WireBatch, wire.PackedBatch)
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -128,10 +131,10 @@ class Session:
 
         The link is closed when this returns or is cancelled.
         """
-        await self._sessions.joined(self)
         self._heard_at_s = loop_time_s()
         ended = Ended(reason="closed")
         try:
+            await self._sessions.joined(self)
             await self._greet()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive_all())
@@ -223,8 +226,8 @@ class Session:
         if not usable:
             return
         inline = tuple(wire.SmallContent(blob, content) for blob, content in contents.items())
-        for part in _parts([signed.wire for signed in usable]):
-            packed = tuple(wire.pack(one) for one in part)
+        for part in _parts([self._sessions.pack(signed) for signed in usable]):
+            packed = tuple(part)
             self._outbox.put(Rank.LOG, wire.News(folder, packed, _fitting(packed, inline)))
             inline = ()
 
@@ -400,7 +403,7 @@ class Session:
             proven, bad = verify_all(delivery.batches)
         else:
             proven, bad = await self._runner.run(verify_all, delivery.batches)
-        await self._strike(bad)
+        self._strike(bad)
         shared = self._folders.get(delivery.folder)
         if shared is None:
             return
@@ -437,7 +440,8 @@ class Session:
         had_missing = exchange.missing
         exchange.stored(admitted.stored)
         exchange.waits_for(self.agent, admitted.missing)
-        await self._strike(admitted.refused)
+        # what waited may have come from others: then nobody is struck for what is refused now
+        self._strike(admitted.refused, is_harmless=bool(had_missing))
         if admitted.stored:
             self._sessions.relay(folder, admitted.stored, self.agent, delivery.contents)
         elif proven:
@@ -452,10 +456,12 @@ class Session:
         if self._wrong_contents >= WRONG_CONTENTS_LIMIT:
             self._outbox.fail(_Struck("sent wrong contents"))
 
-    async def _strike(self, reasons: dict[str, int]) -> None:
+    def _strike(self, reasons: dict[str, int], *, is_harmless: bool = False) -> None:
         for reason, number in reasons.items():
             self._sessions.rejected[reason] += number
-            if reason not in HARMLESS and self._strikes.add(number):
+            if is_harmless or reason in HARMLESS:
+                continue
+            if self._strikes.add(number):
                 raise _Struck(f"sent bad batches: {reason}")
 
     # -- batches out --------------------------------------------------------------------------
@@ -574,9 +580,9 @@ def verify_all(
     return proven, bad
 
 
-def _parts(batches: Sequence[WireBatch]) -> list[list[WireBatch]]:
+def _parts(batches: Sequence[B]) -> list[list[B]]:
     """Divide batches so that each part fits in one message, compressed or not."""
-    parts: list[list[WireBatch]] = []
+    parts: list[list[B]] = []
     size = PART_LIMIT_BYTES + 1
     for one in batches:
         one_size = len(one.body) + len(one.header) + 128

@@ -17,7 +17,7 @@ from peers.outbox import Outbox
 from peers.serve import BlobServer, ChunkLists, Remembered, serve_link
 from peers.session import Session
 from store.errors import Malformed
-from store.ids import AgentId, BlobHash, FolderId
+from store.ids import AgentId, BatchId, BlobHash, FolderId
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from store.signing import SignedBatch
 
 RELAY_LIMIT_BYTES: Final = 64 * 1024  # larger batches of others are announced, not pushed on
+PACKED_LIMIT: Final = 8  # batches of at most 1 MiB that are kept ready to be sent
 REMEMBERED_PEERS_LIMIT: Final = 256
 
 
@@ -52,6 +53,7 @@ class Sessions:
         self.rejected: Counter[str] = Counter()
         self._sessions: dict[AgentId, Session] = {}
         self._exchanges: dict[FolderId, Exchange] = {}
+        self._packed: dict[BatchId, wire.PackedBatch] = {}
         self._remembered: dict[AgentId, Remembered] = {}
 
     # -- who is connected ---------------------------------------------------------------------
@@ -74,21 +76,31 @@ class Sessions:
     async def joined(self, session: Session) -> None:
         """Take a session that begins."""
         former = self._sessions.get(session.agent)
-        self._sessions[session.agent] = session
         if former is not None:
             self.left(former)
-            await former.link.close()
+        self._sessions[session.agent] = session
         self.fetcher.joined(session.lane, session.shares)
+        if former is not None:
+            await former.link.close()
 
     def left(self, session: Session) -> None:
-        """Let go of a session that has ended."""
+        """Let go of a session that has ended; one that was replaced is gone already."""
+        if self._sessions.get(session.agent) is not session:
+            return
+        del self._sessions[session.agent]
         self.fetcher.left(session.lane)
-        is_latest = self._sessions.get(session.agent) is session
-        if is_latest:
-            del self._sessions[session.agent]
-            self.replica.note_gone(session.agent)
         for exchange in self._exchanges.values():
             exchange.gone(session.agent)
+        self.replica.note_gone(session.agent)
+
+    def pack(self, signed: SignedBatch) -> wire.PackedBatch:
+        """Make a fresh batch ready to be sent, once for all sessions."""
+        packed = self._packed.get(signed.id)
+        if packed is None:
+            packed = self._packed[signed.id] = wire.pack(signed.wire)
+            if len(self._packed) > PACKED_LIMIT:
+                del self._packed[next(iter(self._packed))]
+        return packed
 
     def _wrong_content(self, agent: AgentId) -> None:
         session = self._sessions.get(agent)

@@ -14,7 +14,7 @@ from peers import wire
 from peers.wire import Assembler, frames
 from store.errors import Malformed
 from store.ids import Epoch, FolderId
-from store.signing import WireBatch
+from store.signing import WireBatch, sign_batch
 from tests.peers.replicas import (
     EPOCH,
     FOLDER,
@@ -518,6 +518,12 @@ def test_new_session_of_a_peer_replaces_the_former() -> None:
         await asyncio.sleep(1)
 
         assert first.is_closed
+        assert len(a.ended) == len(b.ended) == 1
+        session = a.sessions.session(b.agent)
+        assert session is not None
+        assert session.shares(FOLDER)
+        assert b.agent in a.sessions.exchange(FOLDER)._said
+        assert len(await a.fetcher.fetch_small(FOLDER, b.replica.keep(b"x"))) == 1
         a.write(EVENT)
         await until(lambda: all_equal(a, b), 5)
 
@@ -581,5 +587,38 @@ def test_epochs_are_logs_of_their_own() -> None:
         await until(lambda: all_equal(a, b), 5)
 
         assert len({one.log for one in signed}) == 2
+
+    simulate(story)
+
+
+def test_A13_innocent_carrier_of_a_parent_is_not_struck_for_what_waited_for_it() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b, c = nodes(3)
+        parent = c.replica.write(EVENT)
+        attacker = Attacker(tasks, a, 2)
+        await attacker.begin()
+        bad = [
+            sign_batch(
+                b.key,
+                folder=FOLDER,
+                epoch=Epoch(bytes([number]) * 16),
+                seq=0,
+                prev=None,
+                deps=[parent.id],
+                lamport=77,
+                wall_ms=0,
+                events=[EVENT],
+            )
+            for number in range(5)
+        ]
+        await attacker.say(news(*(one.wire for one in bad)))
+        await asyncio.sleep(1)
+
+        connect(tasks, a, c)
+        await until(lambda: parent.id in a.batches, 5)
+        await asyncio.sleep(1)
+
+        assert a.sessions.rejected == {"bad-lamport": 5}
+        assert a.sessions.session(c.agent) is not None
 
     simulate(story)
