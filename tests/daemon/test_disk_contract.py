@@ -52,27 +52,23 @@ def _memory(place: Path) -> Made:
     return MemoryDisk(files), Outside(files)
 
 
+def _memory_without_exchange(place: Path) -> Made:
+    disk, outside = _memory(place)
+    assert isinstance(disk, MemoryDisk)
+    disk.has_exchange = False
+    return disk, outside
+
+
 DISKS: dict[str, Callable[[Path], Made]] = {
     "linux": _linux,
     "linux-bare": _linux_without_anything,
     "memory": _memory,
+    "memory-bare": _memory_without_exchange,
 }
-
-
-# What the disk in memory does not keep yet; the simulator does not depend on it.
-MEMORY_DIFFERS = (
-    "test_E13_devices_are_told_and_never_opened",
-    "test_P38_names_of_stages_and_history_are_single_names",
-    "test_B12_impossible_times_are_clamped",
-    "test_a_replaced_file_keeps_its_mode_but_for_the_shared_bit",
-    "test_syncing_passes_over_what_is_gone",
-)
 
 
 @pytest.fixture(params=list(DISKS))
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Made]:
-    if request.param == "memory" and request.node.originalname in MEMORY_DIFFERS:
-        request.applymarker(pytest.mark.xfail(reason="the disk in memory differs", strict=False))
     disk, outside = DISKS[request.param](tmp_path)
     yield disk, outside
     if isinstance(disk, LinuxDisk):

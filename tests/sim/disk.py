@@ -47,8 +47,8 @@ __all__ = ["Crashed", "Handle", "MemoryDisk", "MemoryStage", "MemoryWatcher", "O
 TMP = OURS + b"/tmp"
 HISTORY = OURS + b"/history"
 MARKER = OURS + b"/folder"
-EARLIEST_NS = -(2**31) * 10**9  # what ext4 can hold
-LATEST_NS = 15_032_385_535 * 10**9
+EARLIEST_NS = -(2**31) * 10**9  # what ext4 can hold; beyond LATEST_NS a Stat cannot
+LATEST_NS = 2**63 - 1
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -269,7 +269,7 @@ class MemoryDisk:
     @_call
     def open_stage(self, name: bytes) -> Stage:
         """Open or make a named stage in tmp; what it held is kept."""
-        path = TMP + b"/" + name
+        path = _in_tmp(name)
         inode = self.files.find(path)
         if inode is None:
             inode = self._link_new(FileKind.FILE, 0o600, path)
@@ -283,14 +283,18 @@ class MemoryDisk:
     @_call
     def sync_directories(self, paths: Sequence[bytes]) -> None:
         """Make the names in these directories durable."""
-        self.files.sync_some((), (self._get(path) for path in paths))
+        directories = [self._find(path) for path in paths]
+        self.files.sync_some((), (each for each in directories if each is not None))
 
     @_call
     def sync_files(self, paths: Sequence[bytes]) -> None:
         """Make these files and the names in their parents durable."""
-        inodes = [self._get(path) for path in paths]
-        parents = [self._get(path.rpartition(b"/")[0]) for path in paths]
-        self.files.sync_some(inodes, parents)
+        inodes = [self._find(path) for path in paths]
+        parents = [self._find(path.rpartition(b"/")[0]) for path in paths]
+        self.files.sync_some(
+            (each for each in inodes if each is not None),
+            (each for each in parents if each is not None),
+        )
 
     # -- putting in place ---------------------------------------------------------------------
 
@@ -311,9 +315,10 @@ class MemoryDisk:
         """Put a stage where a file stands; that file moves to tmp as `keep_as`, atomically."""
         mine = self._mine(stage)
         self._check_displaceable(path)
-        keep = TMP + b"/" + keep_as
+        keep = _in_tmp(keep_as)
         if self.files.find(keep) is not None and mine.name != keep_as:
             raise NameTaken(f"keep what stands at {_shown(path)}", "a name in tmp is taken")
+        self._wear(mine, path)
         if not self.has_exchange:
             return self._place_after_taking_away(mine, path, keep)
         former = mine.name
@@ -340,7 +345,7 @@ class MemoryDisk:
     def take_away(self, path: bytes, keep_as: bytes) -> Stat:
         """Move a file or symlink out of the tree to tmp as `keep_as`."""
         self._check_displaceable(path)
-        keep = TMP + b"/" + keep_as
+        keep = _in_tmp(keep_as)
         self.files.rename(path, keep, replace=False)
         return self.files.get(keep).stat()
 
@@ -403,42 +408,42 @@ class MemoryDisk:
 
     def look_stage(self, name: bytes) -> Looked | LookFailure:
         """Hash a file in tmp."""
-        return self._look_at("look_stage", TMP + b"/" + name)
+        return self._look_at("look_stage", _in_tmp(name))
 
     @_call
     def is_stage_being_written(self, name: bytes) -> bool:
         """As is_being_written, for a name in tmp."""
-        inode = self.files.find(TMP + b"/" + name)
+        inode = self.files.find(_in_tmp(name))
         return inode is not None and inode.writers > 0
 
     @_call
     def restore_stage(self, name: bytes, path: bytes) -> Stat:
         """Move a displaced file back into the tree, replacing nothing."""
         self._guard(path)
-        self.files.rename(TMP + b"/" + name, path, replace=False)
+        self.files.rename(_in_tmp(name), path, replace=False)
         return self.files.get(path).stat()
 
     @_call
     def keep_stage(self, name: bytes, history_name: bytes) -> Stat:
         """Move a displaced file into history, replacing nothing."""
-        path = HISTORY + b"/" + history_name
-        self.files.rename(TMP + b"/" + name, path, replace=False)
+        path = _in_history(history_name)
+        self.files.rename(_in_tmp(name), path, replace=False)
         return self.files.get(path).stat()
 
     @_call
     def remove_stage(self, name: bytes) -> None:
         """Remove an unfinished download from tmp; no error if it is gone."""
-        if self.files.find(TMP + b"/" + name) is not None:
-            self.files.unlink(TMP + b"/" + name)
+        if self.files.find(_in_tmp(name)) is not None:
+            self.files.unlink(_in_tmp(name))
 
     @_call
     def read_history(self, name: bytes, offset: int, length: int) -> bytes:
         """Read a piece of a kept version."""
-        return self.files.get(HISTORY + b"/" + name).content[offset : offset + length]
+        return self.files.get(_in_history(name)).content[offset : offset + length]
 
     def look_history(self, name: bytes) -> Looked | LookFailure:
         """Hash a kept version."""
-        return self._look_at("look_history", HISTORY + b"/" + name)
+        return self._look_at("look_history", _in_history(name))
 
     @_call
     def list_history(self) -> list[tuple[bytes, Stat]]:
@@ -476,9 +481,9 @@ class MemoryDisk:
         if inode is None:
             return LookFailure.GONE
         at_ns = self.files.now_ns()
-        if inode.kind in (FileKind.DIRECTORY, FileKind.SYMLINK):
+        if inode.kind is not FileKind.FILE:
             return Looked(stat=inode.stat(), value=inode.target, looked_at_ns=at_ns)
-        if inode.kind is not FileKind.FILE or not inode.mode & 0o400:
+        if not inode.mode & 0o400:
             return LookFailure.UNREADABLE
         return self._read_whole(name, path, inode, at_ns)
 
@@ -539,6 +544,15 @@ class MemoryDisk:
         mine.place()
         return mine.inode.stat(), self.files.get(keep).stat()
 
+    def _wear(self, mine: MemoryStage, path: bytes) -> None:
+        """Give a stage the mode of the file that it replaces."""
+        replaced = self.files.get(path)
+        if replaced.kind is FileKind.FILE:
+            is_executable = bool(mine.inode.mode & 0o100)
+            mode = _with_executable(replaced.mode & 0o777, is_executable=is_executable)
+            if mode != mine.inode.mode:
+                self.files.set_attributes(mine.inode, mode=mode)
+
     def _finish(
         self,
         inode: Inode,
@@ -549,9 +563,7 @@ class MemoryDisk:
         mode = (0o777 if is_executable else 0o666) & ~self.umask
         replaced = None if like is None else self._find(like)
         if replaced is not None and replaced.kind is FileKind.FILE:
-            mode = replaced.mode & 0o777
-            if bool(mode & 0o100) is not is_executable:
-                mode = _with_executable(mode, is_executable=is_executable)
+            mode = _with_executable(replaced.mode & 0o777, is_executable=is_executable)
         self.files.set_attributes(inode, mode=mode, mtime_ns=_clamped(mtime_ns))
 
 
@@ -624,17 +636,32 @@ def _digest(inode: Inode) -> bytes:
 
 
 def _is_same(found: Stat, expected: Stat) -> bool:
-    return (found.inode, found.size, found.mtime_ns, found.ctime_ns) == (
+    return (found.inode, found.size, found.mtime_ns) == (
         expected.inode,
         expected.size,
         expected.mtime_ns,
-        expected.ctime_ns,
     )
 
 
 def _with_executable(mode: int, *, is_executable: bool) -> int:
-    """Give everybody who may read it the right to execute it, or nobody."""
-    return mode | (mode & 0o444) >> 2 if is_executable else mode & ~0o111
+    """Give everybody who may read it the right to execute it, or nobody, if that is a change."""
+    if bool(mode & 0o100) is is_executable:
+        return mode
+    return mode | (mode & 0o444) >> 2 | 0o100 if is_executable else mode & ~0o111
+
+
+def _in_tmp(name: bytes) -> bytes:
+    return TMP + b"/" + _own_name(name)
+
+
+def _in_history(name: bytes) -> bytes:
+    return HISTORY + b"/" + _own_name(name)
+
+
+def _own_name(name: bytes) -> bytes:
+    if not name or name.startswith(b".") or b"/" in name or b"\0" in name:
+        raise DiskError(f"reach {_shown(name)}", "is no name of a stage", errno=errno.EINVAL)
+    return name
 
 
 def _clamped(mtime_ns: int) -> int:
