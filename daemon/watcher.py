@@ -11,12 +11,14 @@ import logging
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from watchdog.events import (
     DirCreatedEvent,
     DirDeletedEvent,
     DirMovedEvent,
+    FileAttribEvent,
     FileClosedEvent,
     FileCreatedEvent,
     FileDeletedEvent,
@@ -56,8 +58,11 @@ _REMOTE = {
     0x47504653: "GPFS",
     0x0BD00BD0: "Lustre",
 }
+# watchdog says so before it throws more away and watches anew: look once more when it has done so.
+_LOST_AGAIN_S = 1.0
 _LIMITS = (errno.ENOSPC, errno.EMFILE)
 _EVENTS = [
+    FileAttribEvent,
     FileCreatedEvent,
     FileModifiedEvent,
     FileClosedEvent,
@@ -121,6 +126,7 @@ class WatchdogWatcher:
         self._bunch = HintBunch()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._lost_again_s: float | None = None
         self._listener = _OverflowListener(self._lose)
 
     def start(self, deliver: Callable[[list[Hint]], None]) -> None:
@@ -174,15 +180,27 @@ class WatchdogWatcher:
         while True:
             with self._changed:
                 while not self._bunch and not self._is_stopping:
-                    self._changed.wait()
+                    self._wait()
                 if self._is_stopping:
                     return
                 hints = self._bunch.take()
             if hints:
                 self._deliver(hints)
 
+    def _wait(self) -> None:
+        if self._lost_again_s is None:
+            self._changed.wait()
+            return
+        left_s = self._lost_again_s - time.monotonic()
+        if left_s > 0:
+            self._changed.wait(left_s)
+            return
+        self._lost_again_s = None
+        self._bunch.lose(b"")
+
     def _lose(self) -> None:
         with self._changed:
+            self._lost_again_s = time.monotonic() + _LOST_AGAIN_S
             self._bunch.lose(b"")
             self._changed.notify()
 
@@ -205,7 +223,7 @@ class WatchdogWatcher:
         match event.event_type:
             case "created":
                 self._bunch.touch(HintKind.APPEARED, path, is_directory=is_directory)
-            case "modified":
+            case "modified" | "attrib":
                 self._bunch.touch(HintKind.CHANGED, path, is_directory=is_directory)
             case "closed":
                 self._bunch.touch(HintKind.CLOSED, path)
