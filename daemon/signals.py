@@ -91,7 +91,7 @@ class BatchesArrived(FolderSignal):
 class BatchesCommitted(FolderSignal):
     """Batches are durable in the log, our own or others'; only now may they be sent on."""
 
-    batch_ids: tuple[BatchId, ...]
+    batches: tuple[SignedBatch, ...]
     is_own: bool
 
 
@@ -106,9 +106,10 @@ class ForkFound(FolderSignal):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectsChanged(FolderSignal):
-    """State changed for these objects (local numbers): the view may want other things there."""
+    """State changed for some objects: the view may want other things there.
 
-    object_nos: tuple[int, ...]
+    Which ones the state knows (store.state.Changes), so that a large change costs no copy.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

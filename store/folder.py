@@ -32,6 +32,7 @@ class StoredFolder:
         self.no = no
         self.id = folder
         self.key = key
+        self.is_touched = False  # whether the present transaction has changed it
         self._load()
 
     def _load(self) -> None:
@@ -50,17 +51,25 @@ class StoredFolder:
 
     @contextmanager
     def change(self) -> Iterator[None]:
-        """Run a transaction on this folder; on failure memory follows the database back."""
+        """Run a transaction on this folder; on failure memory follows the database back.
+
+        Inside an outer transaction the owner of that one calls reload() if it fails.
+        """
+        self.is_touched = True
         try:
             with self.db.transaction():
                 yield
         except BaseException:
             if not self.db.in_transaction:
-                changes = self.state.changes
-                self._load()
-                self.state.changes.objects |= changes.objects
-                self.state.changes.slots |= changes.slots
+                self.reload()
             raise
+
+    def reload(self) -> None:
+        """Read everything again that is held in memory; what was to be planned stays so."""
+        changes = self.state.changes
+        self._load()
+        self.state.changes.objects |= changes.objects
+        self.state.changes.slots |= changes.slots
 
     # -- reading ------------------------------------------------------------------------------
 

@@ -104,6 +104,11 @@ class FolderSynced:
                 waiting.extend((child, below) for child in children)
         return paths
 
+    def parent_of(self, directory_no: int) -> int | None:
+        """Give the directory that holds a directory on this disk; None for the root."""
+        place = self._directories.get(directory_no)
+        return None if place is None else place[0]
+
     # -- reading ------------------------------------------------------------------------------
 
     def rows_in(self, path: bytes) -> list[SyncedRow]:
@@ -140,6 +145,26 @@ class FolderSynced:
     def rows_of(self, object_nos: Sequence[int]) -> list[SyncedRow]:
         """Read all rows of some objects, copies too."""
         return self._select("object_no", object_nos)
+
+    def rows_at_places(self, places: Iterable[tuple[int, bytes]]) -> list[SyncedRow]:
+        """Read the rows at many (directory number, name)."""
+        found: list[SyncedRow] = []
+        names_of: dict[int, list[bytes]] = {}
+        for parent_no, name in places:
+            names_of.setdefault(parent_no, []).append(name)
+        for parent_no, names in names_of.items():
+            for marks, part in chunked(names):
+                found.extend(
+                    map(
+                        _row,
+                        self._db.execute(
+                            f"SELECT {_COLUMNS} FROM synced WHERE parent_no = ?"
+                            f" AND name IN ({marks})",
+                            (parent_no, *part),
+                        ),
+                    )
+                )
+        return found
 
     def rows_with(self, value: bytes) -> list[SyncedRow]:
         """Read the rows of files with a content: where a blob can be read here."""

@@ -1,0 +1,148 @@
+"""Get contents for apply: from this disk where they are, else from peers.
+
+What is here is used first: another file of the same bytes, or a version in history. Everything
+that comes from a peer was checked by peers.fetch. Nothing is put in place here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from daemon.core import Runner
+from daemon.disk import Disk, DiskError, FileKind, Stage, Stat
+from daemon.shelf import Shelf
+from peers.fetch import Fetcher
+from store.ids import BlobHash, FolderId, blob_hash
+from store.records import BlobRef
+
+_COPY_BYTES = 4 * 1024 * 1024
+
+
+class _LocalFile:
+    """A file of this folder as a source of chunks; the final hash decides, so it may change."""
+
+    def __init__(self, disk: Disk, path: bytes, size: int) -> None:
+        self._disk = disk
+        self._path = path
+        self._size = size
+
+    def size(self) -> int:
+        return self._size
+
+    def read(self, offset: int, length: int) -> bytes:
+        try:
+            return self._disk.read(self._path, offset, length, None)
+        except DiskError:
+            return b""
+
+
+class FolderContents:
+    """The contents of one folder, as daemon.apply wants them."""
+
+    def __init__(
+        self,
+        *,
+        shelf: Shelf,
+        core: Runner,
+        pool: Runner,
+        disk: Disk,
+        folder_no: int,
+        folder: FolderId,
+        fetcher: Fetcher,
+    ) -> None:
+        """Look on this disk, then ask peers through `fetcher`."""
+        self._shelf = shelf
+        self._core = core
+        self._pool = pool
+        self._disk = disk
+        self._folder_no = folder_no
+        self._folder = folder
+        self._fetcher = fetcher
+
+    async def small(self, refs: Sequence[BlobRef]) -> dict[BlobHash, bytes]:
+        """Give contents of at most 1 MiB each; those that nobody at hand has are left out."""
+        places = await self._core.run(self._find, [ref.hash for ref in refs])
+        found: dict[BlobHash, bytes] = {}
+        if places:
+            found = await self._pool.run(_read_all, self._disk, refs, places)
+        missing = [ref for ref in refs if ref.hash not in found]
+        if missing:
+            found.update(await self._fetcher.fetch_small(self._folder, missing))
+        return found
+
+    async def large(self, ref: BlobRef, stage: Stage, old_path: bytes | None) -> bool:
+        """Fill a stage; what it holds already stays. False if nobody at hand has the bytes."""
+        places = await self._core.run(self._find, [ref.hash])
+        if ref.hash in places and await self._pool.run(
+            _copy, self._disk, ref, places[ref.hash], stage
+        ):
+            return True
+        old: list[_LocalFile] = []
+        if old_path is not None:
+            stat = await self._pool.run(self._disk.stat, old_path)
+            if stat is not None and stat.kind is FileKind.FILE:
+                old.append(_LocalFile(self._disk, old_path, stat.size))
+        return await self._fetcher.fetch_large(self._folder, ref, stage, old)
+
+    def _find(self, blobs: Sequence[BlobHash]) -> dict[BlobHash, list[tuple[bytes, Stat | None]]]:
+        """Find where contents stand here: (path, expected stat), or (history name, None)."""
+        stored = self._shelf[self._folder_no]
+        found: dict[BlobHash, list[tuple[bytes, Stat | None]]] = {}
+        for blob in blobs:
+            for row in stored.synced.rows_with(blob):
+                path = stored.synced.path_of_row(row)
+                if path is not None:
+                    stat = Stat(
+                        FileKind.FILE, row.inode, row.size, row.mtime_ns, row.ctime_ns, 0, 1
+                    )
+                    found.setdefault(blob, []).append((path, stat))
+            for (name,) in stored.db.execute(
+                "SELECT name FROM kept WHERE value = ? AND folder_no = ?", (blob, stored.no)
+            ):
+                found.setdefault(blob, []).append((name, None))
+        return found
+
+
+def _read(disk: Disk, place: tuple[bytes, Stat | None], offset: int, length: int) -> bytes:
+    path, stat = place
+    if stat is None:
+        return disk.read_history(path, offset, length)
+    return disk.read(path, offset, length, stat)
+
+
+def _read_all(
+    disk: Disk,
+    refs: Sequence[BlobRef],
+    places: dict[BlobHash, list[tuple[bytes, Stat | None]]],
+) -> dict[BlobHash, bytes]:
+    found: dict[BlobHash, bytes] = {}
+    for ref in refs:
+        for place in places.get(ref.hash, ()):
+            try:
+                content = _read(disk, place, 0, ref.size)
+            except DiskError:
+                continue
+            if blob_hash(content) == ref.hash:
+                found[ref.hash] = content
+                break
+    return found
+
+
+def _copy(
+    disk: Disk, ref: BlobRef, places: Sequence[tuple[bytes, Stat | None]], stage: Stage
+) -> bool:
+    """Copy a local content into a stage; False if no place has it any more."""
+    for place in places:
+        try:
+            offset = 0
+            while offset < ref.size:
+                piece = _read(disk, place, offset, _COPY_BYTES)
+                if not piece:
+                    break
+                stage.write(offset, piece)
+                offset += len(piece)
+        except DiskError:
+            continue
+        if offset == ref.size and stage.hash() == ref.hash:
+            return True
+    return False

@@ -1,0 +1,424 @@
+"""Run a whole node: its folders at work, its connections, who may come in.
+
+Everything that touches a machine (clock, disk, watcher, network) is handed in, so that the
+simulator runs this very code. Wiring of the real ones is in daemon.app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from daemon.config import Config
+from daemon.core import Runner
+from daemon.displaced import Clock
+from daemon.engine import Engine
+from daemon.folder_work import FolderWork, Tools
+from daemon.hints import Watcher
+from daemon.disk import Disk
+from daemon.peer_book import PeerBook
+from daemon.procedures import Procedures
+from daemon.replica import NodeReplica, SharedFolder
+from daemon.shelf import Shelf
+from daemon.signals import BatchesCommitted, ObjectsChanged
+from daemon.subscription import Emit, ListenerKind
+from peers.address import Address, parse_all
+from peers.backoff import Reconnection
+from peers.crossing import Crossing
+from peers.fetch import Fetcher
+from peers.handshake import Verdict
+from peers.invite import Invite, InviteId, InviteKey
+from peers.limits import RateLimit
+from peers.link import Link, Purpose
+from peers.sessions import Sessions
+from store.access import Role, is_membership
+from store.db import Database
+from store.errors import DizzyError, TryLater
+from store.folder import StoredFolder
+from store.ids import AgentId, FolderId, short
+from store.signing import AgentKey
+
+logger = logging.getLogger(__name__)
+
+CALM_S = 1.0  # a session that lasted so long was a success: the next call comes soon
+NO_ADDRESS_S = 5.0
+
+
+class Network(Protocol):
+    """How this node calls others; calls of others come to Node.take_link."""
+
+    async def dial(
+        self,
+        addresses: Sequence[Address],
+        agent: AgentId,
+        purpose: Purpose,
+        *,
+        invite: Invite | None = None,
+    ) -> Link:
+        """Reach the agent at one of the addresses. Raises TryLater (NoAnswer) and DizzyError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """The machine, as this node sees it."""
+
+    clock: Clock
+    random_bytes: Callable[[int], bytes]
+    core: Runner
+    pool: Runner
+    network: Network
+    open_disk: Callable[[bytes, FolderId, int | None], Disk]
+    close_disk: Callable[[Disk], None]
+    watch: Callable[[bytes], Watcher]
+
+
+class Node:
+    """One agent at work. Make it, load() it, then run() it."""
+
+    def __init__(self, *, world: World, database: Database, key: AgentKey, config: Config) -> None:
+        """Wire everything; nothing is read or opened yet."""
+        self.world = world
+        self.key = key
+        self.config = config
+        self.shelf = Shelf(database, key)
+        self.engine = Engine(
+            clock=world.clock, random_bytes=world.random_bytes, transactions=self.shelf
+        )
+        self.procedures = Procedures(self.shelf)
+        self.book = PeerBook(database, world.core, key)
+        self.works: dict[FolderId, FolderWork] = {}
+        self._shared: dict[FolderId, SharedFolder] = {}
+        self.fetcher = Fetcher(
+            world.pool,
+            open_bulk=self._open_bulk,
+            download=RateLimit(config.limits.download_bytes_per_s),
+        )
+        self.replica = NodeReplica(
+            shelf=self.shelf,
+            engine=self.engine,
+            procedures=self.procedures,
+            core=world.core,
+            pool=world.pool,
+            clock=world.clock,
+            book=self.book,
+            folders=self._shared,
+            on_connection=self._connections_changed,
+        )
+        self.sessions = Sessions(
+            self.replica,
+            world.pool,
+            self.fetcher,
+            upload=RateLimit(config.limits.upload_bytes_per_s),
+        )
+        self.crossing = Crossing(key.agent)
+        self.rejected: Counter[str] = Counter()
+        self.clones_seen: set[AgentId] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._work_tasks: dict[FolderId, asyncio.Task[None]] = {}
+        self._dial_tasks: dict[AgentId, asyncio.Task[None]] = {}
+        self._nudges: dict[AgentId, asyncio.Event] = {}
+        self._rng = random.Random(int.from_bytes(world.random_bytes(8), "big"))  # noqa: S311
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.on_admitted: Callable[[AgentId, str, FolderId], None] = lambda *_: None
+        self._subscribe()
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Read folders and peers from the database, and make their works."""
+
+        def read() -> list[StoredFolder]:
+            self.shelf.load()
+            self.book.load()
+            return list(self.shelf)
+
+        for stored in await self.world.core.run(read):
+            self._add_work(stored)
+        for peer in self.config.peers.values():
+            known = self.book.get(peer.agent)
+            known.name = known.name or peer.name
+            known.hints.extend(parse_all(peer.addresses))
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self.fetcher.run())
+            for work in self.works.values():
+                await self._start(work)
+            await self.call_members()
+
+    def _add_work(self, stored: StoredFolder) -> FolderWork:
+        config = next((f for f in self.config.folders.values() if f.id == stored.id), None)
+        world = self.world
+        work = FolderWork(
+            Tools(
+                shelf=self.shelf,
+                engine=self.engine,
+                procedures=self.procedures,
+                core=world.core,
+                pool=world.pool,
+                clock=world.clock,
+                fetcher=self.fetcher,
+                open_disk=world.open_disk,
+                close_disk=world.close_disk,
+                watch=world.watch,
+                heads_changed=self.sessions.heads_changed,
+                blobs_arrived=self.sessions.blob_arrived,
+            ),
+            folder_no=stored.no,
+            folder=stored.id,
+            path=stored.path,
+            umask=None if config is None else config.umask,
+            ignores_editor_files=True if config is None else config.ignore_editor_files,
+        )
+        self.works[stored.id] = work
+        self._shared[stored.id] = work
+        return work
+
+    async def _start(self, work: FolderWork) -> None:
+        await work.refresh_members()
+        if self._tasks is not None:
+            task = self._tasks.create_task(self._run_work(work))
+            self._work_tasks[work.folder] = task
+
+    async def _run_work(self, work: FolderWork) -> None:
+        try:
+            await work.run()
+        except asyncio.CancelledError:
+            if asyncio.current_task() is self._work_tasks.get(work.folder):
+                raise
+            # this folder alone was stopped
+
+    async def add_folder(self, stored: StoredFolder) -> FolderWork:
+        """Begin to work on a folder that was shared or joined just now."""
+        work = self._add_work(stored)
+        await self._start(work)
+        await self.sessions.folders_changed()
+        return work
+
+    async def drop_folder(self, folder: FolderId) -> None:
+        """Stop with a folder; its files, history and log stay."""
+        work = self.works.pop(folder)
+        self._shared.pop(folder, None)
+        task = self._work_tasks.pop(folder, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        stored = self.shelf[work.folder_no]
+        await self.world.core.run(self.shelf.close, stored)
+        await self.sessions.folders_changed()
+
+    # -- what happens on the database thread ------------------------------------------------------
+
+    def _subscribe(self) -> None:
+        self.engine.subscribe(
+            self._announce_to_peers, kind=ListenerKind.POLICY, in_transaction=False
+        )
+        self.engine.subscribe(self._wake_planner, kind=ListenerKind.POLICY, in_transaction=False)
+
+    def _announce_to_peers(self, event: BatchesCommitted, emit: Emit[object]) -> None:
+        """Tell the loop of durable batches; it sends our own, and reads members anew."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell, event)
+
+    def _wake_planner(self, event: ObjectsChanged, emit: Emit[object]) -> None:
+        """Tell the loop that the view may want other things on disk."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake, event.folder_no)
+
+    def _wake(self, folder_no: int) -> None:
+        for work in self.works.values():
+            if work.folder_no == folder_no:
+                work.changed()
+
+    def _tell(self, event: BatchesCommitted) -> None:
+        for work in self.works.values():
+            if work.folder_no != event.folder_no:
+                continue
+            if event.is_own:
+                self.sessions.announce(work.folder, event.batches, work.take_fresh())
+            if any(is_membership(batch.events[0]) for batch in event.batches):
+                self._spawn(self._members_changed(work))
+
+    async def _members_changed(self, work: FolderWork) -> None:
+        await work.refresh_members()
+        await self.sessions.folders_changed()
+        await self.call_members()
+
+    def _spawn(self, work: object) -> None:
+        if self._tasks is not None:
+            self._tasks.create_task(work)  # type: ignore[arg-type]
+
+    # -- connections ----------------------------------------------------------------------------
+
+    def take_link(self, link: Link) -> None:
+        """Take a proven link, called or calling, and serve it for its life."""
+        if link.purpose is Purpose.BULK:
+            self._spawn(self.sessions.serve_bulk(link))
+        else:
+            self._spawn(self._serve(link))
+
+    async def _serve(self, link: Link) -> None:
+        meeting = self.crossing.meet(link)
+        if meeting.is_clone:
+            self.clones_seen.add(link.agent)
+        if not meeting.keeps_new:
+            await link.close()
+            return
+        label = link.label.decode("utf-8", "replace")
+        await self.book.note_seen(link.agent, label, self.world.clock.now_ns() // 1_000_000)
+        try:
+            ended = await self.sessions.open(link).run()
+            if ended.is_struck:
+                self.rejected["struck-off"] += 1
+        finally:
+            self.crossing.forget(link)
+            if self.crossing.link_of(link.agent) is None:
+                for work in self.works.values():
+                    work.peer_gone(link.agent)
+            self._nudge(link.agent)
+
+    def _connections_changed(self) -> None:
+        for work in self.works.values():
+            work.retry_away()
+
+    def _nudge(self, agent: AgentId) -> None:
+        event = self._nudges.get(agent)
+        if event is not None:
+            event.set()
+
+    async def _open_bulk(self, agent: AgentId) -> Link:
+        """Open a connection of its own for contents, to where the peer is connected now."""
+        peer = self.book.get(agent)
+        places = list(peer.places())
+        current = self.crossing.link_of(agent)
+        if current is not None and current.is_dialler:
+            places[:0] = parse_all([current.address])
+        if not places:
+            raise TryLater("bulk", "no address of that peer is known")
+        try:
+            return await self.world.network.dial(places, agent, Purpose.BULK)
+        except DizzyError as failure:
+            raise OSError(str(failure)) from failure
+
+    async def call_members(self) -> None:
+        """See to it that somebody calls every other member."""
+        wanted: set[AgentId] = set()
+        for work in self.works.values():
+            wanted.update(work.members)
+            inviter = self.book.inviter(work.folder_no)
+            if inviter is not None:
+                wanted.add(inviter)
+        wanted.discard(self.key.agent)
+        for agent in wanted - self._dial_tasks.keys():
+            if self._tasks is not None:
+                self._nudges[agent] = asyncio.Event()
+                self._dial_tasks[agent] = self._tasks.create_task(self._keep_calling(agent))
+
+    async def _keep_calling(self, agent: AgentId) -> None:
+        """Call a member whenever no connection to it is there, with growing pauses."""
+        pauses = Reconnection(self._rng)
+        nudge = self._nudges[agent]
+        loop = asyncio.get_running_loop()
+        while True:
+            nudge.clear()
+            if self.crossing.link_of(agent) is None:
+                places = self.book.get(agent).places()
+                began_s = loop.time()
+                if places and await self._call(agent, places):
+                    if loop.time() - began_s > CALM_S:
+                        pauses.reset()
+                pause_s = pauses.next_delay_s() if places else NO_ADDRESS_S
+            else:
+                pauses.reset()
+                pause_s = None
+            try:
+                async with asyncio.timeout(pause_s):
+                    await nudge.wait()
+                if pause_s is None:
+                    await asyncio.sleep(pauses.next_delay_s())
+            except TimeoutError:
+                pass
+
+    async def _call(self, agent: AgentId, places: Sequence[Address]) -> bool:
+        try:
+            link = await self.world.network.dial(places, agent, Purpose.CONTROL)
+        except DizzyError as failure:
+            logger.debug("no answer agent=%s why=%s", short(agent), failure.why)
+            return False
+        await self._serve(link)
+        return True
+
+    def network_changed(self) -> None:
+        """Call everybody at once: addresses changed, or the machine woke up."""
+        for nudge in self._nudges.values():
+            nudge.set()
+
+    # -- the door (peers.handshake.Door) ------------------------------------------------------------
+
+    async def admit_member(self, agent: AgentId) -> bool:
+        """Tell whether the agent is a current member of any folder of ours."""
+        return bool(self.replica.folders_shared_with(agent))
+
+    async def invite_key(self, invite: InviteId) -> InviteKey | None:
+        """Give the key of an invite of ours, open, used or expired."""
+
+        def read() -> InviteKey | None:
+            row = self.shelf.db.execute(
+                "SELECT secret FROM invite WHERE id = ?", (invite,)
+            ).fetchone()
+            return None if row is None else InviteKey(row[0])
+
+        return await self.world.core.run(read)
+
+    async def claim_invite(self, invite: InviteId, agent: AgentId, label: bytes) -> Verdict:
+        """Use up an invite for the agent that proved its secret, and record its role."""
+        now_ms = self.world.clock.now_ns() // 1_000_000
+        verdict, folder_no = await self.world.core.run(
+            self._claim_invite, invite, agent, label, now_ms
+        )
+        if verdict is Verdict.WELCOME:
+            for work in self.works.values():
+                if work.folder_no == folder_no:
+                    await self._members_changed(work)
+                    self.on_admitted(agent, label.decode("utf-8", "replace"), work.folder)
+        return verdict
+
+    def _claim_invite(
+        self, invite: InviteId, agent: AgentId, label: bytes, now_ms: int
+    ) -> tuple[Verdict, int]:
+        db = self.shelf.db
+        row = db.execute(
+            "SELECT folder_no, role, expires_ms, used_by FROM invite WHERE id = ?", (invite,)
+        ).fetchone()
+        if row is None:
+            return Verdict.INVITE_EXPIRED, 0
+        folder_no, role, expires_ms, used_by = row
+        if used_by is not None:
+            return (Verdict.WELCOME if used_by == agent else Verdict.INVITE_USED), folder_no
+        if expires_ms <= now_ms:
+            return Verdict.INVITE_EXPIRED, folder_no
+        stored = self.shelf[folder_no]
+        with self.shelf.begin():
+            stored.is_touched = True
+            db.execute("UPDATE invite SET used_by = ? WHERE id = ?", (agent, invite))
+            batches = stored.grant(
+                agent,
+                Role(role),
+                label=label,
+                expires_ms=None,
+                may_delegate=False,
+                wall_ms=now_ms,
+            )
+        self.engine.post(
+            BatchesCommitted(folder_no=folder_no, batches=tuple(batches), is_own=True)
+        )
+        self.engine.run_until_idle()
+        return Verdict.WELCOME, folder_no

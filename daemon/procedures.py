@@ -1,0 +1,80 @@
+"""Carry out what was decided, on the database thread: record acts, admit batches, commit steps.
+
+Each procedure is one command, one transaction, and gives its result to who asked; what others
+may want to know leaves as signals, after the commit. No file and no socket is touched here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from daemon.acts import Act
+from daemon.record import Recorded, Recorder
+from daemon.shelf import Shelf
+from daemon.signals import BatchesCommitted, ObjectsChanged
+from daemon.subscription import Emit
+from store.ids import AgentId
+from store.log import Admitted
+from store.signing import SignedBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordActs:
+    """Turn what people did into events of our log."""
+
+    folder_no: int
+    acts: tuple[Act, ...]
+    wall_ms: int
+    covered_seq: int  # of our own log: the last that any peer is known to have
+    busy: frozenset[int]  # objects that are being changed on disk right now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmitBatches:
+    """Store what a peer sent and let it take effect."""
+
+    folder_no: int
+    source: AgentId
+    batches: tuple[SignedBatch, ...]
+
+
+class Procedures:
+    """The procedures of a node, over its shelf of folders."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        """Work on these folders."""
+        self._shelf = shelf
+
+    def record(
+        self, command: RecordActs, emit: Emit[BatchesCommitted | ObjectsChanged]
+    ) -> Recorded:
+        """Record acts; what it gives is durable once the engine's transaction has committed."""
+        stored = self._shelf[command.folder_no]
+        with stored.change():
+            recorder = Recorder(stored, command.wall_ms, command.covered_seq, set(command.busy))
+            recorded = recorder.record(command.acts)
+        if recorded.batches:
+            emit(
+                BatchesCommitted(
+                    folder_no=command.folder_no, batches=tuple(recorded.batches), is_own=True
+                )
+            )
+        if stored.state.changes:
+            emit(ObjectsChanged(folder_no=command.folder_no))
+        return recorded
+
+    def admit(
+        self, command: AdmitBatches, emit: Emit[BatchesCommitted | ObjectsChanged]
+    ) -> Admitted:
+        """Admit verified batches; see store.log.FolderLog.admit."""
+        stored = self._shelf[command.folder_no]
+        admitted = stored.admit(command.batches, command.source)
+        if admitted.stored:
+            emit(
+                BatchesCommitted(
+                    folder_no=command.folder_no, batches=tuple(admitted.stored), is_own=False
+                )
+            )
+        if stored.state.changes:
+            emit(ObjectsChanged(folder_no=command.folder_no))
+        return admitted

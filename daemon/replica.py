@@ -1,0 +1,328 @@
+"""Answer what peers ask of this node and take in what they bring.
+
+It stands between the sessions on the loop and the shelf on the database thread: membership is
+read from copies that are replaced whole, everything else is asked of the thread in units. Who
+may not read and what is not here get the same answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from daemon.core import Runner
+from daemon.disk import Disk, DiskError, FileKind, Stat
+from daemon.engine import Engine
+from daemon.peer_book import PeerBook
+from daemon.procedures import AdmitBatches, Procedures
+from daemon.shelf import Shelf
+from peers.heads import Heads
+from peers.wire import Fork, Head, Range, SignedAddresses
+from store.access import Member
+from store.ids import AgentId, BatchId, BlobHash, FolderId, short
+from store.log import Admitted
+from store.records import SyncedRow
+from store.signing import SignedBatch, WireBatch
+from store.state import STATE_VERSION
+
+logger = logging.getLogger(__name__)
+
+SMALL_LIMIT_BYTES = 1024 * 1024
+_PLACES_LIMIT = 256
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def now_ns(self) -> int:
+        """Give the wall clock, in nanoseconds."""
+
+    def monotonic_s(self) -> float:
+        """Give a clock that never goes back."""
+
+
+class SharedFolder(Protocol):
+    """What the replica needs of a folder at work; implemented by daemon.folder_work."""
+
+    @property
+    def folder_no(self) -> int:
+        """Its local number."""
+
+    @property
+    def members(self) -> dict[AgentId, Member]:
+        """Everybody's role, as of the last membership event."""
+
+    @property
+    def disk(self) -> Disk | None:
+        """Its files, None while the root is lost."""
+
+    @property
+    def is_importing(self) -> bool:
+        """Whether the first scan still goes on and makes progress."""
+
+    def peer_has(self, agent: AgentId, heads: Heads) -> None:
+        """Note what a peer has of this folder."""
+
+    def contents_available(self, blobs: Sequence[BlobHash]) -> None:
+        """Note that contents that nobody had can be fetched now."""
+
+
+class _Place:
+    """Where a content can be read here."""
+
+    __slots__ = ("history_name", "path", "stat")
+
+    def __init__(self, path: bytes, stat: Stat | None, history_name: bytes | None) -> None:
+        self.path = path
+        self.stat = stat
+        self.history_name = history_name
+
+    def read(self, disk: Disk, offset: int, length: int) -> bytes:
+        if self.history_name is not None:
+            return disk.read_history(self.history_name, offset, length)
+        return disk.read(self.path, offset, length, self.stat)
+
+
+class NodeReplica:
+    """The Replica (peers.replica) of a running node."""
+
+    def __init__(
+        self,
+        *,
+        shelf: Shelf,
+        engine: Engine,
+        procedures: Procedures,
+        core: Runner,
+        pool: Runner,
+        clock: Clock,
+        book: PeerBook,
+        folders: dict[FolderId, SharedFolder],
+        on_connection: Callable[[], None],
+    ) -> None:
+        """Serve these folders; `on_connection` is called when who is connected changes."""
+        self._shelf = shelf
+        self._engine = engine
+        self._procedures = procedures
+        self._core = core
+        self._pool = pool
+        self._clock = clock
+        self._book = book
+        self._folders = folders
+        self._on_connection = on_connection
+        self._places: OrderedDict[tuple[FolderId, BlobHash], _Place] = OrderedDict()
+        self.forks: dict[bytes, Fork] = {}
+
+    # -- who may --------------------------------------------------------------------------------
+
+    def folders_shared_with(self, agent: AgentId) -> Sequence[FolderId]:
+        """List the folders that both this node and the agent are members of."""
+        return [folder for folder in self._folders if self.may_read(agent, folder)]
+
+    def may_read(self, agent: AgentId, folder: FolderId) -> bool:
+        """Whether the agent has a role in the folder now; expiry by our own clock."""
+        work = self._folders.get(folder)
+        member = work.members.get(agent) if work is not None else None
+        if member is None:
+            return work is not None and self._is_inviter(agent, work)
+        return member.expires_ms is None or member.expires_ms > self._clock.now_ns() // 1_000_000
+
+    def _is_inviter(self, agent: AgentId, work: SharedFolder) -> bool:
+        """Whether we joined by this agent and know no members yet: it brings us the log."""
+        return not work.members and self._book.inviter(work.folder_no) == agent
+
+    # -- the log --------------------------------------------------------------------------------
+
+    async def heads(self, folder: FolderId) -> Heads:
+        """Say what this node has of a folder."""
+        work = self._folders[folder]
+        return await self._core.run(self._read_heads, work.folder_no, work.is_importing)
+
+    def _read_heads(self, folder_no: int, is_importing: bool) -> Heads:  # noqa: FBT001
+        stored = self._shelf[folder_no]
+        return Heads(
+            heads=tuple(Head(head.log, head.seq, head.batch) for head in stored.log.heads()),
+            state_root=None if is_importing else stored.state.root(),
+            state_version=STATE_VERSION,
+            is_importing=is_importing,
+            is_applied=not stored.log.has_unapplied(),
+        )
+
+    async def unknown_batches(
+        self, folder: FolderId, ids: Sequence[BatchId]
+    ) -> Sequence[BatchId]:
+        """List those of the ids that are not stored."""
+        work = self._folders[folder]
+
+        def unknown() -> list[BatchId]:
+            log = self._shelf[work.folder_no].log
+            return [batch for batch in ids if not log.has(batch)]
+
+        return await self._core.run(unknown)
+
+    async def read_batches(
+        self, folder: FolderId, ranges: Sequence[Range], ids: Sequence[bytes], limit_bytes: int
+    ) -> tuple[list[WireBatch], bool]:
+        """Read batches in (lamport, batch id) order, and whether the limit left some out."""
+        work = self._folders[folder]
+
+        def read() -> tuple[list[WireBatch], bool]:
+            return self._shelf[work.folder_no].log.read(
+                [(r.log, r.after_seq, r.through_seq) for r in ranges], ids, limit_bytes
+            )
+
+        return await self._core.run(read)
+
+    async def admit(
+        self, folder: FolderId, source: AgentId, batches: Sequence[SignedBatch]
+    ) -> Admitted:
+        """Store verified batches and let them take effect."""
+        work = self._folders[folder]
+
+        def admit() -> Admitted:
+            admitted = self._engine.perform(
+                self._procedures.admit,
+                AdmitBatches(folder_no=work.folder_no, source=source, batches=tuple(batches)),
+            )
+            self._engine.run_until_idle()
+            return admitted
+
+        return await self._core.run(admit)
+
+    # -- contents -------------------------------------------------------------------------------
+
+    async def read_blob(
+        self, agent: AgentId, folder: FolderId, blob: BlobHash, offset: int, length: int
+    ) -> bytes | None:
+        """Read a piece of a content for a peer, shorter only at its end."""
+        found = await self._read_local(agent, folder, blob, offset, length)
+        if found is None and (folder, blob) in self._places:
+            del self._places[folder, blob]  # the file changed: perhaps it stands elsewhere too
+            found = await self._read_local(agent, folder, blob, offset, length)
+        return found
+
+    async def _read_local(
+        self, agent: AgentId, folder: FolderId, blob: BlobHash, offset: int, length: int
+    ) -> bytes | None:
+        work = self._folders.get(folder)
+        if work is None or work.disk is None or not self.may_read(agent, folder):
+            return None
+        place = self._places.get((folder, blob))
+        if place is None:
+            [place] = await self._core.run(self._find_places, work.folder_no, [blob])
+            if place is None:
+                return None
+            self._places[folder, blob] = place
+            while len(self._places) > _PLACES_LIMIT:
+                self._places.popitem(last=False)
+        try:
+            return await self._pool.run(place.read, work.disk, offset, length)
+        except DiskError as failure:
+            logger.debug("blob not readable blob=%s why=%s", short(blob), failure.why)
+            return None
+
+    async def read_small(
+        self, agent: AgentId, folder: FolderId, blobs: Sequence[BlobHash], limit_bytes: int
+    ) -> list[bytes | None]:
+        """Read many contents of at most 1 MiB whole, in order, in one go."""
+        work = self._folders.get(folder)
+        if work is None or work.disk is None or not self.may_read(agent, folder):
+            return [None] * len(blobs)
+        places = await self._core.run(self._find_places, work.folder_no, blobs)
+        return await self._pool.run(_read_places, work.disk, places, limit_bytes)
+
+    def _find_places(self, folder_no: int, blobs: Sequence[BlobHash]) -> list[_Place | None]:
+        stored = self._shelf[folder_no]
+        found: list[_Place | None] = []
+        for blob in blobs:
+            place = None
+            for row in stored.synced.rows_with(blob):
+                path = stored.synced.path_of_row(row)
+                if path is not None:
+                    place = _Place(path, _stat_of(row), None)
+                    break
+            else:
+                kept = stored.db.execute(
+                    "SELECT name FROM kept WHERE value = ? AND folder_no = ? LIMIT 1",
+                    (blob, folder_no),
+                ).fetchone()
+                if kept is not None:
+                    place = _Place(b"", None, kept[0])
+            found.append(place)
+        return found
+
+    # -- addresses, forks, notes ----------------------------------------------------------------
+
+    async def addresses(self) -> Sequence[SignedAddresses]:
+        """List the newest signed addresses of all agents known, our own among them."""
+        return self._book.records()
+
+    async def learn_addresses(
+        self, source: AgentId, records: Sequence[SignedAddresses]
+    ) -> Sequence[SignedAddresses]:
+        """Check and keep addresses of members; give those that were news here."""
+        known = {agent for work in self._folders.values() for agent in work.members}
+        known.add(source)
+        return await self._book.learn([record for record in records if record.agent in known])
+
+    async def learn_fork(self, source: AgentId, fork: Fork) -> bool:
+        """Keep the proof that an agent signed twice; the session has checked it."""
+        key = min(fork.signature, fork.other_signature)
+        is_news = key not in self.forks
+        self.forks[key] = fork
+        if is_news:
+            logger.warning("fork told by=%s", short(source))
+        return is_news
+
+    def note_heads(self, agent: AgentId, folder: FolderId, heads: Heads) -> None:
+        """Note what a peer has, for status and for what counts as heard of."""
+        work = self._folders.get(folder)
+        if work is not None:
+            work.peer_has(agent, heads)
+
+    def note_connected(self, agent: AgentId, folders: Sequence[FolderId]) -> None:
+        """Note which folders are now exchanged with a connected peer."""
+        logger.info("peer connected agent=%s folders=%d", short(agent), len(folders))
+        self._on_connection()
+
+    def note_gone(self, agent: AgentId) -> None:
+        """Note that a peer is disconnected."""
+        logger.info("peer gone agent=%s", short(agent))
+        self._on_connection()
+
+    def note_available(self, agent: AgentId, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
+        """Note that contents which a peer did not have before can be fetched now."""
+        work = self._folders.get(folder)
+        if work is not None:
+            work.contents_available(blobs)
+
+
+def _stat_of(row: SyncedRow) -> Stat:
+    return Stat(
+        FileKind.FILE, row.inode, row.size, row.mtime_ns, row.ctime_ns, 0o100 * row.mode, 1
+    )
+
+
+def _read_places(
+    disk: Disk, places: Sequence[_Place | None], limit_bytes: int
+) -> list[bytes | None]:
+    found: list[bytes | None] = []
+    total = 0
+    for place in places:
+        content: bytes | None = None
+        if place is not None:
+            size = place.stat.size if place.stat is not None else 0
+            if size <= SMALL_LIMIT_BYTES and (not found or total + size <= limit_bytes):
+                try:
+                    content = place.read(disk, 0, SMALL_LIMIT_BYTES + 1)
+                except DiskError:
+                    content = None
+                if content is not None and len(content) > SMALL_LIMIT_BYTES:
+                    content = None
+            elif size <= SMALL_LIMIT_BYTES:
+                return found
+        if content is not None:
+            total += len(content)
+        found.append(content)
+    return found

@@ -1,0 +1,75 @@
+"""Own all folders of a node on the database thread, and let the engine's transactions be theirs.
+
+Everything here is called on the database thread only. Nothing here waits, sleeps or speaks to
+anybody; what follows from a change is told as signals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from store.db import Database
+from store.folder import StoredFolder
+from store.ids import FolderId
+from store.signing import AgentKey
+
+
+class Shelf:
+    """The open folders of a node, by local number and by id."""
+
+    def __init__(self, database: Database, key: AgentKey) -> None:
+        """Begin with the database alone; load() opens the folders."""
+        self.db = database
+        self.key = key
+        self._by_no: dict[int, StoredFolder] = {}
+
+    def __iter__(self) -> Iterator[StoredFolder]:
+        """Give all open folders."""
+        return iter(list(self._by_no.values()))
+
+    def __getitem__(self, folder_no: int) -> StoredFolder:
+        """Give a folder by its local number. Raises KeyError."""
+        return self._by_no[folder_no]
+
+    def find(self, folder: FolderId) -> StoredFolder | None:
+        """Give a folder by its id, if it is open."""
+        for stored in self._by_no.values():
+            if stored.id == folder:
+                return stored
+        return None
+
+    def put(self, stored: StoredFolder) -> None:
+        """Take in a folder that was shared or joined just now."""
+        self._by_no[stored.no] = stored
+
+    def load(self) -> None:
+        """Open all folders that are active in the database."""
+        for no, folder in self.db.execute(
+            "SELECT no, id FROM folder WHERE is_active = 1"
+        ).fetchall():
+            if no not in self._by_no:
+                self._by_no[no] = StoredFolder(self.db, no, FolderId(folder), self.key)
+
+    def close(self, stored: StoredFolder) -> None:
+        """Stop with a folder; its rows stay, so that it can go on later."""
+        self.db.execute("UPDATE folder SET is_active = 0 WHERE no = ?", (stored.no,))
+        self._by_no.pop(stored.no, None)
+
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """Open the transaction of one run of the engine; on failure memory follows back."""
+        try:
+            with self.db.transaction():
+                yield
+        except BaseException:
+            for stored in self._by_no.values():
+                if stored.is_touched:
+                    stored.reload()
+            raise
+        finally:
+            for stored in self._by_no.values():
+                stored.is_touched = False
+
+
+Post = Callable[[Callable[[], None]], None]  # hand a call to the loop, from the database thread
