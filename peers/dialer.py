@@ -110,10 +110,15 @@ class Dialer:
         wanted = tuple(dict.fromkeys(addresses))
         race = _Race(wanted)
         call = _Call(agent=agent, purpose=purpose, invite=invite, deadline_s=deadline_s)
-        async with asyncio.TaskGroup() as tasks:
-            for index, address in enumerate(wanted):
-                attempt = self._try(race, call, index, address)
-                race.tasks.append(tasks.create_task(attempt))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for index, address in enumerate(wanted):
+                    attempt = self._try(race, call, index, address)
+                    race.tasks.append(tasks.create_task(attempt))
+        except asyncio.CancelledError:  # perhaps just when a link was there
+            if race.link is not None:
+                await race.link.close()
+            raise
         if race.link is not None:
             return race.link
         if race.final is not None:
@@ -139,7 +144,7 @@ class Dialer:
 
     async def _connect(self, address: Address) -> FrameStream:
         loop = asyncio.get_running_loop()
-        transport, stream = await loop.create_connection(
+        _, stream = await loop.create_connection(
             FrameStream,
             address.host,
             address.port,
@@ -147,13 +152,11 @@ class Dialer:
             server_hostname="",  # tells no name
             happy_eyeballs_delay=NEXT_ADDRESS_S,
         )
-        plain: socket.socket = transport.get_extra_info("socket")
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return stream
 
     async def _greet(self, race: _Race, call: _Call, stream: FrameStream, address: Address) -> Link:
         try:
-            shown = stream.ssl_object.getpeercert(binary_form=True) or b""
+            shown = stream.certificate_seen
             pin(certificate.agent_of(shown), call.agent, self._identity.agent)
             caller = Caller(
                 self._identity,

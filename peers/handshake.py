@@ -62,6 +62,7 @@ class Refusal(Enum):
     INVITE_EXPIRED = "invite-expired"
     DEADLINE = "hello-deadline"
     CROWD = "too-many-strangers"
+    UNJUDGED = "door-failed"
 
 
 class HelloRefused(DizzyError):

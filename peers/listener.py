@@ -29,6 +29,7 @@ from peers.handshake import (
 from peers.link import Link, LinkClosed
 from peers.sockets import address_of, listen_on
 from peers.stream import FrameStream, TlsLink
+from store.errors import DizzyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +90,10 @@ class Listener:
         self._sockets.clear()
 
     async def serve(self) -> None:
-        """Answer calls until cancelled; the ports are free when this returns."""
+        """Answer calls until cancelled; the ports are free when this returns.
+
+        With no address to listen on it returns at once.
+        """
         try:
             async with asyncio.TaskGroup() as tasks:
                 for bound in self._sockets:
@@ -112,6 +116,8 @@ class Listener:
             task = tasks.create_task(self._answer(caller, address))
             self._strangers[task] = address.host
             task.add_done_callback(self._leave)
+            # A backlog would else be taken in one go, and dropped before it began, unclosed.
+            await asyncio.sleep(0)
 
     def _make_room(self) -> None:
         """Drop the oldest unproven caller, of the address that has the most of them."""
@@ -146,7 +152,10 @@ class Listener:
             refusal = Refusal.LEFT
         except HelloRefused as refused:
             refusal = refused.refusal
-        except asyncio.CancelledError:
+        except DizzyError as cause:  # of the door: this caller cannot be judged, others may be
+            logger.error("caller not judged reason=%s", cause)  # noqa: TRY400 - no bug of ours
+            refusal = Refusal.UNJUDGED
+        except BaseException:
             if stream is not None:
                 stream.abort("dropped")
             raise

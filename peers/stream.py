@@ -65,23 +65,20 @@ class FrameStream(asyncio.BufferedProtocol):
         self.received_bytes = 0
         self.sent_bytes = 0
         self.place = "connection"  # for error messages
+        self.certificate_seen = b""  # DER; TLS proved that the other side holds its key
 
     @property
     def is_closed(self) -> bool:
         """Whether nothing more can be sent; frames that arrived can still be received."""
         return bool(self._why_closed)
 
-    @property
-    def ssl_object(self) -> ssl.SSLObject:
-        """The TLS state of the connection."""
-        assert self._transport is not None
-        return cast("ssl.SSLObject", self._transport.get_extra_info("ssl_object"))
-
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin: TLS is up."""
+        """Begin: TLS is up. asyncio has set TCP_NODELAY."""
         self._transport = cast("asyncio.Transport", transport)
+        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        self.certificate_seen = tls.getpeercert(binary_form=True) or b""
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES, low=_WRITE_LOW_BYTES)
         self._ticker = self._loop.call_later(TICK_S, self._tick)
 
@@ -105,6 +102,7 @@ class FrameStream(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wake everybody who waits."""
         self._lose(f"{exc}" if exc else "the other side closed it")
+        self._transport = None  # no cycle: a flood is freed as it goes, not when it is collected
         self._gone.set()
 
     def pause_writing(self) -> None:
@@ -165,14 +163,15 @@ class FrameStream(asyncio.BufferedProtocol):
     async def close(self) -> None:
         """As Link.close."""
         self._lose("closed here")
-        if self._transport is None or self._gone.is_set():
+        transport = self._transport
+        if transport is None:
             return
-        self._transport.close()
+        transport.close()
         try:
             async with asyncio.timeout(GOODBYE_S):
                 await self._gone.wait()
         except TimeoutError:
-            self._transport.abort()
+            transport.abort()
 
     def abort(self, why: str) -> None:
         """Cut the connection at once."""

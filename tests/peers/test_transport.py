@@ -16,6 +16,7 @@ from peers.link import FRAME_LIMIT_BYTES, Link, LinkClosed, Purpose
 from peers.listener import STRANGERS_LIMIT
 from peers.sockets import listen_on
 from peers.transport import NoAnswer, PortBusy, first_free_port
+from store.errors import DatabaseDamaged
 from tests.peers.meeting import Node, listening, make_dialer, make_identity, make_invite
 
 if TYPE_CHECKING:
@@ -413,6 +414,21 @@ async def test_P44_host_sends_no_byte_before_the_proof_but_its_nonce(node: Node)
 
     assert await ended(reader) == b""
     writer.close()
+
+
+async def test_door_that_fails_refuses_its_caller_and_stays(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(agent: bytes) -> bool:
+        raise DatabaseDamaged("database", f"cannot look up {agent.hex()}")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(node.door, "admit_member", fail)
+        with pytest.raises(NoAnswer):
+            await make_dialer(CALLER).dial([node.address], HOST.agent, Purpose.CONTROL)
+
+    assert node.listener.rejected["door-failed"] == 1
+    await call(node)
 
 
 # Joining
