@@ -191,7 +191,12 @@ class Placer:
         return path
 
     def _current(self, rows: tuple[SyncedRow, ...]) -> tuple[SyncedRow, ...]:
-        return tuple(self._rows.get((row.object_no, row.copy), row) for row in rows)
+        return tuple(self._now(row) for row in rows)
+
+    def _now(self, row: SyncedRow) -> SyncedRow:
+        """Give the row as this plan has changed it, if it still is about the same file."""
+        now = self._rows.get((row.object_no, row.copy))
+        return now if now is not None and now.inode == row.inode else row
 
     def _agree(
         self,
@@ -212,11 +217,11 @@ class Placer:
 
     def _ended(self, gone: tuple[Key, ...], before: tuple[SyncedRow, ...]) -> tuple[Key, ...]:
         """Leave out the keys that this plan has stored for another path meanwhile."""
-        here = {(row.parent_no, row.name) for row in before}
+        here = {row.inode for row in before}
         ended = []
         for key in gone:
             now = self._rows.get(key)
-            if now is None or (now.parent_no, now.name) in here:
+            if now is None or now.inode in here:
                 self._rows.pop(key, None)
                 ended.append(key)
         return tuple(ended)
@@ -332,8 +337,9 @@ class Placer:
         stat: Stat,
         number: bytes,
     ) -> None:
-        # A rename changes ctime; that is ours only if all else was as synced said.
-        seen = stat if _is_as_synced(before, rows[0]) else None
+        # A rename changes ctime; that is ours only if all else was, and is, as synced said.
+        is_ours = _is_as_synced(before, rows[0]) and _is_unwritten(before, stat)
+        seen = stat if is_ours else None
         if step.claim is None:
             place = step.target
             moved = [_at(row, place, seen) for row in rows]
@@ -432,10 +438,15 @@ class Placer:
         rows = self._current(step.rows)
         key = key_of(entry)
         base = self._rows.get(key) or row_for(key, rows)
-        self._check(path, base, whole=True)
+        before = self._check(path, base, whole=True)
         mtime_ns = entry.mtime_ns if step.sets_mtime else None
         stat = self._disk.set_attributes(path, is_executable=bool(entry.mode), mtime_ns=mtime_ns)
-        agreed = [settled_row(each, (base,), stat) for each in step.claim.entries]
+        if step.sets_mtime:
+            # Setting the time hides a write of this very moment: a racy row is hashed again.
+            base = replace(base, looked_at_ns=min(base.looked_at_ns, stat.mtime_ns))
+            before = replace(before, mtime_ns=stat.mtime_ns)
+        seen = stat if _is_unwritten(before, stat) else None
+        agreed = [settled_row(each, (base,), seen) for each in step.claim.entries]
         self._agree(agreed, step.claim.gone, job.number, before=rows)
 
     def _bind(self, step: Bind) -> None:
@@ -528,6 +539,14 @@ def _is_as_synced(stat: Stat, row: SyncedRow) -> bool:
         and stat.size == row.size
         and stat.mtime_ns == row.mtime_ns
         and stat.ctime_ns == row.ctime_ns
+    )
+
+
+def _is_unwritten(before: Stat, after: Stat) -> bool:
+    return before.kind is FileKind.DIRECTORY or (before.inode, before.size, before.mtime_ns) == (
+        after.inode,
+        after.size,
+        after.mtime_ns,
     )
 
 

@@ -1,0 +1,607 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from daemon.apply import Applied
+from daemon.disk import DiskError
+from daemon.displaced import LOOK_AGAIN_NS, history_name, parse_history_name
+from daemon.outcomes import Reason, Why
+from daemon.planner import plan
+from store.ids import Kind, blob_hash
+from store.records import Entry
+from tests.daemon.applying import CONTENTS, Crash, World
+from tests.daemon.planning import (
+    ROOT,
+    directory_entry,
+    file_entry,
+    link_entry,
+    listing_of,
+    synced_as,
+    trees,
+)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path / "folder")
+    yield made
+    made.linux.close()
+
+
+@pytest.fixture
+def worlds(tmp_path: Path) -> Iterator[Callable[[], World]]:
+    made: list[World] = []
+
+    def make() -> World:
+        made.append(World(tmp_path / f"folder{len(made)}"))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.linux.close()
+
+
+_RANDOM = settings(
+    max_examples=30,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@_RANDOM
+@given(before=trees(), after=trees())
+def test_P24_P29_applying_makes_the_disk_equal_to_the_view_and_then_rests(
+    worlds: Callable[[], World], before: list[Entry], after: list[Entry]
+) -> None:
+    world = worlds()
+
+    for view in (before, after):
+        applied = asyncio.run(world.apply(view))
+        assert applied == Applied(agreed=applied.agreed)
+
+        assert world.listing() == listing_of(view)
+        assert plan(view, list(world.journal.rows.values())).steps == ()
+    assert world.journal.intents == {}
+    assert world.private("tmp") == []
+
+
+@_RANDOM
+@given(before=trees(), after=trees(), number=st.integers(0, 80), done=st.booleans())
+def test_P32_F1_a_crash_at_any_call_loses_nothing_and_convergence_follows(
+    worlds: Callable[[], World], before: list[Entry], after: list[Entry], number: int, *, done: bool
+) -> None:
+    # Given a disk as one view wants it
+    world = worlds()
+    asyncio.run(world.converge(before))
+    contents = world.all_contents()
+
+    # When applying another view ends in the middle
+    def crash() -> None:
+        raise Crash
+
+    start = world.faults.calls + number
+    (world.faults.after if done else world.faults.before)[start] = crash
+    try:
+        asyncio.run(world.apply(after))
+    except Crash:
+        asyncio.run(world.restart())
+    world.faults.heal()
+
+    # Then nothing is lost or torn, and the rest follows
+    assert contents <= world.all_contents()
+    assert world.all_contents() <= {*CONTENTS}
+    assert world.journal.intents == {}
+    asyncio.run(world.converge(after))
+    assert world.listing() == listing_of(after)
+    assert contents <= world.all_contents()
+    assert world.private("tmp") == []
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_P32_a_replaced_file_is_old_or_new_at_every_call(
+    worlds: Callable[[], World], *, done: bool
+) -> None:
+    old, new = file_entry(1, ROOT, b"a", b"one"), file_entry(1, ROOT, b"a", b"two")
+    number = 0
+    while True:
+        world = worlds()
+        asyncio.run(world.converge([old]))
+
+        def crash() -> None:
+            raise Crash
+
+        (world.faults.after if done else world.faults.before)[world.faults.calls + number] = crash
+        try:
+            asyncio.run(world.apply([new]))
+        except Crash:
+            assert (world.root / "a").read_bytes() in (b"one", b"two")
+            asyncio.run(world.restart())
+            assert (world.root / "a").read_bytes() in (b"one", b"two")
+            asyncio.run(world.converge([new]))
+            assert (world.root / "a").read_bytes() == b"two"
+            assert b"one" in world.private("history")
+            world.linux.close()
+            number += 1
+        else:
+            assert number > 5
+            return
+
+
+def test_F6_a_crash_in_recovery_is_as_any_other(worlds: Callable[[], World]) -> None:
+    def crash() -> None:
+        raise Crash
+
+    before = [file_entry(1, ROOT, b"a", b"one"), file_entry(2, ROOT, b"b", b"two")]
+    after = [file_entry(1, ROOT, b"a", b"three")]
+    for first in range(4, 24):
+        for second in range(12):
+            world = worlds()
+            asyncio.run(world.converge(before))
+            world.faults.after[world.faults.calls + first] = crash
+            try:
+                asyncio.run(world.apply(after))
+            except Crash:
+                world.linux.close()
+                world.open()
+                world.faults.after[second] = crash
+                try:
+                    asyncio.run(world.applier.recover())
+                except Crash:
+                    asyncio.run(world.restart())
+            world.faults.heal()
+            asyncio.run(world.converge(after))
+            assert world.listing() == listing_of(after)
+            assert {b"one", b"two"} <= set(world.private("history"))
+            world.linux.close()
+
+
+Writer = Callable[[Path], None]
+
+
+def _in_place(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"by the user")
+
+
+def _atomically(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    beside = path.parent / "beside"
+    beside.write_bytes(b"by the user")
+    beside.rename(path)
+
+
+def _appending(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab") as file:
+        file.write(b"by the user")
+
+
+_STORIES: dict[str, tuple[list[Entry], list[Entry]]] = {
+    "new": ([], [file_entry(1, ROOT, b"a", b"two")]),
+    "replaced": ([file_entry(1, ROOT, b"a", b"one")], [file_entry(1, ROOT, b"a", b"two")]),
+    "removed": ([file_entry(1, ROOT, b"a", b"one")], []),
+    "moved": ([file_entry(1, ROOT, b"b", b"one")], [file_entry(1, ROOT, b"a", b"one")]),
+    "moved away": ([file_entry(1, ROOT, b"a", b"one")], [file_entry(1, ROOT, b"b", b"one")]),
+    "touched": (
+        [file_entry(1, ROOT, b"a", b"one")],
+        [file_entry(1, ROOT, b"a", b"one", mode=1, mtime_ns=10**18 + 77)],
+    ),
+    "conflict": (
+        [file_entry(1, ROOT, b"a", b"one")],
+        [
+            file_entry(1, ROOT, b"a", b"two"),
+            file_entry(1, ROOT, b"a (conflict)", b"one", copy=b"c" * 32),
+        ],
+    ),
+    "resolved": (
+        [
+            file_entry(1, ROOT, b"a", b"two"),
+            file_entry(1, ROOT, b"a (conflict)", b"one", copy=b"c" * 32),
+        ],
+        [file_entry(1, ROOT, b"a", b"one")],
+    ),
+    "swapped": (
+        [file_entry(1, ROOT, b"a", b"one"), file_entry(2, ROOT, b"b", b"two")],
+        [file_entry(1, ROOT, b"b", b"one"), file_entry(2, ROOT, b"a", b"two")],
+    ),
+}
+
+
+@pytest.mark.parametrize("write", [_in_place, _atomically, _appending])
+@pytest.mark.parametrize("story", _STORIES)
+def test_P31_E11_a_writer_at_any_call_loses_nothing(
+    worlds: Callable[[], World], story: str, write: Writer
+) -> None:
+    before, after = _STORIES[story]
+    number = 0
+    while True:
+        world = worlds()
+        asyncio.run(world.converge(before))
+        target = world.root / "a"
+        world.faults.before[world.faults.calls + number] = lambda t=target: write(t)
+        start = world.faults.calls
+        asyncio.run(world.apply(after))
+        if world.faults.calls <= start + number:
+            return
+        _assert_user_is_heard(world)
+        assert world.journal.intents == {}
+        world.linux.close()
+        number += 1
+
+
+def _assert_user_is_heard(world: World) -> None:
+    """What the user wrote is a change already, or the next look at the tree will find it."""
+    kept = [outcome.kept for outcome in world.journal.displaced]
+    for name in kept:
+        if (world.root / ".dizzyd/history" / os.fsdecode(name)).read_bytes().endswith(b"user"):
+            return
+    waiting = [watch.name for watch in world.journal.watching.values() if not watch.is_in_history]
+    for name in waiting:
+        if (world.root / ".dizzyd/tmp" / os.fsdecode(name)).read_bytes().endswith(b"user"):
+            return
+    rows = {world.journal.path_of_row(row): row for row in world.journal.rows.values()}
+    for path in world.walk():
+        if path.is_file() and path.read_bytes().endswith(b"by the user"):
+            name = os.fsencode(path.relative_to(world.root))
+            row, stat = rows.get(name), world.linux.stat(name)
+            assert stat is not None
+            differs = row is None or (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns) != (
+                row.inode, row.size, row.mtime_ns, row.ctime_ns,
+            )
+            is_racy = row is not None and row.looked_at_ns - row.mtime_ns < 20_000_000
+            assert differs or is_racy, "the scanner would believe synced"
+            return
+    raise AssertionError("the user's bytes are gone")
+
+
+async def test_E11_a_file_that_changed_is_looked_at_before_it_is_replaced(world: World) -> None:
+    await world.converge([file_entry(1, ROOT, b"a", b"one")])
+    (world.root / "a").write_bytes(b"by the user")
+
+    applied = await world.apply([file_entry(1, ROOT, b"a", b"two")])
+
+    assert [(each.path, each.why) for each in applied.postponed] == [(b"a", Why.CHANGED_HERE)]
+    assert (world.root / "a").read_bytes() == b"by the user"
+
+
+async def test_nothing_unknown_is_overwritten(world: World) -> None:
+    (world.root / "a").write_bytes(b"unknown")
+
+    applied = await world.apply(
+        [file_entry(1, ROOT, b"a", b"two"), file_entry(2, ROOT, b"b", b"one")]
+    )
+
+    assert [(each.path, each.why) for each in applied.postponed] == [(b"a", Why.TAKEN)]
+    assert (world.root / "a").read_bytes() == b"unknown"
+    assert (world.root / "b").read_bytes() == b"one"
+
+
+async def test_E22_a_file_open_for_writing_waits(world: World) -> None:
+    await world.converge([file_entry(1, ROOT, b"a", b"one")])
+
+    with (world.root / "a").open("r+b"):
+        applied = await world.apply([file_entry(1, ROOT, b"a", b"two")])
+
+    assert [each.why for each in applied.postponed] == [Why.BEING_WRITTEN]
+    await world.converge([file_entry(1, ROOT, b"a", b"two")])
+
+
+async def test_E22_a_displaced_file_is_watched_while_somebody_writes_to_it(world: World) -> None:
+    # Given a program that opened the file just before it was displaced
+    await world.converge([file_entry(1, ROOT, b"a", b"one")])
+    opened: list[int] = []
+    name = "place_over"
+    original = world.linux.place_over
+
+    def place_over(*args: object) -> object:
+        opened.append(os.open(world.root / "a", os.O_WRONLY))
+        return original(*args)  # type: ignore[arg-type]
+
+    setattr(world.linux, name, place_over)
+    applied = await world.apply([file_entry(1, ROOT, b"a", b"two")])
+    assert applied.is_complete
+
+    # When it writes later and then closes
+    os.write(opened[0], b"late words")
+    world.clock.ns += LOOK_AGAIN_NS
+    assert await world.watch.look() == []
+    os.close(opened[0])
+    world.clock.ns += LOOK_AGAIN_NS
+    (displaced,) = await world.watch.look()
+
+    # Then its bytes are a change, served from history
+    assert displaced.looked.value == blob_hash(b"late words")
+    assert displaced.row.value == blob_hash(b"one")
+    assert b"late words" in world.private("history")
+    world.clock.ns += LOOK_AGAIN_NS
+    assert await world.watch.look() == []
+    assert world.journal.watching == {}
+
+
+async def test_a_late_write_into_history_is_found_after_ten_seconds(world: World) -> None:
+    await world.converge([file_entry(1, ROOT, b"a", b"one")])
+    await world.apply([file_entry(1, ROOT, b"a", b"two")])
+    (kept,) = (world.root / ".dizzyd/history").iterdir()
+
+    kept.write_bytes(b"through a mapping")
+    world.clock.ns += LOOK_AGAIN_NS
+    (displaced,) = await world.watch.look()
+
+    assert displaced.looked.value == blob_hash(b"through a mapping")
+
+
+async def test_what_is_replaced_or_removed_is_kept_under_a_telling_name(world: World) -> None:
+    await world.converge([file_entry(7, ROOT, b"notes.txt", b"one")])
+    await world.converge([file_entry(7, ROOT, b"notes.txt", b"two")])
+    await world.converge([])
+
+    names = sorted(p.name.encode() for p in (world.root / ".dizzyd/history").iterdir())
+
+    told = [parse_history_name(name) for name in names]
+    assert [each.hash for each in told if each] == [blob_hash(b"one"), blob_hash(b"two")]
+    assert {each.object_no for each in told if each} == {7}
+    assert {each.name for each in told if each} == {b"notes.txt"}
+    assert len(world.journal.kept) == 2
+
+
+def test_B2_a_history_name_fits_and_sorts_by_time() -> None:
+    row = synced_as(file_entry(7, ROOT, b"n" * 251 + b".txt"))
+
+    names = [history_name(at, row) for at in (9, 10**18, 10**18 + 1, 2 * 10**18)]
+
+    assert all(len(name) == 255 and name.endswith(b".txt") for name in names)
+    assert names == sorted(names)
+    assert parse_history_name(names[2]) is not None
+    assert parse_history_name(b"holiday.jpg") is None
+
+
+async def test_a_directory_with_ignored_names_stays_as_a_leftover(world: World) -> None:
+    home, inner = directory_entry(1, ROOT, b"d"), file_entry(2, 1, b"f")
+    await world.converge([home, inner])
+    (world.root / "d/cache").mkdir()
+    world.ignored.add(b"cache")
+
+    (applied,) = await world.converge([])
+
+    assert applied.is_complete
+    assert world.journal.rows[1, b""].leftover
+    assert (world.root / "d/cache").is_dir()
+    # and a directory of that name takes it over
+    await world.converge([directory_entry(3, ROOT, b"d")])
+    assert set(world.journal.rows) == {(3, b"")}
+
+
+async def test_a_directory_that_holds_something_new_is_looked_at_first(world: World) -> None:
+    await world.converge([directory_entry(1, ROOT, b"d")])
+    (world.root / "d/new").write_bytes(b"by the user")
+
+    applied = await world.apply([])
+
+    assert [(each.path, each.why) for each in applied.postponed] == [(b"d/new", Why.NOT_EMPTY)]
+    assert not world.journal.rows[1, b""].leftover
+
+
+async def test_P26_a_directory_with_many_files_is_moved_by_one_rename(world: World) -> None:
+    home = directory_entry(1, ROOT, b"d")
+    inner = [file_entry(10 + n, 1, b"f%d" % n) for n in range(50)]
+    await world.converge([home, *inner])
+    world.faults.names.clear()
+
+    await world.converge([replace(home, name=b"e"), *inner])
+
+    assert world.faults.names.count("move") == 1
+    assert not {"place_new", "place_over", "take_away"} & set(world.faults.names)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, Reason.DISK_FULL),
+        (errno.EDQUOT, Reason.DISK_FULL),
+        (errno.EROFS, Reason.READ_ONLY),
+        (errno.EACCES, Reason.FORBIDDEN),
+        (errno.EIO, Reason.DISK_ERROR),
+    ],
+)
+@pytest.mark.parametrize("call", ["stage_many", "sync", "place_new", "place_over", "take_away"])
+async def test_E1_E3_E4_E6_a_fault_commits_nothing_and_the_rest_goes_on(
+    world: World, call: str, number: int, reason: Reason
+) -> None:
+    before = [file_entry(1, ROOT, b"a", b"one"), file_entry(2, ROOT, b"b", b"one")]
+    after = [file_entry(1, ROOT, b"a", b"two"), file_entry(3, ROOT, b"c", b"three")]
+    await world.converge(before)
+    original = getattr(world.linux, call)
+
+    def fail(*_: object) -> None:
+        raise DiskError("write", os.strerror(number), errno=number)
+
+    setattr(world.linux, call, fail)
+    applied = await world.apply(after)
+
+    assert applied.failed
+    assert {each.reason for each in applied.failed} == {reason}
+    assert all(each.remedy for each in applied.failed)
+    setattr(world.linux, call, original)
+    await world.converge(after)
+    assert world.listing() == listing_of(after)
+    assert b"one" in world.private("history")
+
+
+async def test_E6_a_failed_sync_fails_the_round_that_was_staged_meanwhile(world: World) -> None:
+    # Given a sync that takes so long that the next round is staged before it fails
+    files = [file_entry(n, ROOT, b"%d" % n, b"one") for n in range(1, 600)]
+    original, calls = world.linux.sync, 0
+    run = world.runner.run
+
+    async def slow(fn: Callable[..., object], *args: object) -> object:
+        for _ in range(20 if fn.__name__ == "sync" else 0):
+            await asyncio.sleep(0)
+        return await run(fn, *args)
+
+    def sync() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise DiskError("sync", "input/output error", errno=errno.EIO)
+        original()
+
+    name = "sync"
+    setattr(world.linux, name, sync)
+    name = "run"
+    setattr(world.runner, name, slow)
+
+    applied = await world.apply(files)
+
+    committed = {key[0] for key in world.journal.rows}
+    assert {n for each in applied.failed for n in each.object_nos} == set(range(1, 600)) - committed
+    assert not committed & set(range(1, 513))
+
+
+async def test_content_that_nobody_has_waits_alone(world: World) -> None:
+    files = [file_entry(1, ROOT, b"a", b"unheard of"), file_entry(2, ROOT, b"b", b"one")]
+
+    applied = await world.apply(files)
+
+    assert [(each.path, each.why) for each in applied.postponed] == [(b"a", Why.CONTENT_AWAY)]
+    assert (world.root / "b").read_bytes() == b"one"
+
+
+async def test_a_large_file_does_not_delay_small_ones_and_is_superseded(world: World) -> None:
+    # Given a large download that takes its time
+    big = b"large" * 300_000
+    world.blobs.contents[blob_hash(big)] = big
+    world.blobs.large_gate = asyncio.Event()
+    large = file_entry(1, ROOT, b"large", big)
+    first = asyncio.create_task(world.apply([large, file_entry(2, ROOT, b"b", b"one")]))
+    while not (world.root / "b").exists():
+        await asyncio.sleep(0)
+
+    # When a newer plan wants the object elsewhere and small
+    second = await world.apply([replace(file_entry(1, ROOT, b"c", b"two"))])
+    world.blobs.large_gate.set()
+    await first
+
+    # Then the older one does not come through
+    assert second.is_complete
+    assert not (world.root / "large").exists()
+    assert (world.root / "c").read_bytes() == b"two"
+
+
+async def test_large_files_of_equal_bytes_arrive_both(world: World) -> None:
+    big = b"large" * 300_000
+    world.blobs.contents[blob_hash(big)] = big
+    view = [file_entry(1, ROOT, b"a", big), file_entry(2, ROOT, b"b", big)]
+
+    await world.converge(view)
+
+    assert world.listing() == listing_of(view)
+
+
+async def test_F7_downloads_that_nobody_wants_are_removed_at_start(world: World) -> None:
+    stage = world.linux.open_stage(b"fetch-tmp-%b-0" % blob_hash(b"gone").hex().encode())
+    stage.write(0, b"half")
+    stage.close()
+
+    await world.applier.recover(lambda _hash: True)
+    assert world.private("tmp") == [b"half"]
+    await world.applier.recover(lambda _hash: False)
+
+    assert world.private("tmp") == []
+
+
+async def test_P38_B8_B9_nothing_is_written_through_a_planted_link(
+    world: World, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    home = directory_entry(1, ROOT, b"d")
+    await world.converge([home])
+    (world.root / "d").rmdir()
+    (world.root / "d").symlink_to(outside)
+
+    applied = await world.apply([home, file_entry(2, 1, b"x", b"one"), link_entry(3, 1, b"l", b"x")])
+
+    assert list(outside.iterdir()) == []
+    assert not applied.is_complete
+
+
+async def test_executable_bit_and_time_are_set_without_touching_content(world: World) -> None:
+    entry = file_entry(1, ROOT, b"a", b"one")
+    await world.converge([entry])
+    inode = (world.root / "a").stat().st_ino
+
+    await world.converge([replace(entry, mode=1, mtime_ns=1_500_000_000_123_456_789)])
+
+    stat = (world.root / "a").stat()
+    assert (stat.st_ino, stat.st_mode & 0o111) == (inode, 0o111)
+    assert stat.st_mtime_ns == 1_500_000_000_123_456_789
+
+
+async def test_equal_files_of_one_name_are_one_file_with_two_rows(world: World) -> None:
+    one = file_entry(1, ROOT, b"a", b"one")
+    view = [one, replace(one, object_no=2, collapsed=True)]
+
+    await world.converge(view)
+
+    assert {row.inode for row in world.journal.rows.values()} == {
+        (world.root / "a").stat().st_ino
+    }
+    assert set(world.journal.rows) == {(1, b""), (2, b"")}
+    await world.converge([replace(view[1], collapsed=False)])
+    assert set(world.journal.rows) == {(2, b"")}
+    assert world.private("history") == []
+
+
+async def test_busy_paths_are_told_only_while_they_are_touched(world: World) -> None:
+    seen = []
+    original = world.linux.place_new
+
+    def place_new(*args: object) -> object:
+        seen.append(world.applier.is_busy(b"d/a") and not world.applier.is_busy(b"e"))
+        return original(*args)  # type: ignore[arg-type]
+
+    name = "place_new"
+    setattr(world.linux, name, place_new)
+
+    await world.converge([directory_entry(1, ROOT, b"d"), file_entry(2, 1, b"a", b"one")])
+
+    assert seen == [True]
+    assert not world.applier.is_busy(b"d/a")
+
+
+async def test_twenty_thousand_new_files_cost_little_beyond_the_disk(world: World) -> None:
+    files = [file_entry(n, ROOT, b"%d" % n, b"one") for n in range(1, 5001)]
+    made = plan(files, [])
+    in_disk = 0.0
+    for name in ("stage_many", "sync", "place_new", "sync_directories", "stat"):
+        original = getattr(world.linux, name)
+
+        def timed(*args: object, _call: Callable[..., object] = original) -> object:
+            nonlocal in_disk
+            begun = time.perf_counter()
+            try:
+                return _call(*args)
+            finally:
+                in_disk += time.perf_counter() - begun
+
+        setattr(world.linux, name, timed)
+
+    begun = time.perf_counter()
+    applied = await world.applier.apply(made)
+    spent_us = (time.perf_counter() - begun - in_disk) / len(files) * 1e6
+
+    assert applied.is_complete
+    assert len(world.journal.rows) == 5000
+    assert Kind.FILE in {row.kind for row in world.journal.rows.values()}
+    assert spent_us < 100
