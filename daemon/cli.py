@@ -69,7 +69,6 @@ class Console:
     out: Terminal
     err: Terminal
     user_home: str
-    has_own_config: bool
 
     def absolute(self, path: str) -> str:
         """Make a path as the user wrote it absolute; `..` and symlinks stay to be resolved."""
@@ -222,7 +221,6 @@ def _open_console(config: str | None) -> Console:
         out=open_terminal(sys.stdout, environment, columns),
         err=open_terminal(sys.stderr, environment, columns),
         user_home=user_home,
-        has_own_config=config is not None,
     )
 
 

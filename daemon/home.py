@@ -30,10 +30,15 @@ class AlreadyRunning(DizzyError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Home:
-    """The places of one node: its config file and its state directory."""
+    """The places of one node: its config file and its state directory.
+
+    A config file that was named by --config lies in a directory that is not ours: neither is
+    tightened.
+    """
 
     config: Path
     state: Path
+    has_foreign_config: bool = False
 
     @property
     def key(self) -> Path:
@@ -66,21 +71,15 @@ class Home:
         Raises DizzyError where that cannot be done, and for a home that is `/` or the user's
         whole home directory, whose files are not ours to tighten.
         """
-        for directory in {self.state, self.config.parent}:
+        ours = {self.state} if self.has_foreign_config else {self.state, self.config.parent}
+        for directory in ours:
             _refuse_shared_directory(directory)
         try:
-            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._tighten()
+            for directory in ours:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _tighten_directory(directory)
         except OSError as cause:
             raise DizzyError(f"home {self.state}", cause.strerror or str(cause)) from cause
-
-    def _tighten(self) -> None:
-        _tighten_directory(self.state)
-        if self.config.parent != self.state and self.config.parent.name == "dizzyd":
-            _tighten_directory(self.config.parent)
-        elif self.config.exists():
-            _tighten_file(self.config)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -153,7 +152,11 @@ def find_home(environment: Mapping[str, str], config: str | None = None) -> Home
         if not home.exists:
             home = _system_home(environment) or home
     if config is not None:
-        return Home(config=_absolute(config, "--config", environment), state=home.state)
+        return Home(
+            config=_absolute(config, "--config", environment),
+            state=home.state,
+            has_foreign_config=True,
+        )
     return home
 
 

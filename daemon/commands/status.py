@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from daemon.cli import Console
 
 STATUS_PATIENCE_S = 1.0
+STATUS_TIMEOUT_S = 20.0  # a daemon that says nothing for so long is stuck
 WATCH_INTERVAL_S = 1.0
 
 
@@ -53,7 +54,9 @@ def run_status(arguments: Namespace, console: Console) -> int:
 
 def _ask(console: Console) -> Status:
     try:
-        connection = client.connect(console.home, patience_s=STATUS_PATIENCE_S)
+        connection = client.connect(
+            console.home, patience_s=STATUS_PATIENCE_S, timeout_s=STATUS_TIMEOUT_S
+        )
     except NotRunning as reason:
         return _stopped_status(console, reason)
     return client.ask(connection, routes.STATUS, NoRequest())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import stat
 import subprocess
@@ -32,7 +33,33 @@ def test_dizzyd_home_holds_everything() -> None:
 def test_config_option_replaces_only_the_config() -> None:
     home = find_home({"DIZZYD_HOME": "/srv/node", "HOME": "/home/u"}, "~/my.toml")
 
-    assert home == Home(config=Path("/home/u/my.toml"), state=Path("/srv/node"))
+    assert home == Home(
+        config=Path("/home/u/my.toml"), state=Path("/srv/node"), has_foreign_config=True
+    )
+
+
+def test_D5_a_config_elsewhere_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my.toml").touch(0o644)
+    before = mode(tmp_path), mode(tmp_path / "my.toml")
+    home = find_home({"DIZZYD_HOME": str(tmp_path / "h"), "HOME": str(tmp_path)}, "~/my.toml")
+
+    home.prepare()
+
+    assert (mode(tmp_path), mode(tmp_path / "my.toml")) == before
+    assert mode(home.state) == 0o700
+
+
+def test_D11_an_unset_home_is_looked_up_in_the_password_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    directory = pwd.getpwuid(os.getuid()).pw_dir
+
+    assert find_home({}).state.is_relative_to(directory)
 
 
 @pytest.mark.parametrize("environment", [{"DIZZYD_HOME": ""}, {"DIZZYD_HOME": "a\0b"}])
