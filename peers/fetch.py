@@ -36,6 +36,7 @@ GROUP_BYTES: Final = 1024 * 1024  # expected in the answer to one question
 GROUP_LIMIT: Final = 1024
 GROUPS_AT_ONCE: Final = 4  # of one fetch, at one peer
 WINDOW: Final = 8  # ranges of 2 MiB under way at one peer for one content: 16 MiB
+LANDED_AT_ONCE: Final = 4  # ranges written by one call: a hop to another thread is not free
 IDLE_S: Final = 20.0  # a peer that sends nothing for so long is not waited for
 BULK_FROM_BYTES: Final = 256 * 1024
 BULK_OPEN_S: Final = 5.0
@@ -478,37 +479,53 @@ class Fetcher:
         window: deque[tuple[int, RangeAsk]] = deque()
         try:
             while True:
-                while len(window) < WINDOW and (unit := filling.take()) is not None:
-                    ask = RangeAsk(folder, filling.ref.hash, *unit)
-                    window.append((0, ask))
-                    await self.download.take(unit[1])
-                    window[-1] = (lane.ask(ask), ask)
+                await self._top_up(folder, filling, lane, window)
                 if not window:
                     return
                 if not await self._wait_range(lane, window[0][1]):
                     break
-                await self._land(filling, lane, window.popleft()[1])
+                ready: list[RangeAsk] = []
+                while window and window[0][1].is_whole and len(ready) < LANDED_AT_ONCE:
+                    ready.append(window.popleft()[1])
+                await self._top_up(folder, filling, lane, window)  # under way while these land
+                await self._land(filling, lane, ready)
             failed.add(lane)
             if any(ask.is_refused for _, ask in window):
                 self.refused(lane.agent, (filling.ref.hash,))
             for number, _ in window:
                 lane.cancel(number)
-            while window:
-                await self._land(filling, lane, window[0][1])
-                window.popleft()
+            rest = [ask for _, ask in window]
+            await self._land(filling, lane, rest)
+            window.clear()
         finally:
             for number, ask in window:
                 lane.cancel(number)
                 filling.give_back(ask.offset, ask.length)
 
-    async def _land(self, filling: Filling, lane: Lane, ask: RangeAsk) -> None:
-        """Write what came of a range; what did not come is lacking again."""
-        if ask.arrived:
+    async def _top_up(
+        self,
+        folder: FolderId,
+        filling: Filling,
+        lane: Lane,
+        window: deque[tuple[int, RangeAsk]],
+    ) -> None:
+        """Ask for ranges until WINDOW of them are under way or none is left."""
+        while len(window) < WINDOW and (unit := filling.take()) is not None:
+            ask = RangeAsk(folder, filling.ref.hash, *unit)
+            window.append((0, ask))
+            await self.download.take(unit[1])
+            window[-1] = (lane.ask(ask), ask)
+
+    async def _land(self, filling: Filling, lane: Lane, asks: Sequence[RangeAsk]) -> None:
+        """Write what came of ranges, in one go; what did not come is lacking again."""
+        arrived = [(ask.offset, ask.pieces) for ask in asks if ask.arrived]
+        if arrived:
             filling.sources.append(lane.agent)
-            await self._finish(filling.write, ask.offset, ask.pieces)
-            self.received_bytes += ask.arrived
-        if ask.arrived < ask.length:
-            filling.give_back(ask.offset + ask.arrived, ask.length - ask.arrived)
+            await self._finish(filling.write_all, arrived)
+            self.received_bytes += sum(ask.arrived for ask in asks)
+        for ask in reversed(asks):
+            if ask.arrived < ask.length:
+                filling.give_back(ask.offset + ask.arrived, ask.length - ask.arrived)
 
     async def _finish(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a call on a sink to its end even if cancelled: its owner may close it then."""

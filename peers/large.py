@@ -90,6 +90,11 @@ class RangeAsk:
         self._end(is_whole=False)
         return True
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is here."""
+        return self.arrived == self.length
+
     def lose(self) -> None:
         """Keep what arrived; nothing more will."""
         self._end(is_whole=False)
@@ -213,6 +218,11 @@ class Filling:
                 self._hasher.update(piece)
                 self._hashed += len(piece)
             offset += len(piece)
+
+    def write_all(self, ranges: Sequence[tuple[int, Sequence[wire.Buffer]]]) -> None:
+        """Write several ranges. Blocks."""
+        for offset, pieces in ranges:
+            self.write(offset, pieces)
 
     def is_right(self) -> bool:
         """Whether the sink holds the very content. Blocks: may read all of it again."""

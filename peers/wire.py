@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from store.codec import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES
 from store.errors import Malformed
-from store.events import U32, U63, Bytes64, Hash32, Size  # noqa: TC001 - msgspec reads them
+from store.events import U32, U63, Bytes64, Hash32, Size
 from store.signing import WireBatch
 
 Buffer = bytes | bytearray | memoryview

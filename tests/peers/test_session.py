@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from peers import wire
+from peers.session import verify_all
 from peers.wire import Assembler, frames
 from store.errors import Malformed
 from store.ids import Epoch, FolderId
@@ -622,3 +625,17 @@ def test_A13_innocent_carrier_of_a_parent_is_not_struck_for_what_waited_for_it()
         assert a.sessions.session(c.agent) is not None
 
     simulate(story)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["header", "signature", "body"]), st.integers(0, 10**6))
+def test_P3_any_flipped_bit_is_found_before_a_batch_is_admitted(part: str, place: int) -> None:
+    good = nodes(1)[0].replica.write(EVENT, EVENT + b"\x07").wire
+    raw = bytearray(getattr(good, part))
+    raw[place // 8 % len(raw)] ^= 1 << place % 8
+
+    bad = msgspec.structs.replace(good, **{part: bytes(raw)})
+    proven, reasons = verify_all((wire.pack(bad),))
+
+    assert proven == []
+    assert sum(reasons.values()) == 1
