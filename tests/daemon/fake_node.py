@@ -28,6 +28,8 @@ from daemon.status import FolderPeer, FolderStatus, NodeStatus, PeerStatus, Stat
 from store.errors import DizzyError, TryLater
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# What a process started by a test imports: this source, and what this process was given.
+PYTHONPATH = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def healthy_status() -> Status:
@@ -205,7 +207,7 @@ async def dizzyd(
     """Run the real command line as a process; `before` is Python that runs in it first."""
     environment = {
         "PATH": os.environ.get("PATH", ""),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": PYTHONPATH,
         "HOME": str(home.state / "nobody"),
         "DIZZYD_HOME": str(home.state),
         **(extra or {}),

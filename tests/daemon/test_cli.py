@@ -18,6 +18,7 @@ from daemon.home import Home
 from daemon.status import Problem
 from store.errors import DizzyError, TryLater, UsageError
 from tests.daemon.fake_node import (
+    PYTHONPATH,
     ROOT,
     STOPPED_NODE,
     Ended,
@@ -356,7 +357,7 @@ async def test_status_of_a_stopped_node_shows_its_folders(home: Home) -> None:
 async def test_status_names_nothing_heavy(home: Home, node: FakeNode) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-X", "importtime", "-m", "daemon", "status",
-        env={"DIZZYD_HOME": str(home.state), "PYTHONPATH": str(ROOT), "HOME": "/nowhere"},
+        env={"DIZZYD_HOME": str(home.state), "PYTHONPATH": PYTHONPATH, "HOME": "/nowhere"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()
@@ -495,7 +496,7 @@ async def test_config_option_is_taken_before_and_after_the_command(
 def test_D11_a_stdout_that_takes_nothing_brings_no_traceback(home: Home, redirect: str) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", f"{sys.executable} -m daemon --help {redirect}"],
-        env={"DIZZYD_HOME": str(home.state), "PYTHONPATH": str(ROOT)},
+        env={"DIZZYD_HOME": str(home.state), "PYTHONPATH": PYTHONPATH},
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
 
@@ -519,7 +520,7 @@ async def test_D11_c_locale_shows_every_name(home: Home, node: FakeNode) -> None
 def test_D11_an_unset_home_is_no_obstacle(home: Home) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "daemon", "status"],
-        env={"DIZZYD_HOME": str(home.state), "PYTHONPATH": str(ROOT)},
+        env={"DIZZYD_HOME": str(home.state), "PYTHONPATH": PYTHONPATH},
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
 
