@@ -36,7 +36,7 @@ from daemon.steps import Plan, WriteFile
 from peers.fetch import Fetcher
 from peers.heads import Heads, is_in_sync
 from store.access import Member, may_write
-from store.ids import AgentId, BlobHash, FolderId, blob_hash, short
+from store.ids import AgentId, BatchId, BlobHash, FolderId, blob_hash, short
 from store.records import SyncedRow
 
 logger = logging.getLogger(__name__)
@@ -142,6 +142,8 @@ class FolderWork:
         self._slow = 0
         self._fresh: dict[BlobHash, bytes] = {}
         self._applier: Applier | None = None
+        self._is_join_ready = False
+        self._join_progress = (-1, 0.0)  # batches known, and since when
         self.was_settled = False
         self._ignore: ignoring.Ignore = ignoring.IgnoreRules()
         self._first_scan_done = False
@@ -329,6 +331,7 @@ class FolderWork:
                         done.set_result(None)
             else:
                 self._scan_asked.extend(asked)
+                await self._check_join(disk)
             await self._wait_for_hints(watcher, next_routine_s)
 
     async def _wait_for_hints(self, watcher: Watcher, next_routine_s: float) -> None:
@@ -356,17 +359,32 @@ class FolderWork:
 
     def _may_scan(self) -> bool:
         """Whether to look now: a joiner waits for the log of who imports still."""
-        if not self.is_joining:
-            return True
-        return self._join_ready
+        return not self.is_joining or self._is_join_ready
 
-    _join_ready = False
+    async def _check_join(self, disk: Disk) -> None:
+        """Find out whether local files may be bound: we have the log that our source has.
 
-    def join_ready(self) -> None:
-        """Note that a joiner has the log that its source had: now local files may be bound."""
-        if not self._join_ready:
-            self._join_ready = True
-            self._hinted.set()
+        An empty root has nothing to bind. A source that imports is waited for as long as it
+        makes progress.
+        """
+        if not await self._tools.pool.run(disk.list_directory, b""):
+            self._is_join_ready = True
+            return
+        now_s = self._now_s()
+        wanted = [head.batch for heads in self.peer_heads.values() for head in heads.heads]
+        if not wanted:
+            return
+
+        def count() -> tuple[int, int]:
+            log = self._tools.shelf[self.folder_no].log
+            return sum(not log.has(BatchId(batch)) for batch in wanted), log.batches
+
+        missing, batches = await self._tools.core.run(count)
+        if batches != self._join_progress[0]:
+            self._join_progress = (batches, now_s)
+        is_stuck = now_s - self._join_progress[1] > IMPORT_PATIENCE_S
+        is_importing = any(heads.is_importing for heads in self.peer_heads.values())
+        self._is_join_ready = not missing and (not is_importing or is_stuck)
 
     async def _look(self, disk: Disk, where: LookSet) -> None:
         """Scan where it is due and record what was found, both at once."""

@@ -40,7 +40,8 @@ from store.access import Role, is_membership
 from store.db import Database
 from store.errors import DizzyError, TryLater
 from store.folder import StoredFolder
-from store.ids import AgentId, FolderId, short
+from store.ids import AgentId, BlobHash, FolderId, short
+from store.records import BlobRef
 from store.signing import AgentKey
 
 logger = logging.getLogger(__name__)
@@ -307,6 +308,14 @@ class Node:
             return await self.world.network.dial(places, agent, Purpose.BULK)
         except DizzyError as failure:
             raise OSError(str(failure)) from failure
+
+    async def fetch_anywhere(self, blob: BlobHash) -> bytes | None:
+        """Fetch a content of at most 1 MiB from whichever peer has it, in any folder."""
+        for folder in self.works:
+            found = await self.fetcher.fetch_small(folder, [BlobRef(hash=blob, size=1)])
+            if blob in found:
+                return found[blob]
+        return None
 
     async def call_members(self) -> None:
         """See to it that somebody calls every other member."""

@@ -222,6 +222,20 @@ class NodeReplica:
             logger.debug("blob not readable blob=%s why=%s", short(blob), failure.why)
             return None
 
+    async def read_own(
+        self, work: SharedFolder, blob: BlobHash, offset: int, length: int
+    ) -> bytes | None:
+        """Read a piece of a content of this folder for ourselves; None if it is not here."""
+        if work.disk is None:
+            return None
+        [place] = await self._core.run(self._find_places, work.folder_no, [blob])
+        if place is None:
+            return None
+        try:
+            return await self._pool.run(place.read, work.disk, offset, length)
+        except DiskError:
+            return None
+
     async def read_small(
         self, agent: AgentId, folder: FolderId, blobs: Sequence[BlobHash], limit_bytes: int
     ) -> list[bytes | None]:

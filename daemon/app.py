@@ -1,0 +1,379 @@
+"""Wire a real node: clock, threads, disks, watcher, network, control socket, signals.
+
+The one place that knows all the parts. It holds no logic of its own: what can be tested without
+a process stands in daemon.node and below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from daemon import report
+from daemon.config import Config, read_config
+from daemon.control import ControlServer
+from daemon.core import InlineRunner, Runner, ThreadRunner
+from daemon.disk import Disk, RootLost
+from daemon.fs import LinuxDisk
+from daemon.home import Home, user_directory
+from daemon.key_file import read_key
+from daemon.node import Node, World
+from daemon.operations import NodeOperations
+from daemon.service import Notifier
+from daemon.status import Problem
+from daemon.terminal import escape
+from daemon.watcher import watcher_for
+from peers import certificate
+from peers.address import Address, parse_all
+from peers.addresses import own_addresses
+from peers.dialer import Dialer
+from peers.handshake import HelloFailed
+from peers.identity import Identity
+from peers.interfaces import interface_addresses
+from peers.invite import Invite
+from peers.link import Link, Purpose
+from peers.listener import Listener
+from store.db import open_database
+from store.errors import DizzyError
+from store.ids import AgentId, FolderId
+from store.signing import AgentKey
+
+logger = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+STOP_LIMIT_S = 8.0
+NETWORK_LOOK_S = 5.0
+SUSPENDED_S = 5.0  # so much more wall clock than loop time: the machine slept
+POOL_THREADS = 4
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def now_ns(self) -> int:
+        """Give the wall clock, in nanoseconds."""
+        return time.time_ns()
+
+    def monotonic_s(self) -> float:
+        """Give a clock that never goes back."""
+        return time.monotonic()
+
+
+class _Network:
+    """Calls over TLS."""
+
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
+
+    async def dial(
+        self,
+        addresses: Sequence[Address],
+        agent: AgentId,
+        purpose: Purpose,
+        *,
+        invite: Invite | None = None,
+    ) -> Link:
+        return await self._dialer.dial(addresses, agent, purpose, invite=invite)
+
+
+class _NoNetwork:
+    """For a node that is stopped."""
+
+    async def dial(
+        self,
+        addresses: Sequence[Address],
+        agent: AgentId,
+        purpose: Purpose,
+        *,
+        invite: Invite | None = None,
+    ) -> Link:
+        raise HelloFailed("call", "the daemon is not running")
+
+
+def _default_umask() -> int:
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return umask
+
+
+def open_disk(root: bytes, folder: FolderId, umask: int | None) -> Disk:
+    """Hold a folder's files. Raises RootLost where the root is not that folder's."""
+    disk = LinuxDisk.open(root, umask=_default_umask() if umask is None else umask)
+    if disk.folder_id != folder:
+        disk.close()
+        raise RootLost(
+            f"open {os.fsdecode(root)}",
+            "it carries the mark of another folder",
+            hint="bring the folder back, or `dizzyd leave` it",
+        )
+    return disk
+
+
+def close_disk(disk: Disk) -> None:
+    """Let go of a folder's files."""
+    if isinstance(disk, LinuxDisk):
+        disk.close()
+
+
+def _prepare_disk(root: bytes, folder: FolderId) -> None:
+    LinuxDisk.prepare(root, folder)
+
+
+def _find_marker(root: bytes) -> bytes | None:
+    marker = LinuxDisk.find_marker(root)
+    return None if marker is None else marker.folder_id
+
+
+def load_config(home: Home) -> Config:
+    """Read the configuration of a home. Raises ConfigError."""
+    return read_config(home.config, state=home.state, user_home=user_directory(os.environ))
+
+
+def make_world(core: Runner, pool: Runner, network: _Network | _NoNetwork) -> World:
+    """Give a node this machine."""
+    return World(
+        clock=SystemClock(),
+        random_bytes=secrets.token_bytes,
+        core=core,
+        pool=pool,
+        network=network,
+        open_disk=open_disk,
+        close_disk=close_disk,
+        watch=watcher_for,
+    )
+
+
+def make_operations(
+    node: Node,
+    home: Home,
+    reporter: report.Reporter,
+    listening: Callable[[], Sequence[Address]],
+) -> NodeOperations:
+    """Give a node its operations."""
+
+    def addresses() -> Sequence[Address]:
+        announce = parse_all(node.config.node.announce)
+        return own_addresses(listening(), announce, interface_addresses())
+
+    return NodeOperations(
+        node,
+        home,
+        user_home=user_directory(os.environ),
+        prepare_disk=_prepare_disk,
+        find_marker=_find_marker,
+        own_addresses=addresses,
+        reporter=reporter,
+    )
+
+
+@contextmanager
+def stopped_node(home: Home) -> Iterator[NodeOperations]:
+    """Open a node whose daemon does not run, for what works without it."""
+    with home.locked():
+        key = read_key(home.key)
+        config = load_config(home)
+        database = open_database(home.database)
+        try:
+            runner = InlineRunner()
+            node = Node(
+                world=make_world(runner, runner, _NoNetwork()),
+                database=database,
+                key=key,
+                config=config,
+            )
+            asyncio.run(node.load())
+            listen = parse_all(config.node.listen)
+            reporter = report.Reporter(
+                node,
+                home,
+                listen=lambda: config.node.listen,
+                rejected=lambda: node.rejected,
+                config_problem=lambda: None,
+                pid=None,
+            )
+            yield make_operations(node, home, reporter, lambda: listen)
+        finally:
+            database.close()
+
+
+class Application:
+    """A running daemon, from start to stop."""
+
+    def __init__(self, home: Home, key: AgentKey, config: Config, out: TextIO) -> None:
+        """Wire the parts; nothing is opened but the database."""
+        self._home = home
+        self._out = out
+        self._config_problem: Problem | None = None
+        self._core = ThreadRunner("dizzyd-core", 1)
+        self._pool = ThreadRunner("dizzyd-pool", POOL_THREADS)
+        self._database = open_database(home.database)
+        identity = Identity(
+            key=key, label=config.node.name.encode()[:255], instance=secrets.token_bytes(16)
+        )
+        dialer = Dialer(identity, random_bytes=secrets.token_bytes)
+        self.node = Node(
+            world=make_world(self._core, self._pool, _Network(dialer)),
+            database=self._database,
+            key=key,
+            config=config,
+        )
+        self._listener = Listener(
+            identity,
+            certificate.issue(key),
+            door=self.node,
+            on_link=self.node.take_link,
+            random_bytes=secrets.token_bytes,
+        )
+        self._listener.open(parse_all(config.node.listen))
+        reporter = report.Reporter(
+            self.node,
+            home,
+            listen=lambda: tuple(str(a) for a in self._listener.addresses),
+            rejected=lambda: self._listener.rejected,
+            config_problem=lambda: self._config_problem,
+            pid=os.getpid(),
+        )
+        self.operations = make_operations(
+            self.node, home, reporter, lambda: self._listener.addresses
+        )
+        self._control = ControlServer(self.operations, home)
+        self._notifier = Notifier(os.environ, os.getpid())
+        self._stop = asyncio.Event()
+
+    async def run(self, first_folder: str | None) -> None:
+        """Serve until a signal says stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        await self.node.load()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.node.run())
+                tasks.create_task(self._listener.serve())
+                tasks.create_task(self._watch_network())
+                loop.add_signal_handler(
+                    signal.SIGHUP, lambda: tasks.create_task(self._reload())
+                )
+                tasks.create_task(self._feed_watchdog())
+                if first_folder is not None:
+                    await self._share_first(first_folder)
+                await self._control.start()
+                self._greet(first_folder)
+                self._notifier.ready()
+                await self._stop.wait()
+                self._notifier.stopping()
+                raise _Stopped
+        except* _Stopped:
+            pass
+        finally:
+            await self._control.stop()
+
+    def close(self) -> None:
+        """Let go of threads and database."""
+        self._pool.close()
+        self._core.close()
+        self._database.close()
+
+    async def _share_first(self, path: str) -> None:
+        if self.node.works:
+            return
+        Path(path).mkdir(parents=True, exist_ok=True)
+        await self.operations.share(path, None)
+
+    def _greet(self, first_folder: str | None) -> None:
+        """Say what runs and what to do next."""
+        out = self._out
+        listen = ", ".join(str(address) for address in self._listener.addresses) or "nowhere"
+        out.write(f"dizzyd {VERSION} runs as {escape(self.node.config.node.name)}\n")
+        out.write(f"  listens at  {listen}\n")
+        for work in self.node.works.values():
+            name = escape(self.node.shelf[work.folder_no].name)
+            out.write(f"  folder      {name}  {escape(os.fsdecode(work.path))}\n")
+        if first_folder is not None and self.node.works:
+            work = next(iter(self.node.works.values()))
+            name = self.node.shelf[work.folder_no].name
+            out.write(f"next, in another terminal:  {_command(self._home)} invite {name}\n")
+        out.flush()
+
+    async def _reload(self) -> None:
+        self._notifier.reloading(time.monotonic_ns() // 1000)
+        try:
+            await self.operations.reload()
+            self._config_problem = None
+        except DizzyError as bad:
+            self._config_problem = Problem(problem=str(bad), hint=bad.hint)
+            logger.warning("configuration not taken why=%s", bad)
+        self._notifier.ready()
+
+    async def _watch_network(self) -> None:
+        """Sign where we can be reached when that changes; call everybody then, and after sleep."""
+        loop = asyncio.get_running_loop()
+        while True:
+            announce = parse_all(self.node.config.node.announce)
+            places = own_addresses(self._listener.addresses, announce, interface_addresses())
+            changed = await self.node.book.set_own(places)
+            if changed is not None:
+                await self.node.sessions.addresses_changed([changed])
+                self.node.network_changed()
+            wall_s, loop_s = time.time(), loop.time()
+            await asyncio.sleep(NETWORK_LOOK_S)
+            if time.time() - wall_s - (loop.time() - loop_s) > SUSPENDED_S:
+                self.node.network_changed()
+
+    async def _feed_watchdog(self) -> None:
+        interval_s = self._notifier.watchdog_s
+        if interval_s is None:
+            return
+        while True:
+            await self._core.run(int)  # the database thread answers
+            self._notifier.alive()
+            await asyncio.sleep(interval_s / 2)
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: it ends the task group
+    pass
+
+
+def _command(home: Home) -> str:
+    """Name the command as it works in another terminal: by its whole path, with its home."""
+    program = sys.argv[0] if os.path.sep in sys.argv[0] else "dizzyd"
+    program = os.path.abspath(program) if os.path.sep in program else program  # noqa: PTH100
+    if program.endswith("__main__.py"):
+        program = f"{sys.executable} -m daemon"
+    if "DIZZYD_HOME" in os.environ:
+        return f"DIZZYD_HOME={home.state} {program}"
+    return program
+
+
+def run(home: Home, first_folder: str | None) -> int:
+    """Run the daemon of a home whose lock the caller holds; gives the exit code."""
+    logging.basicConfig(
+        level=os.environ.get("DIZZYD_LOG", "INFO"),
+        format="%(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    config = load_config(home)
+    key = read_key(home.key)
+    gc.freeze()
+
+    async def main() -> None:
+        application = Application(home, key, config, sys.stdout)
+        try:
+            await application.run(first_folder)
+        finally:
+            application.close()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main())
+    return 0
