@@ -1,7 +1,8 @@
 """Know every content that users wrote, and say which of them must still be there.
 
-A content that a node's scan read and that no user overwrote or removed must stand in the tree of
-every node in the end (property 19). It knows nothing of logs, only of contents.
+A content that no user overwrote or removed must stand in the tree of every node in the end
+(property 19), whether a scan ever read it or it was displaced before (property 31). It knows
+nothing of logs, only of contents.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Oracle:
         self.written: dict[bytes, bytes] = {}
         self.gone: set[bytes] = set()  # a user destroyed it, having it on disk
         self.copies: set[bytes] = set()  # may stand at several paths
-        self.seen: set[bytes] = set()  # a scan read it
+        self.seen: set[bytes] = set()  # a scan read it, or may have
         self.excused: set[bytes] = set()  # lost in a power cut before anybody was told
 
     def wrote(self, content: bytes) -> None:
@@ -44,7 +45,7 @@ class Oracle:
 
     def owed(self) -> set[bytes]:
         """Name the contents that must be in every tree."""
-        return (self.seen & self.written.keys()) - self.gone - self.excused
+        return self.written.keys() - self.gone - self.excused
 
     def missing(self, contents: Iterable[bytes]) -> list[bytes]:
         """List the contents owed that are not among these."""

@@ -99,6 +99,8 @@ class Toy:
         for name in self._place.names:
             if name < self._place.name:
                 self._begin(self._dial(name))
+        if "echo" in self._flaws:
+            self._begin(self._echo())
         self._wake.set()
 
     async def stop(self) -> None:
@@ -132,6 +134,15 @@ class Toy:
 
     def problems(self) -> list[str]:
         return self._problems
+
+    async def _echo(self) -> None:
+        """Say again and again what is known already."""
+        while True:
+            await asyncio.sleep(30)
+            for row in list(self._home.synced.values())[:1]:
+                content = self._home.facts[min(row.facts)].content
+                self._learn(self._fact(row.path, content, row.facts, 0))
+                self._wake.set()
 
     # -- network ----------------------------------------------------------------------------------
 
@@ -299,10 +310,6 @@ class Toy:
             disk.sync()
         except (NameTaken, NameMissing):
             return False
-        if "echo" in self._flaws:
-            echo = self._fact(path, content, row_facts, 0)
-            self._learn(echo)
-            self._wake.set()
         return True
 
     def _recover(self) -> None:

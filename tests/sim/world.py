@@ -173,6 +173,7 @@ class World:
         checks: frozenset[str] = ALL_CHECKS,
         disk_options: Mapping[str, object] | None = None,
         before: Callable[[list[Outside]], None] | None = None,
+        settle_limit_s: float = SETTLE_LIMIT_S,
     ) -> None:
         """Prepare; without `history` it is the random one of the seed.
 
@@ -193,6 +194,7 @@ class World:
         self._checks = checks
         self._disk_options = dict(disk_options or {})
         self._before = before
+        self._settle_limit_s = settle_limit_s
         self._starting: set[asyncio.Task[None]] = set()
 
     def run(self, *, keep_trace: bool = False) -> Verdict:
@@ -351,7 +353,7 @@ class World:
             await self.start(place)
             if place.has_lost_hints and place.node is not None and not place.is_dead:
                 await place.node.scan()
-        deadline_s = loop.time() + SETTLE_LIMIT_S
+        deadline_s = loop.time() + self._settle_limit_s
         before, same = None, 0
         while same < 3:
             if loop.time() > deadline_s:
@@ -367,7 +369,7 @@ class World:
 
     async def _all_quiet(self) -> bool:
         try:
-            async with asyncio.timeout(QUIET_LIMIT_S):
+            async with asyncio.timeout(min(QUIET_LIMIT_S, self._settle_limit_s)):
                 for place in self.places:
                     if place.node is None or place.is_dead:
                         await asyncio.sleep(1)
