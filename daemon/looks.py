@@ -18,6 +18,7 @@ from daemon.ignore import is_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
 QUIET_S = 0.05  # a new name is looked at when nothing touched it for so long
 GONE_LIMIT_S = 5.0  # names that go on going are judged after so long all the same
@@ -129,16 +130,30 @@ class LookSchedule:
 
     # -- taking hints ---------------------------------------------------------------------------
 
-    def touch(self, hints: Sequence[Hint], now_s: float) -> None:
-        """Take a bunch of hints in the order in which they came."""
+    @staticmethod
+    def asked(hints: Iterable[Hint]) -> list[bytes]:
+        """Give the paths of which `touch` needs to know whether synced has them."""
+        paths = {hint.path for hint in hints}
+        paths.update(hint.source for hint in hints if hint.source)
+        return list(paths)
+
+    def touch(
+        self, hints: Sequence[Hint], now_s: float, known: Collection[bytes] | None = None
+    ) -> None:
+        """Take a bunch of hints in the order in which they came.
+
+        `known` are those of `asked(hints)` that synced has, for a caller who had to ask in
+        another thread; without it the callable is asked.
+        """
         if self._full_s is not None:
             # A full scan sees it all; only renames still say more than it can find out.
             hints = [hint for hint in hints if hint.source is not None]
-        asked = {hint.path for hint in hints}
-        asked.update(hint.source for hint in hints if hint.source)
-        known = set(self._known(list(asked))) if asked else set()
+        if known is None:
+            asked = self.asked(hints)
+            known = self._known(asked) if asked else ()
+        names = known if isinstance(known, (set, frozenset)) else set(known)
         for hint in hints:
-            self._take(hint, known, now_s)
+            self._take(hint, names, now_s)
         self._bound(now_s)
 
     def rescan(self, now_s: float) -> None:
@@ -157,7 +172,7 @@ class LookSchedule:
                 self._wait(again.path, now_s + delay_s, now_s + delay_s)
         self._bound(now_s)
 
-    def _take(self, hint: Hint, known: set[bytes], now_s: float) -> None:
+    def _take(self, hint: Hint, known: AbstractSet[bytes], now_s: float) -> None:
         path = hint.path
         if hint.kind is HintKind.LOST:
             self._take_lost(path, now_s)
@@ -183,7 +198,7 @@ class LookSchedule:
         else:
             self.rescan(now_s)
 
-    def _take_move(self, hint: Hint, known: set[bytes], now_s: float) -> None:
+    def _take_move(self, hint: Hint, known: AbstractSet[bytes], now_s: float) -> None:
         target, source = hint.path, hint.source
         if source is None or is_private(source):
             self._settle(target, now_s, is_known=target in known)
@@ -195,10 +210,11 @@ class LookSchedule:
             # There and back, or the second half of an exchange: something may stand there.
             self._stir(source, now_s)
         _remember(self._came_from, target, source)
-        origin = self._forget_move(source) or source
+        former = self._forget_move(source)
+        origin = source if former is None else former
         self._forget_move(target)
-        is_known = origin in known or bool(self._known([origin]))
-        if not is_known and origin == source:
+        if former is None and (source not in known or source in self._targets):
+            # Unknown, also where the known object of that name had been renamed before.
             self._settle(target, now_s, is_known=target in known)
             return
         self._drop_path(target)

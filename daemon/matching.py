@@ -25,7 +25,7 @@ from daemon.looks import parent_of
 from store.ids import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from daemon.differences import Differences, Found, Missing
     from daemon.disk import Stat
@@ -234,8 +234,8 @@ class _Order:
     """Sorts placements, and the deletions that make room for them.
 
     Must come first: what puts the directory there; the deletion of the directory above. Should
-    come first: what leaves the path. The musts form trees, so they always hold; a should in a
-    circle (a swap) is given up.
+    come first: what leaves the path, or a directory above it. The musts form trees, so they
+    always hold; a should in a circle (a swap) is given up.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class _Order:
         self._waits: list[int] = []  # how many shoulds are open
         self._roots: list[int] = []
         self._add_placements(placements)
-        self._add_deletions(placements, deletions)
+        self._add_deletions(deletions)
 
     def _add(self, act: Created | Moved | Deleted, after: int | None) -> int:
         number = len(self._acts)
@@ -272,19 +272,24 @@ class _Order:
         self._left: list[tuple[bytes, int]] = sorted(
             (act.source, number) for number, act in enumerate(self._acts) if isinstance(act, Moved)
         )
-        for source, number in self._left:
-            then = self._number_at.get(source)
-            if then is not None:
-                self._should(number, then)
+        leaving = dict(self._left)
+        for path, number in self._number_at.items() if leaving else ():
+            # Until a directory has left, a path below it still means what stood in it.
+            for one in _upwards(path):
+                if one in leaving:
+                    self._should(leaving[one], number)
 
-    def _add_deletions(
-        self, placements: dict[bytes, Created | Moved], deletions: dict[bytes, Deleted]
-    ) -> None:
+    def _add_deletions(self, deletions: dict[bytes, Deleted]) -> None:
+        """Add the deletions at and below paths where something is put; others need no place."""
         numbers: dict[bytes, int] = {}
-        for path in sorted(deletions.keys() & placements.keys()):
+        for path in sorted(deletions) if self._number_at else ():
+            waiting = [self._number_at[one] for one in _upwards(path) if one in self._number_at]
+            if not waiting:
+                continue
             number = self._add(deletions[path], _nearest(path, numbers))
             numbers[path] = number
-            self._should(number, self._number_at[path])
+            for then in waiting:
+                self._should(number, then)
             prefix = path + b"/"
             at = bisect_left(self._left, (prefix, 0))
             while at < len(self._left) and self._left[at][0].startswith(prefix):
@@ -315,6 +320,13 @@ class _Order:
                 if not self._waits[then] and is_possible[then] and not is_given[then]:
                     heappush(free, then)
         return ordered
+
+
+def _upwards(path: bytes) -> Iterator[bytes]:
+    """Give a path and the directories above it, but for the root."""
+    while path:
+        yield path
+        path = parent_of(path)
 
 
 def _nearest(path: bytes, numbers: Mapping[bytes, int]) -> int | None:

@@ -19,9 +19,23 @@ again when acts are recorded (acts carry their rows for that).
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
+from daemon.comparing import (
+    Compared,
+    File,
+    Job,
+    Rows,
+    Sorter,
+    compare_many,
+    guarded,
+    inodes_in,
+    join,
+    names_in,
+    read_many,
+    stat_many,
+)
 from daemon.differences import (
     Carried,
     Differences,
@@ -93,19 +107,6 @@ class SyncedTree(Protocol):
         """Give, for each path, the rows that stand there (several where collapsed)."""
 
 
-Rows = tuple["SyncedRow", ...]
-
-
-@dataclass(slots=True)
-class _Job:
-    """A directory to be listed: where it is, and where synced has it (None: nowhere)."""
-
-    path: bytes
-    known_as: bytes | None
-    is_deep: bool = True
-    is_held: bool = False  # what is new below waits for the last bunch
-
-
 @dataclass(slots=True)
 class _Homeless:
     """A directory on disk that is not what synced has at its path."""
@@ -115,213 +116,6 @@ class _Homeless:
     known_as: bytes | None  # where synced has what stood here before
     is_held: bool
     is_refused: bool = False
-
-
-@dataclass(slots=True)
-class _Compared:
-    """What one listing against its rows gave; names only."""
-
-    listing: dict[bytes, Stat] = field(default_factory=dict)
-    fresh: list[tuple[bytes, Stat, Rows]] = field(default_factory=list)  # files and links
-    homeless: list[tuple[bytes, Stat, Rows]] = field(default_factory=list)
-    deeper: list[bytes] = field(default_factory=list)
-    missing: list[Rows] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    failure: DiskError | None = None
-
-
-@dataclass(slots=True)
-class _File:
-    """A file or link to be read."""
-
-    path: bytes
-    stat: Stat
-    rows: Rows
-    is_held: bool
-
-
-def join(directory: bytes, name: bytes) -> bytes:
-    """Name what stands in a directory."""
-    return directory + b"/" + name if directory else name
-
-
-# -- in workers -----------------------------------------------------------------------------------
-
-
-def _guarded(disk: Disk, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call `fn` between two checks of the root. Raises RootLost."""
-    disk.check_root()
-    result = fn(*args, **kwargs)
-    disk.check_root()
-    return result
-
-
-def _compare_many(
-    disk: Disk, ignore: Ignore, work: Sequence[tuple[_Job, list[SyncedRow]]]
-) -> list[_Compared]:
-    return [_compare(disk, ignore, job, rows) for job, rows in work]
-
-
-def _compare(disk: Disk, ignore: Ignore, job: _Job, rows: list[SyncedRow]) -> _Compared:
-    """List one directory and sort its names; an unchanged file costs one comparison."""
-    result = _Compared()
-    try:
-        listing = disk.list_directory(job.path)
-    except DiskError as failure:
-        result.failure = failure
-        return result
-    known = {row.name: row for row in rows}
-    more = _collapsed(rows, known) if len(known) != len(rows) else {}
-    sort = _Sorter(ignore, job.path, listing, result)
-    take = known.pop
-    file: int = FileKind.FILE
-    directory: int = FileKind.DIRECTORY
-    deeper = result.deeper
-    for name, stat in listing:
-        row = take(name, None)
-        if row is None:
-            sort.take(name, stat, ())
-        elif (
-            stat.kind == file
-            and row.inode == stat.inode
-            and row.mtime_ns == stat.mtime_ns
-            and row.ctime_ns == stat.ctime_ns
-            and row.size == stat.size
-            and row.kind == file
-            and (row.looked_at_ns - row.mtime_ns > _NS * 2 or not is_row_racy(row))
-        ):
-            continue
-        elif stat.kind == directory and row.inode == stat.inode and row.kind == directory:
-            deeper.append(name)
-        else:
-            sort.take(name, stat, more.get(name) or (row,))
-    for name, row in known.items():
-        sort.miss(name, more.get(name) or (row,))
-    sort.drop_ignored(deeper)
-    return result
-
-
-def _collapsed(rows: list[SyncedRow], known: dict[bytes, SyncedRow]) -> dict[bytes, Rows]:
-    """Gather the names that several rows share; the first row of each speaks for all."""
-    more: dict[bytes, list[SyncedRow]] = {}
-    for row in reversed(rows):
-        more.setdefault(row.name, []).append(row)
-        known[row.name] = row
-    return {name: tuple(reversed(few)) for name, few in more.items() if len(few) > 1}
-
-
-class _Sorter:
-    """Sorts the names of one directory that are not simply unchanged."""
-
-    def __init__(
-        self,
-        ignore: Ignore,
-        directory: bytes,
-        listing: list[tuple[bytes, Stat]],
-        result: _Compared,
-        exists: Callable[[bytes], bool] | None = None,
-    ) -> None:
-        self._ignore = ignore
-        self._directory = directory
-        self._listing = listing
-        self._result = result
-        self._paths: set[bytes] | None = None
-        self._exists = exists or self._is_listed
-
-    def _is_listed(self, path: bytes) -> bool:
-        if self._paths is None:
-            self._paths = {join(self._directory, name) for name, _ in self._listing}
-        return path in self._paths
-
-    def _is_ignored(self, name: bytes, *, is_directory: bool) -> bool:
-        return self._ignore.is_ignored(
-            join(self._directory, name), is_directory=is_directory, exists=self._exists
-        )
-
-    def drop_ignored(self, directories: list[bytes]) -> None:
-        """Do not go into directories that are ignored by now."""
-        directories[:] = [
-            name for name in directories if not self._is_ignored(name, is_directory=True)
-        ]
-
-    def miss(self, name: bytes, rows: Rows) -> None:
-        """Take a known name that is not there."""
-        if not self._is_ignored(name, is_directory=rows[0].kind is Kind.DIRECTORY):
-            self._result.missing.append(rows)
-
-    def take(self, name: bytes, stat: Stat, rows: Rows) -> None:
-        """Take a name that is new, or not as it was."""
-        kind = stat.kind
-        result = self._result
-        is_directory = kind in (FileKind.DIRECTORY, FileKind.MOUNT)
-        if self._is_ignored(name, is_directory=is_directory):
-            return
-        result.listing[name] = stat
-        if kind in (FileKind.DEVICE, FileKind.MOUNT):
-            # What this name held is unknown: a known object behind it is not missing.
-            problem = ProblemKind.MOUNT if kind is FileKind.MOUNT else ProblemKind.SKIPPED
-            result.problems.append(Problem(problem, join(self._directory, name)))
-            return
-        same = tuple(row for row in rows if int(row.kind) == kind)
-        if len(same) < len(rows):
-            result.missing.append(tuple(row for row in rows if int(row.kind) != kind))
-        if kind is FileKind.DIRECTORY:
-            if same and same[0].inode == stat.inode:
-                result.deeper.append(name)
-            else:
-                result.homeless.append((name, stat, same))
-        elif not same or not _is_unchanged(same[0], stat):
-            result.fresh.append((name, stat, same))
-
-
-def _is_unchanged(row: SyncedRow, stat: Stat) -> bool:
-    return (
-        row.inode == stat.inode
-        and row.mtime_ns == stat.mtime_ns
-        and row.ctime_ns == stat.ctime_ns
-        and row.size == stat.size
-        and not is_row_racy(row)
-    )
-
-
-def _stat_many(disk: Disk, paths: Sequence[bytes]) -> list[Stat | DiskError | None]:
-    stats: list[Stat | DiskError | None] = []
-    for path in paths:
-        try:
-            stats.append(disk.stat(path))
-        except RootLost:
-            raise
-        except DiskError as failure:
-            stats.append(failure)
-    return stats
-
-
-def _names_in(disk: Disk, directories: Sequence[bytes]) -> list[set[bytes] | DiskError]:
-    names: list[set[bytes] | DiskError] = []
-    for path in directories:
-        try:
-            names.append({name for name, _ in disk.list_directory(path)})
-        except RootLost:
-            raise
-        except DiskError as failure:
-            names.append(failure)
-    return names
-
-
-def _read_many(
-    disk: Disk, files: Sequence[_File], doubtful: Sequence[bool]
-) -> list[Looked | LookFailure]:
-    """Read many files at once; those that somebody is writing to are left for later."""
-    is_busy = [
-        ask and disk.is_being_written(one.path) for one, ask in zip(files, doubtful, strict=True)
-    ]
-    looks = iter(
-        disk.look([one.path for one, busy in zip(files, is_busy, strict=True) if not busy])
-    )
-    return [LookFailure.CHANGING if busy else next(looks) for busy in is_busy]
-
-
-# -- the scan -------------------------------------------------------------------------------------
 
 
 async def scan(  # noqa: PLR0917 - one of each thing that a scan needs
@@ -362,16 +156,17 @@ class _Scan:
         self._runner = runner
         self._clock = clock
         self._where = where
-        self._jobs: deque[_Job] = deque()
-        self._new: deque[_Job] = deque()  # directories unknown to synced
+        self._jobs: deque[Job] = deque()
+        self._new: deque[Job] = deque()  # directories unknown to synced
         self._homeless: dict[bytes, _Homeless] = {}
         self._lost: dict[int, tuple[bytes, Rows]] = {}  # known directories not at their place
         self._unexpanded: deque[bytes] = deque()
         self._expanded: set[bytes] = set()
+        self._placed: set[bytes] = set()  # directories on disk that are decided
         self._adopted: set[bytes] = set()  # known directories that turned up after all
         self._missing: dict[bytes, Rows] = {}
-        self._fresh: deque[_File] = deque()
-        self._held: list[_File] = []
+        self._fresh: deque[File] = deque()
+        self._held: list[File] = []
         self._seen: set[bytes] = set()  # of a scan that may come by twice
         self._displaced: set[int] = set()  # inodes of rows that are not at their place
         self._sizes: set[int] = set()
@@ -407,12 +202,12 @@ class _Scan:
     async def _seed(self) -> None:
         where = self._where
         if where.is_full:
-            self._jobs.append(_Job(b"", b""))
+            self._jobs.append(Job(b"", b""))
             return
         deep = set(where.trees)
         listed = deep | set(where.directories)
         if b"" in listed:
-            self._jobs.append(_Job(b"", b"", is_deep=b"" in deep))
+            self._jobs.append(Job(b"", b"", is_deep=b"" in deep))
         paths = {path for path in (*where.paths, *listed) if path}
         tried: set[bytes] = set()
         while paths:
@@ -421,44 +216,31 @@ class _Scan:
             paths = further - tried
 
     async def _look_at(self, paths: list[bytes], deep: set[bytes]) -> set[bytes]:
-        """Judge single paths; gives those that must be judged besides."""
-        rows_at = await self._tree.rows_at(paths)
-        stats = await self._runner.run(_guarded, self._disk, _stat_many, self._disk, paths)
-        further: set[bytes] = set()
+        """Judge single paths; gives those that must be judged besides.
+
+        A path means what synced says of it only while its directory is the one that synced has
+        there: where that is new, gone or another one, the directory is judged instead.
+        """
+        above = sorted({parent_of(path) for path in paths} - {b""})
+        asked = [*paths, *above]
+        rows_at = await self._tree.rows_at(asked)
+        stats = await self._runner.run(guarded, self._disk, stat_many, self._disk, asked)
+        facts = dict(zip(asked, zip(rows_at, stats, strict=True), strict=True))
+        sound = {directory for directory in above if _is_sound(*facts[directory])}
+        sound.add(b"")
+        further = set(above) - sound
         gone: dict[bytes, Rows] = {}
-        unknown: list[tuple[bytes, Stat]] = []
-        for path, rows, stat in zip(paths, rows_at, stats, strict=True):
+        for path in paths:
+            if parent_of(path) not in sound:
+                continue
+            rows, stat = facts[path]
             if isinstance(stat, DiskError):
                 self._cannot_read(path, stat)
-            elif stat is None and rows:
-                gone[path] = tuple(rows)
-            elif stat is not None and rows:
-                self._judge(path, stat, tuple(rows), deep)
             elif stat is not None:
-                unknown.append((path, stat))
-        further |= await self._judge_unknown(unknown, deep)
-        further |= await self._judge_gone(gone)
-        return further
-
-    async def _judge_unknown(
-        self, unknown: list[tuple[bytes, Stat]], deep: set[bytes]
-    ) -> set[bytes]:
-        """Take new paths; where the directory above is new too, that one is judged instead."""
-        above = sorted({parent_of(path) for path, _ in unknown} - {b""})
-        rows_at = await self._tree.rows_at(above) if above else []
-        known = {
-            path
-            for path, rows in zip(above, rows_at, strict=True)
-            if any(row.kind is Kind.DIRECTORY for row in rows)
-        }
-        known.add(b"")
-        further: set[bytes] = set()
-        for path, stat in unknown:
-            if parent_of(path) in known:
-                self._judge(path, stat, (), deep)
-            else:
-                further.add(parent_of(path))
-        return further
+                self._judge(path, stat, tuple(rows), deep)
+            elif rows:
+                gone[path] = tuple(rows)
+        return further | await self._judge_gone(gone)
 
     async def _judge_gone(self, gone: dict[bytes, Rows]) -> set[bytes]:
         """Prove that names are gone, by listings of the directories that held them."""
@@ -467,7 +249,7 @@ class _Scan:
         above = sorted({parent_of(path) for path in gone})
         if not above:
             return further
-        listings = await self._runner.run(_guarded, self._disk, _names_in, self._disk, above)
+        listings = await self._runner.run(guarded, self._disk, names_in, self._disk, above)
         for directory, names in zip(above, listings, strict=True):
             if isinstance(names, NameMissing):
                 if not directory:
@@ -480,8 +262,8 @@ class _Scan:
         return further
 
     def _judge_absent(self, directory: bytes, names: set[bytes], gone: dict[bytes, Rows]) -> None:
-        result = _Compared()
-        sort = _Sorter(
+        result = Compared()
+        sort = Sorter(
             self._ignore, directory, [], result, lambda path: path[path.rfind(b"/") + 1 :] in names
         )
         for path, rows in gone.items():
@@ -497,16 +279,16 @@ class _Scan:
 
     def _judge(self, path: bytes, stat: Stat, rows: Rows, deep: set[bytes]) -> None:
         directory = parent_of(path)
-        result = _Compared()
-        sort = _Sorter(self._ignore, directory, [], result, self._exists)
+        result = Compared()
+        sort = Sorter(self._ignore, directory, [], result, self._exists)
         if self._is_below_ignored(directory):
             return
         sort.take(path[path.rfind(b"/") + 1 :], stat, rows)
-        job = _Job(directory, directory, is_deep=False)
+        job = Job(directory, directory, is_deep=False)
         deeper, result.deeper = result.deeper, []
         self._merge(job, [], result)
         if deeper:
-            self._jobs.append(_Job(path, path, is_deep=path in deep))
+            self._jobs.append(Job(path, path, is_deep=path in deep))
 
     def _exists(self, path: bytes) -> bool:
         return self._disk.stat(path) is not None  # one lstat, for names that end in ~ only
@@ -518,13 +300,13 @@ class _Scan:
 
     # -- listing --------------------------------------------------------------------------------
 
-    async def _list(self, queue: deque[_Job]) -> None:
+    async def _list(self, queue: deque[Job]) -> None:
         jobs = [queue.popleft() for _ in range(min(len(queue), DIRECTORIES_AT_ONCE))]
         asked = [job.known_as for job in jobs if job.known_as is not None]
         answers = iter(await self._tree.rows_in(asked) if asked else [])
         work = [(job, next(answers) if job.known_as is not None else []) for job in jobs]
         compared = await self._runner.run(
-            _guarded, self._disk, _compare_many, self._disk, self._ignore, work
+            guarded, self._disk, compare_many, self._disk, self._ignore, work
         )
         for (job, rows), result in zip(work, compared, strict=True):
             if result.failure is not None:
@@ -532,7 +314,7 @@ class _Scan:
             else:
                 self._merge(job, rows, result)
 
-    def _cannot_list(self, job: _Job, failure: DiskError) -> None:
+    def _cannot_list(self, job: Job, failure: DiskError) -> None:
         if not job.path:
             if isinstance(failure, RootLost):
                 raise failure
@@ -548,10 +330,10 @@ class _Scan:
         self._problems.append(Problem(ProblemKind.UNREADABLE, path, failure.why))
         self._agains.append(Again(path, AgainReason.UNSURE, UNREADABLE_AGAIN_S))
 
-    def _merge(self, job: _Job, rows: list[SyncedRow], result: _Compared) -> None:
+    def _merge(self, job: Job, rows: list[SyncedRow], result: Compared) -> None:
         """Take what a listing gave into the scan."""
         path, known_as = job.path, job.known_as
-        if known_as is not None and known_as in self._expanded:
+        if known_as is not None and (known_as in self._expanded or self._hinted):
             self._take_back(known_as, rows)
         for gone in result.missing:
             self._miss(join(known_as or b"", gone[0].name), gone)
@@ -565,16 +347,18 @@ class _Scan:
             if former not in self._missing:
                 former = None
             there = join(path, name)
+            if there in self._placed:  # hinted, and found once more by a listing
+                continue
             self._homeless[there] = _Homeless(
                 there, stat, former, job.is_held or former is not None
             )
         if job.is_deep:
             self._jobs.extend(
-                _Job(join(path, name), join(known_as or b"", name), is_held=job.is_held)
+                Job(join(path, name), join(known_as or b"", name), is_held=job.is_held)
                 for name in result.deeper
             )
 
-    def _add_fresh(self, job: _Job, name: bytes, stat: Stat, same: Rows) -> None:
+    def _add_fresh(self, job: Job, name: bytes, stat: Stat, same: Rows) -> None:
         path = join(job.path, name)
         if not self._where.is_full:
             if path in self._seen:
@@ -588,7 +372,7 @@ class _Scan:
         elif self._missing and job.known_as is not None:
             # Something of another kind stood here: it is to be deleted or moved first.
             is_held = is_held or join(job.known_as, name) in self._missing
-        self._fresh.append(_File(path, stat, same, is_held))
+        self._fresh.append(File(path, stat, same, is_held))
 
     def _miss(self, path: bytes, rows: Rows) -> None:
         """Count a known name as missing until it turns up."""
@@ -629,8 +413,8 @@ class _Scan:
             known: dict[bytes, list[SyncedRow]] = {}
             for row in rows:
                 known.setdefault(row.name, []).append(row)
-            result = _Compared()
-            sort = _Sorter(self._ignore, path, [], result, lambda _path: False)
+            result = Compared()
+            sort = Sorter(self._ignore, path, [], result, lambda _path: False)
             for name, few in known.items():
                 sort.miss(name, tuple(few))
             for few_rows in result.missing:
@@ -670,7 +454,7 @@ class _Scan:
         if is_hinted or row.mtime_ns == homeless.stat.mtime_ns:
             return is_same_directory(row, homeless.stat, (), (), is_hinted=is_hinted)
         [rows] = await self._tree.rows_in([known[0]])
-        inodes = await self._runner.run(_inodes_in, self._disk, homeless.path)
+        inodes = await self._runner.run(inodes_in, self._disk, homeless.path)
         return is_same_directory(row, homeless.stat, rows, inodes, is_hinted=False)
 
     def _adopt(
@@ -681,18 +465,21 @@ class _Scan:
         self._lost.pop(rows[0].inode, None)
         self._missing.pop(known_as, None)
         self._adopted.add(known_as)
+        self._placed.add(homeless.path)
         looked = Looked(homeless.stat, b"", self._clock.now_ns())
         if is_elsewhere:
             self._carried.append(Carried(known_as, homeless.path, rows, looked))
         else:
             self._held_found.append(Found(homeless.path, rows, looked))
-        self._jobs.append(_Job(homeless.path, known_as, is_held=True))
+        self._jobs.append(Job(homeless.path, known_as, is_held=True))
 
     def _keep_replaced(self) -> bool:
         """Let directories that were replaced under their name keep it; whether there were any."""
         is_any = False
         for homeless in list(self._homeless.values()):
             rows = self._rows_replaced(homeless)
+            if self._is_below_homeless(homeless.path):
+                continue
             if rows is not None and homeless.known_as is not None:
                 self._adopt(homeless, homeless.known_as, rows, is_elsewhere=False)
                 is_any = True
@@ -715,9 +502,10 @@ class _Scan:
         now_ns = self._clock.now_ns() if admitted else 0
         for homeless in admitted:
             del self._homeless[homeless.path]
+            self._placed.add(homeless.path)
             found = Found(homeless.path, (), Looked(homeless.stat, b"", now_ns))
             (self._held_found if homeless.is_held else self._found).append(found)
-            self._new.append(_Job(homeless.path, None, is_held=homeless.is_held))
+            self._new.append(Job(homeless.path, None, is_held=homeless.is_held))
         return bool(admitted)
 
     # -- reading ----------------------------------------------------------------------------------
@@ -734,12 +522,12 @@ class _Scan:
             yield self._bunch()
 
     @staticmethod
-    def _is_small(group: list[_File]) -> bool:
+    def _is_small(group: list[File]) -> bool:
         return len(group) < BUNCH_FILES and sum(one.stat.size for one in group) < BUNCH_BYTES
 
-    def _next_group(self) -> list[_File]:
+    def _next_group(self) -> list[File]:
         """Take files up to the bounds; what may be half of a move is put aside."""
-        group: list[_File] = []
+        group: list[File] = []
         size = 0
         while self._fresh and len(group) < BUNCH_FILES and size < BUNCH_BYTES:
             one = self._fresh.popleft()
@@ -753,17 +541,17 @@ class _Scan:
     def _may_have_moved(self, stat: Stat) -> bool:
         return stat.inode in self._displaced or (stat.size > 0 and stat.size in self._sizes)
 
-    async def _read(self, group: list[_File]) -> list[Found]:
+    async def _read(self, group: list[File]) -> list[Found]:
         now_ns = self._clock.now_ns()
         doubtful = [self._is_doubtful(one, now_ns) for one in group]
-        looks = await self._runner.run(_read_many, self._disk, group, doubtful)
+        looks = await self._runner.run(read_many, self._disk, group, doubtful)
         return [
             found
             for one, look in zip(group, looks, strict=True)
             if (found := self._take_look(one, look)) is not None
         ]
 
-    def _is_doubtful(self, one: _File, now_ns: int) -> bool:
+    def _is_doubtful(self, one: File, now_ns: int) -> bool:
         """Whether to ask if somebody is still writing to a file."""
         stat = one.stat
         if stat.kind is not FileKind.FILE or not -REST_NS < now_ns - stat.mtime_ns < REST_NS:
@@ -772,7 +560,7 @@ class _Scan:
             return one.path not in self._where.settled
         return stat.size == 0 or stat.size >= _WATCHED_GROWTH_BYTES
 
-    def _take_look(self, one: _File, look: Looked | LookFailure) -> Found | None:
+    def _take_look(self, one: File, look: Looked | LookFailure) -> Found | None:
         if isinstance(look, Looked) and look.stat.kind == one.stat.kind:
             self._note(one, look)
             return Found(one.path, one.rows, look)
@@ -786,7 +574,7 @@ class _Scan:
             self._agains.append(Again(one.path, AgainReason.UNSURE, UNSURE_AGAIN_S))
         return None
 
-    def _note(self, one: _File, look: Looked) -> None:
+    def _note(self, one: File, look: Looked) -> None:
         stat = look.stat
         if is_racy(stat.mtime_ns, stat.ctime_ns, look.looked_at_ns):
             delay_s = racy_margin_ns(stat.mtime_ns) / _NS + _RACY_SLACK_S
@@ -809,7 +597,7 @@ class _Scan:
     async def _last(self) -> Differences:
         """Read what was put aside and give it with all that is missing."""
         known = self._displaced_rows()
-        group: list[_File] = []
+        group: list[File] = []
         size = 0
         for one in self._held:
             trusted = self._trusted(one, known)
@@ -847,7 +635,7 @@ class _Scan:
                 known[one.rows[0].inode] = one.rows[0]
         return known
 
-    def _trusted(self, one: _File, known: dict[int, SyncedRow]) -> Found | None:
+    def _trusted(self, one: File, known: dict[int, SyncedRow]) -> Found | None:
         """Take the content of a renamed file for known, as its directory's rename would.
 
         A rename alone changes ctime: inode, size and mtime stay, and the row is not racy.
@@ -875,10 +663,8 @@ class _Scan:
         return tuple(missing)
 
 
-def _inodes_in(disk: Disk, path: bytes) -> set[int]:
-    try:
-        return {stat.inode for _, stat in disk.list_directory(path)}
-    except RootLost:
-        raise
-    except DiskError:
-        return set()
+def _is_sound(rows: Sequence[SyncedRow], stat: Stat | DiskError | None) -> bool:
+    """Whether the directory at a path is the one that synced has there."""
+    return isinstance(stat, Stat) and any(
+        row.kind is Kind.DIRECTORY and row.inode == stat.inode for row in rows
+    )

@@ -206,9 +206,7 @@ class Bench:
     async def look(self, where: LookSet = EVERYTHING, *, fold: bool = True) -> list[Act]:
         acts: list[Act] = []
         self.problems, self.agains, self.bunches = [], [], []
-        async for bunch in scan(
-            self.disk, self.tree, self.rules, Inline(), self.clock, where
-        ):
+        async for bunch in scan(self.disk, self.tree, self.rules, Inline(), self.clock, where):
             self.bunches.append(bunch)
             self.problems += bunch.problems
             self.agains += bunch.agains

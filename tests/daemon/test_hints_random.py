@@ -115,14 +115,14 @@ async def live(folder: Path, history, *, forget: set[int]) -> None:
         bench.disk.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps)
 def test_hints_alone_bring_the_rows_to_what_is_on_disk(history) -> None:
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(live(Path(name) / "folder", history, forget=set()))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps, st.sets(st.integers(0, 13), min_size=1))
 def test_P34_after_lost_hints_one_scan_finds_the_rest(history, forget) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -128,9 +128,7 @@ async def test_P36_a_hinted_rename_with_an_edit_is_one_move(saved: Bench) -> Non
     saved.path("notes.txt").rename(saved.path("b"))
     saved.path("b").write_bytes(b"and other bytes at once")
 
-    [act] = await saved.look(
-        LookSet(paths=(b"notes.txt", b"b"), moves={b"b": b"notes.txt"})
-    )
+    [act] = await saved.look(LookSet(paths=(b"notes.txt", b"b"), moves={b"b": b"notes.txt"}))
 
     assert isinstance(act, Moved)
     assert act.looked.value != act.rows[0].value
@@ -413,7 +411,7 @@ async def test_B10_a_directory_becomes_a_file_and_back(bench: Bench) -> None:
     bench.write("d", b"a file now")
 
     acts = await bench.look()
-    assert names(acts) == ["Deleted d", "Created d", "Deleted d/sub", "Deleted d/sub/0"]
+    assert names(acts) == ["Deleted d", "Deleted d/sub", "Deleted d/sub/0", "Created d"]
 
     bench.path("d").unlink()
     bench.write("d/again", b"a directory now")
@@ -466,3 +464,33 @@ def test_the_tests_run_where_renames_keep_inodes(tmp_path: Path) -> None:
     inode = one.stat().st_ino
     os.rename(one, tmp_path / "two")  # noqa: PTH104 - the call itself
     assert (tmp_path / "two").stat().st_ino == inode
+
+
+async def test_P36_what_is_made_in_swapped_directories_comes_after_both_moves(
+    bench: Bench,
+) -> None:
+    bench.write("a/a/x", b"1")
+    bench.write("b/y", b"2")
+    bench.age()
+    await bench.look()
+    swap(bench, "a", "b")
+    bench.write("a/a/z", b"3")
+
+    acts = await bench.look()
+
+    assert names(acts) == ["Moved b a", "Moved a b", "Created a/a", "Created a/a/z"]
+    assert bench.in_rows() == bench.on_disk()
+
+
+async def test_a_path_below_a_replaced_directory_is_not_judged_alone(bench: Bench) -> None:
+    await full_directory(bench, "d", 2)
+    before = bench.no("d/sub/0")
+    bench.path("d").rename(bench.path("e"))
+    bench.write("d/sub/0", b"not the former one")
+
+    acts = await bench.look(LookSet(paths=(b"d/sub/0", b"d/sub/1", b"e"), moves={b"e": b"d"}))
+
+    assert names(acts, Deleted) == []
+    assert names(acts, Edited) == []
+    assert bench.no("e/sub/0") == before
+    assert bench.in_rows() == bench.on_disk()

@@ -97,5 +97,3 @@ async def live(folder: Path, history: Sequence[Sequence[tuple[str, str, object]]
 def test_acts_of_a_scan_folded_onto_the_rows_give_the_disk(history) -> None:
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(live(Path(name) / "folder", history))
-
-
