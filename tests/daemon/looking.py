@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import msgspec
 
-from daemon.acts import Created, Deleted, Moved
+from daemon.acts import Created, Deleted, Edited, Moved
 from daemon.disk import FileKind, Looked
 from daemon.fs import LinuxDisk
 from daemon.ignore import IgnoreRules
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.acts import Act
-    from daemon.differences import Again, Differences, Problem
+    from daemon.differences import Differences, Problem
+    from daemon.looks import Again
 
+P = ParamSpec("P")
+T = TypeVar("T")
 ROOT_NO = 0
 
 
 class Inline:
     """Runs blocking calls where it stands."""
 
-    async def run(self, fn, *args, **kwargs):
+    async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return fn(*args, **kwargs)
 
 
@@ -262,7 +265,9 @@ class Bench:
         return found
 
 
-def names(acts: Sequence[Act], kind: Callable[..., Act] | None = None) -> list[str]:
+def names(
+    acts: Sequence[Act], kind: type[Created | Moved | Deleted | Edited] | None = None
+) -> list[str]:
     """Show acts shortly: `Moved a b`."""
     shown: list[str] = []
     for act in acts:

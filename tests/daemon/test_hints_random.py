@@ -1,4 +1,4 @@
-"""Random user operations with the hints a watcher gives: looks alone bring rows and disk together."""
+"""Random user operations with the hints of a watcher: looks alone bring the rows to the disk."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ from daemon.looks import LookSchedule, LookSet
 from tests.daemon.looking import Bench
 from tests.daemon.test_scanner_random import operate, operations
 
+Operation = tuple[str, str, Any]
+History = list[tuple[Operation, float]]
 PAUSES_S = st.sampled_from([0.0, 0.0, 0.01, 0.06, 0.7])
 steps = st.lists(st.tuples(operations, PAUSES_S), max_size=14)
 
@@ -60,7 +63,9 @@ def hints_of(
     return hints
 
 
-def renames_of(operation, before: dict[bytes, Entry], after: dict[bytes, Entry]):
+def renames_of(
+    operation: Operation, before: dict[bytes, Entry], after: dict[bytes, Entry]
+) -> dict[bytes, bytes]:
     """Find the renames that an operation made, for those kinds that the hints name."""
     kind, path, extra = operation
     one = path.encode()
@@ -81,7 +86,7 @@ def renames_of(operation, before: dict[bytes, Entry], after: dict[bytes, Entry])
     }
 
 
-async def live(folder: Path, history, *, forget: set[int]) -> None:
+async def live(folder: Path, history: History, *, forget: set[int]) -> None:
     bench = Bench(folder)
     schedule = LookSchedule(bench.tree.known)
     now_s = 100.0
@@ -117,14 +122,14 @@ async def live(folder: Path, history, *, forget: set[int]) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps)
-def test_hints_alone_bring_the_rows_to_what_is_on_disk(history) -> None:
+def test_hints_alone_bring_the_rows_to_what_is_on_disk(history: History) -> None:
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(live(Path(name) / "folder", history, forget=set()))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps, st.sets(st.integers(0, 13), min_size=1))
-def test_P34_after_lost_hints_one_scan_finds_the_rest(history, forget) -> None:
+def test_P34_after_lost_hints_one_scan_finds_the_rest(history: History, forget: set[int]) -> None:
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(live(Path(name) / "folder", history, forget=forget))
 

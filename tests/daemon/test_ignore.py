@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from daemon.ignore import IgnoreRules, is_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def nothing(_path: bytes) -> bool:
     return False
 
 
-def ignored(rules: IgnoreRules, path: bytes, *, is_directory: bool = False, there=nothing) -> bool:
+def ignored(
+    rules: IgnoreRules,
+    path: bytes,
+    *,
+    is_directory: bool = False,
+    there: Callable[[bytes], bool] = nothing,
+) -> bool:
     return rules.is_ignored(path, is_directory=is_directory, exists=there)
 
 

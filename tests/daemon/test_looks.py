@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from daemon.hints import Hint, HintKind
 from daemon.looks import (
     CHANGING_LIMIT_S,
@@ -19,7 +21,7 @@ JUST = QUIET_S + 1e-9
 
 def schedule_with(*known: bytes) -> LookSchedule:
     names = set(known)
-    return LookSchedule(lambda paths: names.intersection(paths))
+    return LookSchedule(names.intersection)
 
 
 def closed(path: bytes) -> Hint:
@@ -215,7 +217,7 @@ def test_a_changing_file_is_looked_at_again_later_and_later() -> None:
         waits.append(due_s - now_s)
         now_s = due_s
         assert schedule.due(now_s).paths == (b"a",)
-    assert all(one <= next_one + 1e-6 for one, next_one in zip(waits, waits[1:], strict=False))
+    assert all(one <= next_one + 1e-6 for one, next_one in pairwise(waits))
     assert waits[-1] <= CHANGING_LIMIT_S + 1e-6
     schedule.look_again([Again(b"a", AgainReason.CHANGING, 0.1)], now_s)
     schedule.touch([closed(b"a")], now_s + 1.0)

@@ -13,8 +13,10 @@ from daemon.looks import EVERYTHING, LookSet
 from tests.daemon.looking import Bench, names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from daemon.disk import Looked, LookFailure
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def removed_and_created(path: Path) -> None:
 )
 @pytest.mark.parametrize("where", [EVERYTHING, LookSet(paths=(b"notes.txt",))])
 async def test_P35_a_save_is_one_edit_of_the_same_object(
-    saved: Bench, save, where: LookSet
+    saved: Bench, save: Callable[[Path], None], where: LookSet
 ) -> None:
     before = saved.no("notes.txt")
     save(saved.path("notes.txt"))
@@ -114,7 +116,12 @@ async def test_P36_a_renamed_file_is_not_read_again(saved: Bench) -> None:
     saved.path("notes.txt").rename(saved.path("b"))
     read: list[bytes] = []
     look = saved.disk.look
-    saved.disk.look = lambda paths: read.extend(paths) or look(paths)  # type: ignore[method-assign]
+
+    def noting(paths: Sequence[bytes]) -> list[Looked | LookFailure]:
+        read.extend(paths)
+        return look(paths)
+
+    saved.disk.look = noting  # type: ignore[method-assign]
 
     [act] = await saved.look()
 
@@ -392,7 +399,7 @@ async def test_a_directory_made_again_keeps_its_object(bench: Bench) -> None:
     assert bench.no("d") == before
 
 
-# -- B10: kinds change ------------------------------------------------------------------------------
+# -- B10: kinds change ----------------------------------------------------------------------------
 
 
 async def test_B10_a_file_becomes_a_directory_that_holds_it(saved: Bench) -> None:
@@ -429,7 +436,7 @@ async def test_B10_a_file_becomes_a_symlink(saved: Bench) -> None:
     assert names(await saved.look()) == ["Edited notes.txt"]
 
 
-# -- P34 ----------------------------------------------------------------------------------------------
+# -- P34 ------------------------------------------------------------------------------------------
 
 
 async def test_P34_a_scan_finds_the_acts_that_hints_would_have_given(bench: Bench) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from daemon.acts import Created, Deleted, Edited, Touched
@@ -19,8 +20,13 @@ from daemon.scanner import BUNCH_FILES, scan
 from tests.daemon.looking import Bench, Inline, names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from daemon.acts import Act
+    from daemon.disk import Looked
+    from daemon.fs import LinuxDisk
+    from store.records import SyncedRow
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 class Troubled:
     """A real disk on which some calls fail for some paths."""
 
-    def __init__(self, disk) -> None:
+    def __init__(self, disk: LinuxDisk) -> None:
         self._disk = disk
         self.unlistable: dict[bytes, DiskError] = {}
         self.looks: dict[bytes, LookFailure] = {}
@@ -42,7 +48,7 @@ class Troubled:
         self.lost_after: int | None = None
         self.read: list[bytes] = []
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._disk, name)
 
     def check_root(self) -> None:
@@ -52,7 +58,7 @@ class Troubled:
                 raise RootLost("check", "unmounted")
         self._disk.check_root()
 
-    def list_directory(self, path: bytes):
+    def list_directory(self, path: bytes) -> list[tuple[bytes, Stat]]:
         if path in self.unlistable:
             raise self.unlistable[path]
         listed = self._disk.list_directory(path)
@@ -62,10 +68,10 @@ class Troubled:
             for name, stat in listed
         ]
 
-    def look(self, paths):
+    def look(self, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
         self.read += paths
         return [
-            self.looks[path] if path in self.looks else look
+            self.looks.get(path, look)
             for path, look in zip(paths, self._disk.look(paths), strict=True)
         ]
 
@@ -87,8 +93,9 @@ def as_mount(stat: Stat) -> Stat:
 
 @pytest.fixture
 def troubled(bench: Bench) -> Troubled:
-    bench.disk = Troubled(bench.disk)
-    return bench.disk
+    disk = Troubled(bench.disk)
+    bench.disk = disk  # type: ignore[assignment]
+    return disk
 
 
 async def test_a_new_tree_is_created_parents_before_children(bench: Bench) -> None:
@@ -187,7 +194,7 @@ async def test_a_touch_is_no_edit(bench: Bench) -> None:
     assert act.looked.stat.is_executable
 
 
-# -- P33 and E9: unknown is never deleted ------------------------------------------------------------
+# -- P33 and E9: unknown is never deleted ---------------------------------------------------------
 
 
 async def test_P33_a_root_lost_while_scanning_gives_no_deletion(
@@ -201,7 +208,7 @@ async def test_P33_a_root_lost_while_scanning_gives_no_deletion(
 
     for lost_after in range(8):
         troubled.lost_after = lost_after
-        acts: list = []
+        acts: list[Act] = []
         try:
             async for bunch in scan(
                 bench.disk, bench.tree, bench.rules, Inline(), bench.clock, LookSet(is_full=True)
@@ -255,7 +262,7 @@ async def test_E9_what_is_below_an_unreadable_directory_is_not_deleted(
 async def test_E9_a_directory_that_may_be_listed_but_not_entered_loses_nothing(
     tmp_path: Path,
 ) -> None:
-    tmp_path.chmod(0o755)
+    tmp_path.chmod(0o755)  # noqa: ASYNC240 - nobody waits
     made = Bench(tmp_path / "folder")
     made.write("d/one", b"1")
     await made.look()
@@ -297,7 +304,7 @@ async def test_E5_a_renamed_file_that_cannot_be_read_is_not_deleted(
     assert {again.path for again in bench.agains} == {b"a", b"b"}
 
 
-# -- P37, E10, E19 ------------------------------------------------------------------------------------
+# -- P37, E10, E19 --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("failure", [LookFailure.CHANGING, LookFailure.GONE])
@@ -345,14 +352,13 @@ async def test_E19_two_writes_of_one_size_in_one_tick_are_both_seen(bench: Bench
     path.write_bytes(b"two")
     os.utime(path, ns=(row.mtime_ns, row.mtime_ns))
     stat = bench.disk.stat(b"a")
+    assert stat is not None
     bench.tree.put(_with_ctime(row, stat.ctime_ns))  # as if both fell into one tick
 
     assert names(await bench.look(LookSet(paths=(b"a",)))) == ["Edited a"]
 
 
-def _with_ctime(row, ctime_ns: int):
-    import msgspec  # noqa: PLC0415 - only here
-
+def _with_ctime(row: SyncedRow, ctime_ns: int) -> SyncedRow:
     return msgspec.structs.replace(row, ctime_ns=ctime_ns)
 
 
@@ -385,13 +391,11 @@ async def test_E19_a_file_from_the_future_is_not_read_at_each_scan(
     assert troubled.read == []
 
 
-def _looked_later(row):
-    import msgspec  # noqa: PLC0415 - only here
-
+def _looked_later(row: SyncedRow) -> SyncedRow:
     return msgspec.structs.replace(row, looked_at_ns=row.looked_at_ns + 3_000_000_000)
 
 
-# -- E13, E14, P39: what is not shared ---------------------------------------------------------------
+# -- E13, E14, P39: what is not shared ------------------------------------------------------------
 
 
 async def test_E13_devices_sockets_and_fifos_are_named_and_never_opened(
