@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING
 
 from watchdog.events import (
@@ -136,6 +137,8 @@ class WatchdogWatcher:
         """
         os.close(open_root(self._root))
         self._deliver = deliver
+        # It warns of each directory that it met twice, with its whole object as text.
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\.")
         observer = Observer()
         handler = _Handler(self._take)
         try:
@@ -200,8 +203,9 @@ class WatchdogWatcher:
 
     def _lose(self) -> None:
         with self._changed:
+            if self._lost_again_s is None:  # watchdog's log has two lines for one overflow
+                self._bunch.lose(b"")
             self._lost_again_s = time.monotonic() + _LOST_AGAIN_S
-            self._bunch.lose(b"")
             self._changed.notify()
 
     def _take(self, event: FileSystemEvent) -> None:
