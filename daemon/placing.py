@@ -193,6 +193,11 @@ class Placer:
     def _current(self, rows: tuple[SyncedRow, ...]) -> tuple[SyncedRow, ...]:
         return tuple(self._now(row) for row in rows)
 
+    def _is_about(self, row: SyncedRow) -> bool:
+        """Whether the key still is about this file, not about one made meanwhile."""
+        now = self._rows.get((row.object_no, row.copy))
+        return now is None or now.inode == row.inode
+
     def _now(self, row: SyncedRow) -> SyncedRow:
         """Give the row as this plan has changed it, if it still is about the same file."""
         now = self._rows.get((row.object_no, row.copy))
@@ -306,7 +311,7 @@ class Placer:
         except (NameTaken, NameMissing):
             self._placed.outcomes.append(Postponed(path, numbers_of(step), Why.TAKEN))
             return False
-        self._agree([moved_row(entry, (before,), stat) for entry in claim.entries])
+        self._agree(moved_rows(claim, (before,), stat))
         return True
 
     def _settle(self, intent: Intent, path: bytes, row: SyncedRow, displaced: Stat) -> None:
@@ -342,11 +347,11 @@ class Placer:
         seen = stat if is_ours else None
         if step.claim is None:
             place = step.target
-            moved = [_at(row, place, seen) for row in rows]
+            moved = [_at(row, place, seen) for row in rows if self._is_about(row)]
             self._agree(moved, (), number)
             return
-        entries = step.claim.entries
-        agreed = [moved_row(entry, rows, seen) for entry in entries]
+        agreed = moved_rows(step.claim, rows, seen)
+        agreed += [row for row in other_numbers(step, rows) if self._is_about(row)]
         self._agree(agreed, step.claim.gone, number, before=rows)
 
     def _swap(self, job: Job, step: SwapNames) -> None:
@@ -514,6 +519,22 @@ def moved_row(entry: Entry, rows: tuple[SyncedRow, ...], stat: Stat | None) -> S
     return row if stat is None else _seen(row, stat)
 
 
+def moved_rows(
+    claim: Claim, rows: tuple[SyncedRow, ...], stat: Stat | None
+) -> list[SyncedRow]:
+    """Give the rows of a claim after its rename; only the representative sets attributes."""
+    others = [settled_row(entry, rows, stat) for entry in claim.also]
+    return [moved_row(claim.entry, rows, stat), *others]
+
+
+def other_numbers(step: MoveName, rows: tuple[SyncedRow, ...]) -> list[SyncedRow]:
+    """Have the numbers that a moved directory also had go with it: children may name them."""
+    if step.claim is None or rows[0].kind is not Kind.DIRECTORY:
+        return []
+    kept = {key_of(entry) for entry in step.claim.entries}
+    return [_at(row, step.claim.place, None) for row in rows if key_of(row) not in kept]
+
+
 def settled_row(entry: Entry, rows: tuple[SyncedRow, ...], stat: Stat | None) -> SyncedRow:
     """Give the row of what stands as wanted in every respect."""
     row = replace(moved_row(entry, rows, stat), mode=entry.mode, shared_mtime_ns=entry.mtime_ns)
@@ -618,7 +639,9 @@ __all__ = [
     "Watched",
     "history_name",
     "moved_row",
+    "moved_rows",
     "numbers_of",
+    "other_numbers",
     "place_of",
     "row_of",
     "settled_row",

@@ -329,6 +329,10 @@ class _Pairing:
                 node.directory_no = entries[0].object_no
         kept = {key_of(entry) for entry in entries}
         gone = tuple(key_of(row) for row in node.rows if key_of(row) not in kept)
+        if gone and entries[0].kind is Kind.DIRECTORY:
+            # Rows of children may name the old number until the end.
+            self.late_binds.append(Bind(None, node.rows, gone))
+            gone = ()
         node.claim = Claim(entries[0], entries[1:], gone)
 
     def _without_merging(self, node: Node, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:

@@ -22,7 +22,7 @@ from daemon.disk import (
 )
 from daemon.displaced import Clock, Names, history_name, settle
 from daemon.outcomes import Agreed, Displaced, Intent, Kept, Outcome, Settled, Watched
-from daemon.placing import DirectoryPaths, moved_row, row_of, settled_row
+from daemon.placing import DirectoryPaths, moved_rows, other_numbers, row_of, settled_row
 from daemon.steps import (
     MakeLink,
     MoveName,
@@ -139,7 +139,8 @@ class Recovery:
             agreed = [replace(each, parent_no=place.parent_no, name=place.name) for each in rows]
             gone: tuple[tuple[int, bytes], ...] = ()
         else:
-            agreed = [moved_row(entry, rows, seen) for entry in step.claim.entries]
+            agreed = moved_rows(step.claim, rows, seen)
+            agreed += other_numbers(step, rows)
             gone = step.claim.gone
         for each in agreed:
             self._rows[key_of(each)] = each

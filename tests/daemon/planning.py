@@ -150,14 +150,13 @@ class Tree:
             case MakeDirectory(claim):
                 self._put(claim.place, Thing(Kind.DIRECTORY))
                 self._claim(claim)
-            case MoveName(rows, source, target, claim):
+            case MoveName(rows, source, target, _):
                 self.renames += 1
                 thing = self._take(source)
                 self._is_same(thing, rows)
                 assert not _is_inside(self.directories[target.parent_no], thing)
                 self._put(target, thing)
-                if claim is not None:
-                    self._claim(claim)
+                self._moved(step)
             case SwapNames(one, other):
                 self.renames += 1
                 assert one.source == other.target
@@ -169,9 +168,8 @@ class Tree:
                 assert not _is_inside(self.directories[other.target.parent_no], second)
                 self._put(one.target, first)
                 self._put(other.target, second)
-                for move in (one, other):
-                    if move.claim is not None:
-                        self._claim(move.claim)
+                self._moved(one)
+                self._moved(other)
             case WriteFile(claim, before, displaced_to):
                 old = self._replace(claim, before)
                 if displaced_to is not None:
@@ -210,6 +208,16 @@ class Tree:
                 found[path + b"/" + name] = inner.kind, inner.value
                 left.append((path + b"/" + name, inner))
         return found
+
+    def _moved(self, move: MoveName) -> None:
+        if move.claim is not None:
+            self._claim(move.claim)
+            return
+        for row in move.rows:
+            if key_of(row) not in self.stored:
+                place = move.target
+                moved = replace(row, parent_no=place.parent_no, name=place.name)
+                self.rows[key_of(row)] = moved
 
     def _replace(self, claim: Claim, before: tuple[SyncedRow, ...]) -> Thing:
         old = Thing(claim.entry.kind)

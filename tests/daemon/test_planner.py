@@ -194,7 +194,7 @@ def test_a_new_directory_takes_over_the_one_that_leaves_its_place() -> None:
 
     made = planned([before], [after])
 
-    assert [type(step) for step in made.steps] == [Bind]
+    assert [type(step) for step in made.steps] == [Bind, Bind]
     executed([before], [after])
 
 
