@@ -297,29 +297,39 @@ class _Order:
                 at += 1
 
     def acts(self) -> list[Act]:
-        """Give each act once; earlier numbers first where there is a choice."""
+        """Give each act once; earlier numbers first where there is a choice.
+
+        A circle is opened at a move: that a name is taken meanwhile disturbs creating more.
+        """
         ordered: list[Act] = []
         free = [number for number in self._roots if not self._waits[number]]
-        blocked = [number for number in self._roots if self._waits[number]]
+        blocked = [self._ranked(number) for number in self._roots if self._waits[number]]
         heapify(free)
+        heapify(blocked)
         is_given = bytearray(len(self._acts))
         is_possible = bytearray(len(self._acts))
         for number in self._roots:
             is_possible[number] = 1
         while free or blocked:
-            number = heappop(free) if free else heappop(blocked)
+            number = heappop(free) if free else heappop(blocked)[1]
             if is_given[number]:
                 continue
             is_given[number] = 1
             ordered.append(self._acts[number])
             for then in self._after.get(number, ()):
                 is_possible[then] = 1
-                heappush(blocked if self._waits[then] else free, then)
+                if self._waits[then]:
+                    heappush(blocked, self._ranked(then))
+                else:
+                    heappush(free, then)
             for then in self._shoulds.get(number, ()):
                 self._waits[then] -= 1
                 if not self._waits[then] and is_possible[then] and not is_given[then]:
                     heappush(free, then)
         return ordered
+
+    def _ranked(self, number: int) -> tuple[bool, int]:
+        return not isinstance(self._acts[number], Moved), number
 
 
 def _upwards(path: bytes) -> Iterator[bytes]:

@@ -501,3 +501,19 @@ async def test_a_path_below_a_replaced_directory_is_not_judged_alone(bench: Benc
     assert names(acts, Edited) == []
     assert bench.no("e/sub/0") == before
     assert bench.in_rows() == bench.on_disk()
+
+
+async def test_B10_a_wrapped_file_and_a_directory_swap_names(bench: Bench) -> None:
+    bench.write("c", b"of c")
+    bench.write("b/a", b"of b")
+    bench.age()
+    await bench.look()
+    bench.path("b").rename(bench.path("t"))
+    bench.path("b").mkdir()
+    bench.path("c").rename(bench.path("b/a"))
+    bench.path("t").rename(bench.path("c"))
+
+    acts = await bench.look()
+
+    assert names(acts) == ["Moved b c", "Created b", "Moved c b/a"]
+    assert bench.in_rows() == bench.on_disk()
