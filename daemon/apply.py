@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -179,6 +179,13 @@ class Applier:
                 return False
         return True
 
+    async def rest(self, limit_s: float) -> None:
+        """Wait until nothing is being put in place, or for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                async with self._placing:
+                    return
+
     async def recover(self, is_wanted: Callable[[BlobHash], bool] = lambda _hash: True) -> Applied:
         """Finish every open intent, then clean tmp but for downloads that `is_wanted` resumes.
 
@@ -206,7 +213,7 @@ class Applier:
         Raises RootLost, and what the journal raises: the next apply then recovers first.
         """
         self._runs += 1
-        run = _Run(self._runs, self._placer(), Applied())
+        run = _Run(self._runs, self._placer(plan), Applied())
         for object_no in plan.objects:
             self._latest[object_no] = run.number
         self._running.add(run.number)
@@ -221,12 +228,13 @@ class Applier:
                 self._latest.clear()
         return run.applied
 
-    def _placer(self) -> Placer:
+    def _placer(self, plan: Plan) -> Placer:
         return Placer(
             self._disk,
             self._paths,
             self._clock,
             self._names,
+            steps=plan.steps,
             is_ignored=self._is_ignored,
             busy=self._busy,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -49,6 +50,7 @@ RETRY_LONGEST_S = 5.0
 AWAY_RETRY_S = 10.0
 FAILED_RETRY_S = 5.0
 DISPLACED_LOOK_S = 5.0
+PLACING_PATIENCE_S = 0.5  # hints wait so long for apply to finish what it puts in place
 IMPORT_PATIENCE_S = 30.0
 PLAN_LIMIT = 8192  # objects in one plan, so that applying begins before all is known
 SYNC_EACH_LIMIT = 16  # names to be made durable: from so many on one syncfs serves all
@@ -131,6 +133,9 @@ class FolderWork:
         self._confirmed = False
         self._journal = FolderJournal(tools.shelf, tools.engine, tools.core, folder_no)
         self._schedule = LookSchedule(self._known_paths)
+        self._delivery = threading.Lock()
+        self._delivered: list[Hint] = []
+        self._is_announced = False
         self._hints: list[Hint] = []
         self._hinted = asyncio.Event()
         self._changed = asyncio.Event()
@@ -222,11 +227,17 @@ class FolderWork:
     # -- what others tell -----------------------------------------------------------------------
 
     def _deliver(self, hints: list[Hint]) -> None:
-        """Take hints from the watcher's thread."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._take_hints, hints)
+        """Take hints from the watcher's thread; one call wakes the loop for many bunches."""
+        with self._delivery:
+            self._delivered.extend(hints)
+            is_announced, self._is_announced = self._is_announced, True
+        if not is_announced and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take_hints)
 
-    def _take_hints(self, hints: list[Hint]) -> None:
+    def _take_hints(self) -> None:
+        with self._delivery:
+            hints, self._delivered = self._delivered, []
+            self._is_announced = False
         self._hints.extend(hints)
         self.was_settled = False
         self._hinted.set()
@@ -317,7 +328,7 @@ class FolderWork:
             hints, self._hints = self._hints, []
             self.watch_state = watcher.state
             if hints:
-                await self._tools.core.run(self._schedule.touch, hints, self._now_s())
+                await self._take_to_schedule(hints)
             asked, self._scan_asked = self._scan_asked, []
             if asked or loop.time() >= next_routine_s:
                 self._schedule.rescan(self._now_s())
@@ -333,6 +344,19 @@ class FolderWork:
                 self._scan_asked.extend(asked)
                 await self._check_join(disk)
             await self._wait_for_hints(watcher, next_routine_s)
+
+    async def _take_to_schedule(self, hints: list[Hint]) -> None:
+        """Schedule looks for hints, once apply has put in place what it is at.
+
+        Most hints of that time are of our own renames: they are judged together, by one look
+        that finds nothing, when synced has followed.
+        """
+        if self._applier is not None:
+            await self._applier.rest(PLACING_PATIENCE_S)
+        now, self._hints = self._hints, []
+        hints = [*hints, *now]
+        known = await self._tools.core.run(self._known_paths, self._schedule.asked(hints))
+        self._schedule.touch(hints, self._now_s(), known)
 
     async def _wait_for_hints(self, watcher: Watcher, next_routine_s: float) -> None:
         loop = asyncio.get_running_loop()
