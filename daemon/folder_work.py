@@ -301,6 +301,16 @@ class FolderWork:
             and self._schedule.next_due_s is None
         )
 
+    @property
+    def waiting_objects(self) -> set[int]:
+        """The objects that are planned again later: what failed, what no peer at hand has."""
+        return self._away.union(self._retries)
+
+    @property
+    def ignore(self) -> ignoring.Ignore:
+        """What is not shared, as of the last full scan."""
+        return self._ignore
+
     async def scan_now(self) -> None:
         """Look at everything; returns when the walk and its recording are done."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -256,8 +256,9 @@ class StoredFolder:
                 " OR s.placement != coalesce(o.last_move, x'') OR s.mode != o.mode"
                 " OR s.shared_mtime_ns != CASE o.kind WHEN 1 THEN s.shared_mtime_ns"
                 " ELSE o.mtime_ns END OR o.flags & 2 OR s.leftover)"
-                " UNION SELECT s.object_no FROM synced s JOIN object o ON o.no = s.object_no"
-                " WHERE s.folder_no = ?1 AND (NOT o.flags & 1 OR s.copy_event != x'')",
+                " UNION SELECT s.object_no FROM synced s LEFT JOIN object o ON o.no = s.object_no"
+                " WHERE s.folder_no = ?1"
+                " AND (o.no IS NULL OR NOT o.flags & 1 OR s.copy_event != x'')",
                 (self.no, self.root_no),
             )
         }
@@ -267,6 +268,35 @@ class StoredFolder:
             if directory.is_visible and not directory.is_alive
         )
         return Changes(nos, set())
+
+    def count_missing(self, nos: Sequence[int] | None = None) -> tuple[int, int]:
+        """Count the contents, and their bytes, that state shows and this disk does not have.
+
+        Of some objects, or of all: then it reads every row (a second for 500,000 files).
+        """
+        if nos is None:
+            return self._count_missing("o.folder_no = ?", (self.no,))
+        parts = [
+            self._count_missing(f"o.no IN ({marks})", part) for marks, part in chunked(nos)
+        ]
+        return sum(files for files, _ in parts), sum(size for _, size in parts)
+
+    def _count_missing(self, which: str, values: Sequence[object]) -> tuple[int, int]:
+        files, size = self.db.execute(
+            "SELECT count(*), coalesce(sum(o.size), 0) FROM object o"
+            " LEFT JOIN synced s ON s.object_no = o.no AND s.copy_event = x''"
+            f" WHERE {which} AND o.kind != 1 AND o.flags & 1"
+            " AND (s.object_no IS NULL OR s.value != o.value)",
+            values,
+        ).fetchone()
+        copies, copies_size = self.db.execute(
+            "SELECT count(*), coalesce(sum(h.size), 0) FROM head h JOIN object o"
+            f" ON o.no = h.object_no WHERE {which} AND o.kind != 1 AND h.is_shown"
+            " AND h.value != o.value AND NOT EXISTS (SELECT 1 FROM synced s"
+            " WHERE s.object_no = h.object_no AND s.value = h.value)",
+            values,
+        ).fetchone()
+        return files + copies, size + copies_size
 
     def object_rows(self, directory_no: int) -> list[ObjectRow]:
         """Read the rows of everything placed in a directory."""

@@ -110,7 +110,7 @@ class FolderLog:
         self._access_sets: dict[int, tuple[int, ...]] = {}
         self._members_at: dict[int, dict[AgentId, access.Member]] = {}
         self.batches = 0
-        self.events = 0
+        self._events: int | None = None  # counted when first asked for
         self.held_by_newer: set[AgentId] = set()  # logs with an unknown mandatory event
         self._load()
 
@@ -184,6 +184,15 @@ class FolderLog:
     def waiting(self) -> int:
         """The number of batches that wait for others."""
         return len(self._waiting)
+
+    def count_events(self) -> int:
+        """Count the events of all stored batches: slow once, then kept."""
+        if self._events is None:
+            headers = self._db.execute(
+                "SELECT header FROM batch WHERE folder_no = ?", (self.folder_no,)
+            )
+            self._events = sum(decode_header(header).count for (header,) in headers)
+        return self._events
 
     def missing(self) -> set[bytes]:
         """List the ids of batches that are waited for and not here."""
@@ -491,6 +500,8 @@ class FolderLog:
             batch=signed.id,
         )
         self.batches += 1
+        if self._events is not None:
+            self._events += header.count
         if is_applied:
             self._advance_frontier(signed, parents)
             fold(AppliedBatch(no=batch_no, signed=signed, is_void=is_void))

@@ -391,6 +391,11 @@ class FolderState:
             b"dizzyd/state/1" + b"".join(self._bucket_hashes[no] for no in range(BUCKETS))
         ).digest()
 
+    @property
+    def dirty_buckets(self) -> int:
+        """How many of the 4096 buckets root() would have to hash."""
+        return BUCKETS - len(self._clean_buckets)
+
     def mark_bucket(self, identity: bytes) -> int | None:
         """Note that a bucket changed; gives its number if it was clean."""
         no = identity[0] << 4 | identity[1] >> 4

@@ -18,6 +18,7 @@ _COLUMNS = (
     "object_no, copy_event, parent_no, name, kind, value, inode, size, mtime_ns, ctime_ns, mode,"
     " looked_at_ns, shared_mtime_ns, events, placement, leftover"
 )
+_CONFLICT_MARK = b" (conflict "
 Key = tuple[int, bytes]  # (object number, copy)
 
 
@@ -34,6 +35,7 @@ class FolderSynced:
         self.root_no = root_no
         self._directories: dict[int, tuple[int, bytes]] = {}
         self._children: dict[int, dict[bytes, list[int]]] = {}
+        self._marked: set[Key] = set()  # what may be a conflict copy, by its name
         self.files = 0
         self.file_bytes = 0
         self.reload()
@@ -52,6 +54,13 @@ class FolderSynced:
             " WHERE folder_no = ? AND kind != 1",
             (self.folder_no,),
         ).fetchone()
+        self._marked = set(
+            self._db.execute(
+                "SELECT object_no, copy_event FROM synced"
+                " WHERE folder_no = ? AND (copy_event != x'' OR instr(name, ?))",
+                (self.folder_no, _CONFLICT_MARK),
+            )
+        )
 
     @property
     def directories(self) -> int:
@@ -176,6 +185,17 @@ class FolderSynced:
             )
         ]
 
+    def count_conflicts(self) -> int:
+        """Count the names on this disk that a conflict made, without looking at all rows."""
+        found = sum(bool(copy) for _, copy in self._marked)
+        for marks, part in chunked([no for no, copy in self._marked if not copy]):
+            found += self._db.execute(
+                "SELECT count(*) FROM synced s JOIN object o ON o.no = s.object_no"
+                f" WHERE s.object_no IN ({marks}) AND s.copy_event = x'' AND s.name != o.name",
+                part,
+            ).fetchone()[0]
+        return found
+
     def _select(self, column: str, nos: Sequence[int]) -> list[SyncedRow]:
         found: list[SyncedRow] = []
         for marks, part in chunked(nos):
@@ -200,6 +220,8 @@ class FolderSynced:
             [_values(row) for row in rows],
         )
         for row in rows:
+            if row.copy or _CONFLICT_MARK in row.name:
+                self._marked.add((row.object_no, row.copy))
             if row.kind == Kind.DIRECTORY:
                 self._add_directory(row.object_no, row.parent_no, row.name)
             else:
@@ -230,6 +252,7 @@ class FolderSynced:
         for no, copy, kind, size in known:
             if (no, copy) not in wanted:
                 continue
+            self._marked.discard((no, copy))
             if kind == Kind.DIRECTORY:
                 self._remove_directory(no)
             else:
