@@ -45,6 +45,7 @@ from daemon.steps import (
     key_of,
     row_for,
 )
+from peers.cancelling import check_cancelled
 from store.ids import BlobHash, Kind
 from store.records import BlobRef
 
@@ -254,6 +255,7 @@ class Applier:
                 await self._do_rounds(small, run, group)
                 await self._do_segments(rest, run)
         except BaseExceptionGroup as several:
+            check_cancelled()
             raise several.exceptions[0] from None
 
     # -- names ---------------------------------------------------------------------------------

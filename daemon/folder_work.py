@@ -34,6 +34,7 @@ from daemon.record import Recorded
 from daemon.scanner import scan
 from daemon.shelf import Shelf
 from daemon.steps import Plan, WriteFile
+from peers.cancelling import check_cancelled
 from peers.fetch import Fetcher
 from peers.heads import Heads, is_in_sync
 from store.access import Member, may_write
@@ -175,6 +176,7 @@ class FolderWork:
             try:
                 await self._work(disk)
             except* DiskError as group:
+                check_cancelled()
                 self._lose_root(_first(group))
             finally:
                 self.disk = None

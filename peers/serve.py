@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from peers import wire
+from peers.cancelling import check_cancelled
 from peers.chunks import FEED_BYTES, Cutter
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
@@ -311,8 +312,9 @@ async def serve_link(link: Link, server: BlobServer, outbox: Outbox) -> None:
             tasks.create_task(send_all(link, outbox))
             tasks.create_task(server.run())
     except* LinkClosed:
-        pass
+        check_cancelled()
     except* Malformed as group:
+        check_cancelled()
         raise group.exceptions[0] from None
     finally:
         await link.close()

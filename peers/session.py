@@ -15,6 +15,7 @@ from blake3 import blake3
 from msgspec import Struct
 
 from peers import heads, wire
+from peers.cancelling import check_cancelled
 from peers.exchange import Ask, Strikes
 from peers.heads import Heads, Tips
 from peers.lane import Lane, loop_time_s
@@ -151,6 +152,7 @@ class Session:
         finally:
             self._sessions.left(self)
             await self.link.close()
+        check_cancelled()
         await self._ask_others()
         return ended
 

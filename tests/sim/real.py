@@ -1,0 +1,307 @@
+"""Run the real node in the simulator: its engine, log, state, planner, sessions and apply.
+
+Only what touches a machine is replaced: clock, threads, disk, watcher, network. The members of
+the shared folder are set before the first life, as if all had joined while it was empty. Nothing
+here decides anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, cast
+
+from blake3 import blake3
+
+from daemon.config import Config, FolderConfig, HistoryConfig, LimitsConfig, NodeConfig
+from daemon.disk import DiskError, RootLost
+from daemon.node import Node, World
+from peers.address import Address
+from store.access import Role
+from store.codec import decode_header
+from store.db import Database, memory_database
+from store.errors import DizzyError, TryLater
+from store.folder import StoredFolder, add_folder, share_folder
+from store.ids import AgentId, Epoch, FolderId
+from store.signing import AgentKey, verify
+from tests.sim.loop import Crashed
+from tests.sim.net import Port, Said
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daemon.disk import Disk
+    from daemon.folder_work import FolderWork
+    from daemon.hints import Watcher
+    from peers.invite import Invite
+    from peers.link import Link, Purpose
+    from store.signing import WireBatch
+    from tests.sim.world import Place
+
+PORT = 7499
+DIAL_LIMIT_S = 5.0
+LOOK_S = 0.05  # how often quiet() asks
+SHARED_AT_MS = 1_767_225_000_000  # ten minutes before every history begins
+FOLDER_KEY = AgentKey.from_seed(b"\xff" * 32)
+FOLDER = FolderId(FOLDER_KEY.agent)
+
+
+# What is ignored stays on one node: every name that users make is to be compared.
+_FOLDER_CONFIG = FolderConfig(
+    name="shared", path=Path("/shared"), id=FOLDER, ignore_editor_files=False
+)
+
+
+@cache
+def key_of(name: str) -> AgentKey:
+    """Give the key of the agent of that name, the same in every run."""
+    return AgentKey.from_seed(blake3(b"agent/" + name.encode()).digest())
+
+
+@cache
+def _founded(names: tuple[str, ...], index: int) -> bytes:
+    """Give the database of one node, all nodes being members of the folder of the first."""
+    database = memory_database()
+    if index:
+        wires = _batches_of(_opened(_founded(names, 0)))
+        epoch = Epoch(bytes([index]) * 16)
+        no = add_folder(database, folder=FOLDER, name="shared", path=b"/shared", epoch=epoch)
+        stored = StoredFolder(database, no, FOLDER, key_of(names[index]))
+        stored.admit([verify(wire) for wire in wires], key_of(names[0]).agent)
+    else:
+        stored = share_folder(
+            database,
+            key_of(names[0]),
+            folder_key=FOLDER_KEY,
+            name="shared",
+            label=names[0].encode(),
+            path=b"/shared",
+            epoch=Epoch(bytes(16)),
+            nonce=bytes(16),
+            wall_ms=SHARED_AT_MS,
+        )
+        for name in names[1:]:
+            stored.grant(
+                key_of(name).agent,
+                Role.WRITE,
+                label=name.encode(),
+                expires_ms=None,
+                may_delegate=False,
+                wall_ms=SHARED_AT_MS,
+            )
+    return database.connection.serialize()
+
+
+def _opened(image: bytes) -> Database:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.deserialize(image)
+    connection.execute("PRAGMA cache_size = -512")
+    return Database(connection)
+
+
+def _batches_of(database: Database) -> list[WireBatch]:
+    no = database.execute("SELECT no FROM folder").fetchone()[0]
+    stored = StoredFolder(database, no, FOLDER, FOLDER_KEY)
+    heads = stored.log.heads()
+    return list(stored.log.read([(head.log, None, head.seq) for head in heads], [], 1 << 40)[0])
+
+
+class SimNetwork:
+    """Calls of a node, over its port."""
+
+    def __init__(self, port: Port, said: Said) -> None:
+        """Say of ourselves what `said` says."""
+        self._port = port
+        self._said = said
+
+    async def dial(
+        self,
+        addresses: Sequence[Address],
+        agent: AgentId,
+        purpose: Purpose,
+        *,
+        invite: Invite | None = None,
+    ) -> Link:
+        """Reach the agent at one of the addresses, within the time that a real call has."""
+        del invite
+        cause: DizzyError = TryLater("call", "no address")
+        for address in addresses:
+            try:
+                async with asyncio.timeout(DIAL_LIMIT_S):
+                    return await self._port.dial(
+                        self._said, address.host, expected=agent, purpose=purpose
+                    )
+            except DizzyError as refused:
+                cause = refused
+            except TimeoutError:
+                cause = TryLater("call", "no answer")
+        raise cause
+
+
+class RealNode:
+    """One life of a real node."""
+
+    def __init__(self, place: Place) -> None:
+        """Wire it to its place."""
+        self._place = place
+        self._port = place.port
+        disk, watcher = place.disk, place.watcher
+        life, index = place.life, place.index
+        if "database" not in place.home:
+            place.home["database"] = _opened(_founded(place.names, index))
+        self._database = cast("Database", place.home["database"])
+        key = key_of(place.name)
+        random = Random(f"bytes/{place.seed}/{place.name}/{life}")  # noqa: S311
+        self._said = Said(
+            agent=key.agent, label=place.name.encode(), instance=random.randbytes(16)
+        )
+
+        def open_disk(_root: bytes, _folder: FolderId, _umask: int | None) -> Disk:
+            try:
+                disk.check_root()
+            except RootLost:
+                raise
+            except DiskError as fault:
+                raise RootLost(fault.what, fault.why, errno=fault.errno) from fault
+            return disk
+
+        def watch(_root: bytes) -> Watcher:
+            return watcher
+
+        self.node = Node(
+            world=World(
+                clock=place.clock,
+                random_bytes=random.randbytes,
+                core=place.core,
+                pool=place.pool,
+                network=SimNetwork(place.port, self._said),
+                open_disk=open_disk,
+                close_disk=lambda _disk: None,
+                watch=watch,
+            ),
+            database=self._database,
+            key=key,
+            config=Config(
+                node=NodeConfig(name=place.name),
+                folders={"shared": _FOLDER_CONFIG},
+                peers={},
+                history=HistoryConfig(),
+                limits=LimitsConfig(),
+            ),
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def work(self) -> FolderWork:
+        """The one folder at work."""
+        return self.node.works[FOLDER]
+
+    # -- SimNode ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load, listen, and begin to work."""
+        await self.node.load()
+        for name in self._place.names:
+            if name != self._place.name:
+                known = self.node.book.get(key_of(name).agent)
+                known.hints.append(Address(name, PORT))
+        self._task = self._place.loop.create_task(self.node.run())
+        self._task.add_done_callback(self._ended)
+        self._port.listen(self._said, self.node.take_link)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not _has_crashed(error):
+            self._place.loop.errors.append(f"{self._place.name} ended: {_told(error)}")
+
+    async def stop(self) -> None:
+        """Cancel and wait, as SIGTERM does."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def crash(self) -> None:
+        """Cancel; whatever still runs finds its place closed."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def scan(self) -> None:
+        """Look at everything."""
+        await self.work.scan_now()
+
+    async def quiet(self) -> None:
+        """Wait until nothing is pending here."""
+        while not self.work.is_settled:
+            await asyncio.sleep(LOOK_S)
+
+    def state_root(self) -> bytes:
+        """Name the state."""
+        return self._stored.state.root()
+
+    def heads(self) -> object:
+        """Give the heads of all logs, and whether anything waits to be applied."""
+        log = self._stored.log
+        return (
+            sorted((head.log, head.seq, head.batch) for head in log.heads()),
+            log.has_unapplied(),
+        )
+
+    def events(self) -> int:
+        """Count the events of its own log."""
+        return sum(decode_header(header).count for header, _ in self._own_batches())
+
+    def has_published(self, content: bytes) -> bool:
+        """Whether its own log names this content."""
+        value = blake3(content).digest()
+        return any(value in body for _, body in self._own_batches())
+
+    def problems(self) -> list[str]:
+        """List what is wrong."""
+        work = self.work
+        found = [f"root: {work.trouble.root}"] if work.trouble.root else []
+        found += [f"failed: {what}" for what in work.trouble.failed.values()]
+        found += [f"unreadable: {path!r}" for path in work.trouble.unreadable]
+        found += [f"held: {work.held}"] if work.held else []
+        found += [f"rejected: {dict(each)}" for each in (self.node.rejected,) if each]
+        return found
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    @property
+    def _stored(self) -> StoredFolder:
+        return next(iter(self.node.shelf))
+
+    def _own_batches(self) -> list[tuple[bytes, bytes]]:
+        return self._database.execute(
+            "SELECT b.header, b.body FROM batch b JOIN log l ON l.no = b.log_no WHERE l.agent = ?",
+            (self._said.agent,),
+        ).fetchall()
+
+
+def _has_crashed(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_has_crashed(each) for each in error.exceptions)
+    return isinstance(error, Crashed)
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_told(each) for each in error.exceptions)
+    line = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        line = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}"
+        trace = trace.tb_next
+    return f"{error!r} at {line}"
+
+
+def make(place: Place) -> RealNode:
+    """Make a real node."""
+    return RealNode(place)
+
