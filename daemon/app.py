@@ -273,7 +273,7 @@ class Application:
                 self._notifier.ready()
                 await self._stop.wait()
                 self._notifier.stopping()
-                raise _Stopped
+                raise _Stopped  # noqa: TRY301 - this is how a task group is ended
         except* _Stopped:
             pass
         finally:
@@ -341,7 +341,7 @@ class Application:
             await asyncio.sleep(interval_s / 2)
 
 
-class _Stopped(Exception):  # noqa: N818 - not an error: it ends the task group
+class _Stopped(Exception):  # not an error: it ends the task group
     pass
 
 

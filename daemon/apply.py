@@ -137,7 +137,7 @@ class _Run(Struct):
 class Applier:
     """Applies the plans of one folder. Several may be under way; they touch the disk in turn."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the parts of one folder, wired once
         self,
         disk: Disk,
         runner: Runner,

@@ -16,11 +16,11 @@ from typing import Protocol
 
 from daemon.config import Config
 from daemon.core import Runner
+from daemon.disk import Disk
 from daemon.displaced import Clock
 from daemon.engine import Engine
 from daemon.folder_work import FolderWork, Tools
 from daemon.hints import Watcher
-from daemon.disk import Disk
 from daemon.peer_book import PeerBook
 from daemon.procedures import Procedures
 from daemon.replica import NodeReplica, SharedFolder
@@ -341,9 +341,9 @@ class Node:
             if self.crossing.link_of(agent) is None:
                 places = self.book.get(agent).places()
                 began_s = loop.time()
-                if places and await self._call(agent, places):
-                    if loop.time() - began_s > CALM_S:
-                        pauses.reset()
+                is_linked = bool(places) and await self._call(agent, places)
+                if is_linked and loop.time() - began_s > CALM_S:
+                    pauses.reset()
                 pause_s = pauses.next_delay_s() if places else NO_ADDRESS_S
             else:
                 pauses.reset()
@@ -370,7 +370,7 @@ class Node:
         for nudge in self._nudges.values():
             nudge.set()
 
-    # -- the door (peers.handshake.Door) ------------------------------------------------------------
+    # -- the door (peers.handshake.Door) -----------------------------------------------------------
 
     async def admit_member(self, agent: AgentId) -> bool:
         """Tell whether the agent is a current member of any folder of ours."""

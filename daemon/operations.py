@@ -193,7 +193,7 @@ class NodeOperations:
         """Share the directory at an absolute path; returns the folder's id in hex."""
         node = self._node
         root = self._checked_root(path)
-        chosen = name if name is not None else os.path.basename(root.rstrip("/")) or "folder"
+        chosen = name if name is not None else Path(root).name or "folder"
         _check_folder_name(chosen)
         if any(self._name_of(work) == chosen for work in node.works.values()):
             raise DizzyError(
@@ -407,7 +407,7 @@ class NodeOperations:
                 stored.set_joining(is_joining=True)
         return stored
 
-    # -- what to do now -----------------------------------------------------------------------------
+    # -- what to do now ------------------------------------------------------------------------
 
     async def rebuild(self, name: str | None) -> list[Rebuilt]:
         """Fold state anew from the log; raises where the root is another one."""
@@ -527,9 +527,11 @@ class NodeOperations:
         if root == "/":
             raise DizzyError(what, "the root of the file system cannot be shared")
         taken = [("the home", os.path.realpath(self._home.state))]
-        for work in self._node.works.values():
-            if work is not besides:
-                taken.append((f"the folder {self._name_of(work)}", os.fsdecode(work.path)))
+        taken.extend(
+            (f"the folder {self._name_of(work)}", os.fsdecode(work.path))
+            for work in self._node.works.values()
+            if work is not besides
+        )
         for owner, other in taken:
             if root == other:
                 raise DizzyError(what, f"is {owner} already")

@@ -351,7 +351,7 @@ def _path_inside(inner: Node, outer: Node) -> list[Node]:
 
     `inner` being `outer` itself counts as lying inside.
     """
-    path = [node for node in _upwards(inner, outer)]
+    path = list(_upwards(inner, outer))
     return path if path[-1] is outer else []
 
 

@@ -246,9 +246,9 @@ class Recorder:
             row, parent_no=entry.parent_no, name=entry.name, placement=entry.placement
         )
         self.result.bound += 1
-        if row.kind != Kind.DIRECTORY and act.looked.value != row.value:
-            if self._refused(act.target):
-                return
+        has_new_bytes = row.kind != Kind.DIRECTORY and act.looked.value != row.value
+        if has_new_bytes and self._refused(act.target):
+            return
         self._after_move(moved, act.looked)
 
     def _delete(self, act: Deleted) -> None:

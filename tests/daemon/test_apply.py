@@ -5,6 +5,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ from daemon.outcomes import Reason, Why
 from daemon.planner import plan
 from store.ids import Kind, blob_hash
 from store.records import Entry
-from tests.daemon.applying import CONTENTS, Crash, World
+from tests.daemon.applying import Crash, World
 from tests.daemon.planning import (
+    CONTENTS,
     ROOT,
     directory_entry,
     file_entry,
@@ -229,7 +231,7 @@ def test_P31_E11_a_writer_at_any_call_loses_nothing(
         world = worlds()
         asyncio.run(world.converge(before))
         target = world.root / "a"
-        world.faults.before[world.faults.calls + number] = lambda t=target: write(t)
+        world.faults.before[world.faults.calls + number] = partial(write, target)
         start = world.faults.calls
         asyncio.run(world.apply(after))
         if world.faults.calls <= start + number:
@@ -530,7 +532,8 @@ async def test_P38_B8_B9_nothing_is_written_through_a_planted_link(
     (world.root / "d").rmdir()
     (world.root / "d").symlink_to(outside)
 
-    applied = await world.apply([home, file_entry(2, 1, b"x", b"one"), link_entry(3, 1, b"l", b"x")])
+    below = [file_entry(2, 1, b"x", b"one"), link_entry(3, 1, b"l", b"x")]
+    applied = await world.apply([home, *below])
 
     assert list(outside.iterdir()) == []
     assert not applied.is_complete

@@ -262,7 +262,7 @@ async def test_E9_what_is_below_an_unreadable_directory_is_not_deleted(
 async def test_E9_a_directory_that_may_be_listed_but_not_entered_loses_nothing(
     tmp_path: Path,
 ) -> None:
-    tmp_path.chmod(0o755)  # noqa: ASYNC240 - nobody waits
+    tmp_path.chmod(0o755)
     made = Bench(tmp_path / "folder")
     made.write("d/one", b"1")
     await made.look()

@@ -36,7 +36,7 @@ operations = st.one_of(
 rounds = st.lists(st.lists(operations, max_size=8), min_size=1, max_size=4)
 
 
-def operate(  # noqa: C901 - one branch for each operation
+def operate(
     root: Path, operation: tuple[str, str, Any]
 ) -> None:
     """Do it, or nothing where it is not possible."""

@@ -126,7 +126,7 @@ def test_row22_a_class_object_is_refused_with_a_hint() -> None:
     assert caught.value.hint == "subscribe an instance: Doorbell(...)"
 
 
-def _bad() -> list[tuple[object, str]]:  # noqa: C901 - one function for each case
+def _bad() -> list[tuple[object, str]]:
     def without_annotation(event, emit: Emit[Rung]) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         pass
 

@@ -100,7 +100,7 @@ class Node:
     async def until_rejected(self, reason: str, count: int = 1) -> None:
         """Wait until so many callers were refused for this reason."""
         async with asyncio.timeout(15):
-            while self.listener.rejected[reason] < count:  # noqa: ASYNC110 - a counter, as status reads it
+            while self.listener.rejected[reason] < count:
                 await asyncio.sleep(0.01)
 
 

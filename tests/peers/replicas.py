@@ -386,7 +386,7 @@ def nodes(count: int) -> list[Node]:
 
 async def until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - the condition is anything
+        while not condition():
             await asyncio.sleep(0.05)  # virtual time
 
 

@@ -302,11 +302,11 @@ def test_P47_transfer_goes_on_where_it_was_cut(seed: int) -> None:
             await until(lambda: (s := a.sessions.session(b.agent)) is not None and s.shares(FOLDER))
             count = len(opened)
             fetching = asyncio.ensure_future(a.fetcher.fetch_large(FOLDER, ref, sink))
-            while len(opened) == count and not fetching.done():  # noqa: ASYNC110 - turns of the loop
+            while len(opened) == count and not fetching.done():
                 await asyncio.sleep(0)
             for far in opened[count:]:
                 far.cut_after = random.randrange(4, 30)
-            while not (fetching.done() or any(far.is_closed for far in opened[count:])):  # noqa: ASYNC110
+            while not (fetching.done() or any(far.is_closed for far in opened[count:])):
                 await asyncio.sleep(0)
             await near.close()
             cuts += 1

@@ -115,7 +115,7 @@ class _Author:
             return self._user_args(verb)
         return self._nemesis_args(verb, node)
 
-    def _user_args(self, verb: str) -> tuple[Argument, ...]:  # noqa: C901, PLR0911, PLR0912
+    def _user_args(self, verb: str) -> tuple[Argument, ...]:  # noqa: PLR0912
         random = self._random
         match verb:
             case "create" | "write":
@@ -171,7 +171,7 @@ class _Author:
                 return source, target
         raise ValueError(verb)
 
-    def _nemesis_args(self, verb: str, node: int) -> tuple[Argument, ...]:  # noqa: PLR0911
+    def _nemesis_args(self, verb: str, node: int) -> tuple[Argument, ...]:
         random = self._random
         other = random.choice([each for each in range(self._nodes) if each != node])
         match verb:

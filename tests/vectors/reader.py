@@ -19,7 +19,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 
-class Refused(Exception):  # noqa: N818 - it says what happened
+class Refused(Exception):
     """These bytes are not what they claim to be."""
 
 
@@ -51,7 +51,7 @@ class Unpacker:
         """Take a big-endian integer."""
         return int.from_bytes(self.take(width), "big", signed=signed)
 
-    def value(self) -> Any:  # noqa: PLR0911 - one for each type
+    def value(self) -> Any:
         """Take a nil, boolean, integer, byte string or array; nothing else is in the format."""
         first = self.number(1)
         if first <= 0x7F:
