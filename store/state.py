@@ -38,6 +38,7 @@ from store.placement import Directories, Directory, DirectoryMove, Slot
 
 STATE_VERSION = 1
 BUCKETS = 4096
+_ALL_BUCKETS = frozenset(range(BUCKETS))
 
 ALIVE = 1  # some version is shown
 MANY = 2  # versions stand in `head`
@@ -377,7 +378,7 @@ class FolderState:
     def root(self) -> bytes:
         """Hash the shared state: equal on every node that has applied the same batches."""
         db = self._db
-        dirty = [no for no in range(BUCKETS) if no not in self._clean_buckets]
+        dirty = sorted(_ALL_BUCKETS - self._clean_buckets)
         if dirty:
             hashed = self._hash_buckets(dirty)
             with db.transaction():
@@ -388,7 +389,7 @@ class FolderState:
             self._bucket_hashes.update(hashed)
             self._clean_buckets.update(dirty)
         return blake3(
-            b"dizzyd/state/1" + b"".join(self._bucket_hashes[no] for no in range(BUCKETS))
+            b"dizzyd/state/1" + b"".join(map(self._bucket_hashes.__getitem__, range(BUCKETS)))
         ).digest()
 
     @property
