@@ -1,0 +1,111 @@
+"""Put into words what is wrong, each with what helps, as `dizzyd status` shows it.
+
+A peer that is away, conflicts and skipped devices are no problems (docs/contract.md). Names are
+given as they are: whoever shows them escapes them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from daemon.hints import WatchState
+from daemon.status import Problem
+from daemon.terminal import counted
+
+if TYPE_CHECKING:
+    from daemon.figures import Figures
+    from daemon.folder_work import FolderWork, Trouble
+    from store.ids import AgentId
+
+NAMED_LIMIT = 8  # unreadable names that are listed one by one
+WATCHES_HINT = "sudo sysctl fs.inotify.max_user_watches=1048576; until then it looks every 30 s"
+
+
+def folder_problems(
+    work: FolderWork,
+    figures: Figures,
+    *,
+    names: Mapping[AgentId, str],
+    diverged: Iterable[AgentId],
+) -> tuple[Problem, ...]:
+    """List what is wrong with a folder; `diverged` have our batches and another state."""
+    found = list(_of_trouble(work.trouble))
+    if work.trouble.watch is None and work.watch_state is WatchState.PARTIAL:
+        found.append(Problem(problem="some directories cannot be watched", hint=WATCHES_HINT))
+    if work.held:
+        name = figures.name
+        found.append(
+            Problem(
+                problem=f"{counted(work.held, 'deletion')} held: most of the folder went unseen",
+                hint=f"`dizzyd confirm {name}` deletes, `dizzyd undo-deletions {name}` puts back",
+            )
+        )
+    found += [
+        Problem(
+            problem=f"what {names.get(agent, agent.hex()[:8])} changed needs a newer dizzyd",
+            hint="install a newer dizzyd here; nothing is lost meanwhile",
+        )
+        for agent in sorted(figures.held_by_newer)
+    ]
+    found += [
+        Problem(
+            problem=f"the state is not that of {names.get(agent, agent.hex()[:8])}, the log is",
+            hint=f"`dizzyd verify {figures.name}` on both, then `dizzyd rebuild {figures.name}`",
+        )
+        for agent in sorted(diverged)
+    ]
+    return tuple(found)
+
+
+def _of_trouble(trouble: Trouble) -> Iterable[Problem]:
+    if trouble.root is not None:
+        yield Problem(problem=trouble.root[0], hint=trouble.root[1])
+    for what, remedy in trouble.failed.values():
+        yield Problem(problem=what, hint=remedy)
+    if trouble.ignore is not None:
+        yield Problem(problem=trouble.ignore[0], hint=trouble.ignore[1])
+    if trouble.watch is not None:
+        yield Problem(problem=trouble.watch[0], hint=trouble.watch[1] or WATCHES_HINT)
+    unreadable = sorted(trouble.unreadable.items())
+    for path, why in unreadable[:NAMED_LIMIT]:
+        yield Problem(
+            problem=f"cannot read {os.fsdecode(path)}" + (f": {why}" if why else ""),
+            hint="let dizzyd's user read it; until then it is neither changed nor deleted",
+        )
+    if len(unreadable) > NAMED_LIMIT:
+        more = counted(len(unreadable) - NAMED_LIMIT, "more name")
+        yield Problem(problem=f"{more} cannot be read")
+
+
+def fork_problem(folder: str) -> Problem:
+    """Say that an agent signed two histories of one log."""
+    return Problem(
+        problem=f"its log of {folder} has two branches; both are merged",
+        hint="its home was copied or restored; keep one of the copies, the other gets a new key",
+    )
+
+
+def clone_problem() -> Problem:
+    """Say that one key is used by two nodes."""
+    return Problem(
+        problem="two running nodes use its key",
+        hint="stop one of them, and give it a home of its own by `dizzyd init`",
+    )
+
+
+def own_clone_problem() -> Problem:
+    """Say that our own key is used elsewhere too."""
+    return Problem(
+        problem="another node runs with the key of this one",
+        hint="stop one of them, and give it a home of its own by `dizzyd init`",
+    )
+
+
+def damage_problem(cause: Exception) -> Problem:
+    """Say that the database cannot be read."""
+    return Problem(
+        problem=f"the database cannot be read: {cause}",
+        hint="`dizzyd verify` says what is damaged; check the disk",
+    )
