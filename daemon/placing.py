@@ -292,8 +292,11 @@ class Placer:
         stat, displaced = self._disk.place_over(stage, path, intent.keep_as)
         self._placed.displaces = True
         self._agree(self._new_rows(claim, stat), claim.gone, intent.number, before=rows)
-        if step.displaced_to is not None and self._carry(intent, before, displaced, step):
-            return
+        if step.displaced_to is not None:
+            if self._carry(intent, before, displaced, step):
+                return
+            # The old bytes are due at another name still: from history, by the next plan.
+            self._placed.outcomes.append(Postponed(path, numbers_of(step), Why.BLOCKED))
         self._settle(intent, path, before, displaced)
 
     def _carry(self, intent: Intent, before: SyncedRow, displaced: Stat, step: WriteFile) -> bool:

@@ -296,7 +296,8 @@ class Outside:
         if self.witness is not None and before != inode.content:
             if before:
                 self.witness.destroyed(before)
-            self.witness.wrote(inode.content)
+            if inode.links:  # else another program's rename or rm took it from its writer
+                self.witness.wrote(inode.content)
         self.files.tell(HintKind.CHANGED, inode)
 
     def _destroyed(self, inode: Inode) -> None:
