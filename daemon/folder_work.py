@@ -313,6 +313,11 @@ class FolderWork:
         """What is not shared, as of the last full scan."""
         return self._ignore
 
+    @property
+    def has_work(self) -> bool:
+        """Whether this disk is behind the state, or the state behind the disk."""
+        return not self.is_settled
+
     async def scan_now(self) -> None:
         """Look at everything; returns when the walk and its recording are done."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -330,7 +335,8 @@ class FolderWork:
 
     def _known_paths(self, paths: Sequence[bytes]) -> list[bytes]:
         synced = self._tools.shelf[self.folder_no].synced
-        return [path for path in paths if synced.rows_at(path)]
+        rows = synced.rows_at_many(paths)
+        return [path for path, at in zip(paths, rows, strict=True) if at]
 
     async def _look_forever(self, disk: Disk, watcher: Watcher) -> None:
         loop = asyncio.get_running_loop()
@@ -372,6 +378,8 @@ class FolderWork:
 
     async def _wait_for_hints(self, watcher: Watcher, next_routine_s: float) -> None:
         loop = asyncio.get_running_loop()
+        if self.is_settled:
+            self._become_settled()
         due_s = self._schedule.next_due_s
         until_s = next_routine_s - loop.time()
         if due_s is not None and self._may_scan():
@@ -494,7 +502,7 @@ class FolderWork:
 
         def read() -> list[list[SyncedRow]]:
             synced = self._tools.shelf[self.folder_no].synced
-            return [synced.rows_at(path) for path in paths]
+            return synced.rows_at_many(paths)
 
         return await self._tools.core.run(read)
 

@@ -24,9 +24,12 @@ QUIET_S = 0.05  # a new name is looked at when nothing touched it for so long
 GONE_LIMIT_S = 5.0  # names that go on going are judged after so long all the same
 REPEAT_LIMIT_S = 1.0  # a path that is touched without pause is looked at so often
 DIRECTORY_LIMIT_S = 0.5  # a directory that fills without pause is listed so often
+PAUSE_S = 0.01  # between two looks at one known path that is saved again
+SAVES_AT_ONCE = 30.0  # saves of one path that are looked at one by one,
+SAVES_PER_S = 10.0  # and how fast that allowance comes back
 CHANGING_FIRST_S = 0.1  # a file that changed while it was read: the first further look,
 CHANGING_LIMIT_S = 5.0  # doubling up to this
-PATHS_OF_ONE_DIRECTORY = 128  # more are cheaper by listing it
+PATHS_OF_ONE_DIRECTORY = 64  # more are cheaper by listing it
 PATHS_LIMIT = 16_384  # more in all: list their directories
 DIRECTORIES_LIMIT = 1024  # more: a full scan
 _REMEMBERED_LIMIT = 4096
@@ -80,7 +83,6 @@ class _Waiting:
     due_s: float
     first_s: float
     is_settled: bool = False
-    is_repeated: bool = False  # looked at just before, so it waits for a pause
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,7 +125,8 @@ class LookSchedule:
         self._targets: dict[bytes, bytes] = {}  # and the other way
         self._came_from: dict[bytes, bytes] = {}  # the latest renames, known or not
         self._counts: dict[bytes, int] = {}  # waiting paths of each directory
-        self._recent: dict[bytes, float] = {}  # paths handed out lately
+        # paths handed out lately: when last, and how many saves may still be looked at at once
+        self._recent: dict[bytes, tuple[float, float]] = {}
         self._attempts: dict[bytes, int] = {}  # looks at a changing file so far
         self._full_s: float | None = None
         self._queue: list[tuple[float, _Table, bytes]] = []
@@ -250,19 +253,12 @@ class LookSchedule:
         if not is_known:
             self._stir(path, now_s, is_settled=True)
             return
-        last_s = self._recent.get(path)
-        waiting = self._paths.get(path)
-        if last_s is not None and now_s - last_s < 2 * QUIET_S:
-            is_repeated = True
-        else:
-            is_repeated = waiting is not None and waiting.is_repeated
-        if not is_repeated:
-            self._wait(path, now_s, now_s, is_settled=True)
+        last_s, credit = self._recent.get(path, (-PAUSE_S, SAVES_AT_ONCE))
+        credit = min(SAVES_AT_ONCE, credit + (now_s - last_s) * SAVES_PER_S)
+        if credit < 1.0:
+            self._stir(path, now_s, is_settled=True)  # saved without end: when it rests
             return
-        self._stir(path, now_s, is_settled=True)
-        waiting = self._paths.get(path)
-        if waiting is not None:
-            waiting.is_repeated = True
+        self._wait(path, max(now_s, last_s + PAUSE_S), now_s, is_settled=True)
 
     def _stir(self, path: bytes, now_s: float, *, is_settled: bool = False) -> None:
         """Look at a path once nothing has touched it for a while."""
@@ -424,8 +420,10 @@ class LookSchedule:
         if self._origins and (directories or trees):
             for key in self._groups_into(set(directories), tuple(t + b"/" for t in trees)):
                 self._take_group(key, paths, moves)
-        for path in paths:
-            _remember(self._recent, path, now_s)
+        for path, is_settled in paths.items():
+            last_s, credit = self._recent.get(path, (now_s, SAVES_AT_ONCE))
+            credit = min(SAVES_AT_ONCE, credit + (now_s - last_s) * SAVES_PER_S)
+            _remember(self._recent, path, (now_s, max(0.0, credit - is_settled)))
         return LookSet(
             paths=tuple(paths),
             directories=tuple(directories),

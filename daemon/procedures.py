@@ -53,6 +53,7 @@ class Procedures:
         with stored.change():
             recorder = Recorder(stored, command.wall_ms, command.covered_seq, set(command.busy))
             recorded = recorder.record(command.acts)
+            stored.drop_agreed()
         if recorded.batches:
             emit(
                 BatchesCommitted(

@@ -62,6 +62,10 @@ class SharedFolder(Protocol):
     def is_importing(self) -> bool:
         """Whether the first scan still goes on and makes progress."""
 
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits to be looked at, recorded or applied."""
+
     def peer_has(self, agent: AgentId, heads: Heads) -> None:
         """Note what a peer has of this folder."""
 
@@ -137,16 +141,19 @@ class NodeReplica:
     async def heads(self, folder: FolderId) -> Heads:
         """Say what this node has of a folder."""
         work = self._folders[folder]
-        return await self._core.run(self._read_heads, work.folder_no, work.is_importing)
+        return await self._core.run(
+            self._read_heads, work.folder_no, work.is_importing, work.has_work
+        )
 
-    def _read_heads(self, folder_no: int, is_importing: bool) -> Heads:  # noqa: FBT001
+    def _read_heads(self, folder_no: int, is_importing: bool, has_work: bool) -> Heads:  # noqa: FBT001
+        """Read heads; while there is work to do the root would be hashed for nothing."""
         stored = self._shelf[folder_no]
         return Heads(
             heads=tuple(Head(head.log, head.seq, head.batch) for head in stored.log.heads()),
-            state_root=None if is_importing else stored.state.root(),
+            state_root=None if is_importing or has_work else stored.state.root(),
             state_version=STATE_VERSION,
             is_importing=is_importing,
-            is_applied=not stored.log.has_unapplied(),
+            is_applied=not has_work and not stored.log.has_unapplied(),
         )
 
     async def unknown_batches(

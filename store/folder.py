@@ -18,7 +18,7 @@ from store.ids import AgentId, Epoch, FolderId, Kind, LogId, log_id
 from store.log import Admitted, AppliedBatch, FolderLog, OwnWriter
 from store.records import Entry
 from store.signing import AgentKey, SignedBatch, sign_folder_shared, verify
-from store.state import OBJECT_COLUMNS, Changes, FolderState, ObjectRow
+from store.state import OBJECT_COLUMNS, Changes, FolderState, ObjectRow, class_of
 from store.synced import FolderSynced
 from store.view import View
 
@@ -297,6 +297,39 @@ class StoredFolder:
             values,
         ).fetchone()
         return files + copies, size + copies_size
+
+    def drop_agreed(self) -> None:
+        """Take out of what is to be planned what synced agrees on already, in bulk.
+
+        Own acts mostly: an import of many files plans nothing. Whatever shares a name with
+        something else stays in, since the view decides about it.
+        """
+        changes = self.state.changes
+        agreed: set[int] = set()
+        gone: list[tuple[int, int, bytes]] = []
+        for marks, part in chunked(list(changes.objects)):
+            for no, parent_no, name, is_alive in self.db.execute(
+                "SELECT o.no, o.parent_no, o.name, o.flags & 1 FROM object o LEFT JOIN synced s"
+                " ON s.object_no = o.no AND s.copy_event = x''"
+                f" WHERE o.no IN ({marks}) AND NOT o.flags & 2 AND CASE o.flags & 1 WHEN 1 THEN"
+                " s.events = o.head_event AND s.parent_no = o.parent_no AND s.name = o.name"
+                " AND s.placement = coalesce(o.last_move, x'') AND s.mode = o.mode"
+                " AND NOT s.leftover AND (o.kind = 1 OR s.shared_mtime_ns = o.mtime_ns)"
+                " ELSE s.object_no IS NULL AND o.kind != 1 END"
+                " AND NOT EXISTS (SELECT 1 FROM object m WHERE m.parent_no = o.parent_no"
+                " AND m.name = o.name AND m.no != o.no)",
+                part,
+            ):
+                if b" (conflict " not in name and self._is_alone(parent_no):
+                    agreed.add(no)
+                    if not is_alive:
+                        gone.append((no, parent_no, name))
+        changes.objects -= agreed
+        changes.slots.difference_update((parent_no, name) for _, parent_no, name in gone)
+
+    def _is_alone(self, directory_no: int) -> bool:
+        """Whether a directory shares its path with no other."""
+        return len(class_of(self.state.directories, directory_no)) <= 1
 
     def object_rows(self, directory_no: int) -> list[ObjectRow]:
         """Read the rows of everything placed in a directory."""

@@ -137,6 +137,21 @@ class FolderSynced:
             )
         return found
 
+    def rows_at_many(self, paths: Sequence[bytes]) -> list[list[SyncedRow]]:
+        """Read the rows at many paths, in their order; one query for a directory's names."""
+        names_of: dict[bytes, list[bytes]] = {}
+        for path in paths:
+            parent, _, name = path.rpartition(b"/")
+            names_of.setdefault(parent, []).append(name)
+        found: dict[tuple[bytes, bytes], list[SyncedRow]] = {}
+        for parent, names in names_of.items():
+            for row in self.rows_at_places(
+                (no, name) for no in self.directories_at(parent) for name in names
+            ):
+                found.setdefault((parent, row.name), []).append(row)
+        split = (path.rpartition(b"/") for path in paths)
+        return [found.get((parent, name), []) for parent, _, name in split]
+
     def names_in(self, directory_nos: Sequence[int], names: Sequence[bytes]) -> set[bytes]:
         """Tell which of these names have a row in one of these directories."""
         found: set[bytes] = set()
