@@ -26,6 +26,7 @@ from daemon.disk import (
     Stat,
 )
 from daemon.displaced import Clock, Names, history_name, settle
+from daemon.ledger import Ledger
 from daemon.outcomes import (
     Agreed,
     Displaced,
@@ -92,7 +93,7 @@ class Placed(Struct):
     displaces: bool = False
 
 
-class _Waits(Exception):  # noqa: N818 - not an error
+class _Waits(Exception):
     """A step has to wait."""
 
     def __init__(self, path: bytes, why: Why) -> None:
@@ -110,6 +111,7 @@ class Placer:
         clock: Clock,
         names: Names,
         *,
+        steps: Sequence[Step],
         is_ignored: Callable[[bytes, bool], bool],
         busy: set[bytes],
     ) -> None:
@@ -120,7 +122,9 @@ class Placer:
         self._names = names
         self._is_ignored = is_ignored
         self._busy = busy
-        self._rows: dict[Key, SyncedRow] = {}  # as this plan has changed them
+        self._ledger = Ledger(steps)
+        self._orphans: list[SyncedRow] = []
+        self._has_trouble = False
         self._made: dict[int, Place] = {}  # directories not yet known to `paths`
         self._resolved: dict[int, bytes | None] = {}
         self._now_ns = 0
@@ -133,6 +137,8 @@ class Placer:
         self._resolved.clear()
         outcomes = self._placed.outcomes
         for job in jobs:
+            self._orphans = []
+            done = len(outcomes)
             try:
                 self._execute(job)
             except _Waits as wait:
@@ -148,6 +154,9 @@ class Placer:
                 path = self._path(place_of(job.step)) or b""
                 outcomes.append(failure(path, numbers_of(job.step), cause))
                 self._close(job)
+            self._has_trouble |= any(
+                isinstance(outcome, Postponed | Failed) for outcome in outcomes[done:]
+            )
         return self._placed
 
     def committed(self) -> None:
@@ -191,17 +200,7 @@ class Placer:
         return path
 
     def _current(self, rows: tuple[SyncedRow, ...]) -> tuple[SyncedRow, ...]:
-        return tuple(self._now(row) for row in rows)
-
-    def _is_about(self, row: SyncedRow) -> bool:
-        """Whether the key still is about this file, not about one made meanwhile."""
-        now = self._rows.get((row.object_no, row.copy))
-        return now is None or now.inode == row.inode
-
-    def _now(self, row: SyncedRow) -> SyncedRow:
-        """Give the row as this plan has changed it, if it still is about the same file."""
-        now = self._rows.get((row.object_no, row.copy))
-        return now if now is not None and now.inode == row.inode else row
+        return self._ledger.telling_of(rows)
 
     def _agree(
         self,
@@ -211,25 +210,22 @@ class Placer:
         *,
         before: tuple[SyncedRow, ...] = (),
     ) -> None:
-        if gone:
-            gone = self._ended(gone, before)
+        orphans = self._orphans
+        self._orphans = []
+        stored, ended = self._ledger.agree(rows, gone, before, orphans)
         for row in rows:
-            self._rows[row.object_no, row.copy] = row
             if row.kind is Kind.DIRECTORY:
                 self._made[row.object_no] = Place(row.parent_no, row.name)
                 self._resolved.clear()
-        self._placed.outcomes.append(Agreed(tuple(rows), gone, number))
+        self._placed.outcomes.append(Agreed(stored, ended, number))
 
-    def _ended(self, gone: tuple[Key, ...], before: tuple[SyncedRow, ...]) -> tuple[Key, ...]:
-        """Leave out the keys that this plan has stored for another path meanwhile."""
-        here = {row.inode for row in before}
-        ended = []
-        for key in gone:
-            now = self._rows.get(key)
-            if now is None or now.inode in here:
-                self._rows.pop(key, None)
-                ended.append(key)
-        return tuple(ended)
+    def _must_leave_none_behind(self, claim: Claim, before: tuple[SyncedRow, ...]) -> None:
+        """See that each file that loses its key to this claim gets one that becomes free."""
+        self._orphans = self._ledger.orphans(claim, before)
+        free = {key[0] for key in ended_keys(claim, before)}
+        if any(row.object_no not in free for row in self._orphans):
+            self._orphans = []
+            raise _Waits(self._path(claim.place) or b"", Why.BLOCKED)
 
     def _check(self, path: bytes, row: SyncedRow, *, whole: bool) -> Stat:
         """See that what stands at the path is what synced says, in content too if `whole`."""
@@ -256,6 +252,7 @@ class Placer:
                 self._remove(job, job.step)
             case MakeDirectory(claim):
                 path = self._must_path(claim.place)
+                self._must_leave_none_behind(claim, ())
                 stat = self._disk.make_directory(path)
                 self._agree(self._new_rows(claim, stat), claim.gone)
             case RemoveDirectory():
@@ -266,6 +263,11 @@ class Placer:
                 self._link(job, job.step)
             case SetAttributes():
                 self._set_attributes(job, job.step)
+            case Bind(None, rows, gone):
+                if rows[0].kind is Kind.DIRECTORY and self._has_trouble:
+                    # What was postponed may be found by this number only.
+                    raise _Waits(self._path(place_of(job.step)) or b"", Why.BLOCKED)
+                self._agree([], gone, before=self._current(rows))
             case Bind():
                 self._bind(job.step)
 
@@ -280,6 +282,7 @@ class Placer:
         if stage is None:
             raise _Waits(path, Why.CONTENT_AWAY)
         if not step.before:
+            self._must_leave_none_behind(claim, ())
             # No intent: nothing is replaced. After a crash the file is a head's and binds.
             stat = self._disk.place_new(stage, path)
             self._agree(self._new_rows(claim, stat), claim.gone)
@@ -289,9 +292,12 @@ class Placer:
         rows = self._current(step.before)
         before = row_for(key_of(claim.entry), rows)
         self._check(path, before, whole=True)
+        self._must_leave_none_behind(claim, rows)
         stat, displaced = self._disk.place_over(stage, path, intent.keep_as)
         self._placed.displaces = True
-        self._agree(self._new_rows(claim, stat), claim.gone, intent.number, before=rows)
+        self._agree(
+            self._new_rows(claim, stat), ended_keys(claim, rows), intent.number, before=rows
+        )
         if step.displaced_to is not None:
             if self._carry(intent, before, displaced, step):
                 return
@@ -334,6 +340,8 @@ class Placer:
         source, target = self._must_path(step.source), self._must_path(step.target)
         rows = self._current(step.rows)
         before = self._check(source, rows[0], whole=False)
+        if step.claim is not None:
+            self._must_leave_none_behind(step.claim, rows)
         stat = self._disk.move(source, target)
         self._moved(step, rows, before, stat, job.number)
 
@@ -350,18 +358,22 @@ class Placer:
         seen = stat if is_ours else None
         if step.claim is None:
             place = step.target
-            moved = [_at(row, place, seen) for row in rows if self._is_about(row)]
+            moved = [_at(row, place, seen) for row in self._ledger.telling_of(rows)]
             self._agree(moved, (), number)
             return
         agreed = moved_rows(step.claim, rows, seen)
-        agreed += [row for row in other_numbers(step, rows) if self._is_about(row)]
-        self._agree(agreed, step.claim.gone, number, before=rows)
+        agreed += other_numbers(step, rows)
+        self._agree(agreed, ended_keys(step.claim, rows), number, before=rows)
 
     def _swap(self, job: Job, step: SwapNames) -> None:
         one, other = self._must_path(step.one.source), self._must_path(step.other.source)
         one_rows, other_rows = self._current(step.one.rows), self._current(step.other.rows)
         before = self._check(one, one_rows[0], whole=False)
         other_before = self._check(other, other_rows[0], whole=False)
+        # A side without a claim keeps a row of its own until it moves on.
+        if step.one.claim is not None:
+            leaving = one_rows if step.other.claim is None else (*one_rows, *other_rows)
+            self._must_leave_none_behind(step.one.claim, leaving)
         self._disk.swap(one, other)
         stat, other_stat = self._disk.stat(other), self._disk.stat(one)
         self._moved(step.one, one_rows, before, stat or _NO_STAT, b"")
@@ -421,6 +433,7 @@ class Placer:
         path = self._must_path(claim.place)
         entry = claim.entry
         if not step.before:
+            self._must_leave_none_behind(claim, ())
             stat = self._disk.make_symlink(entry.value, path, entry.mtime_ns)
             self._agree(self._new_rows(claim, stat), claim.gone)
             return
@@ -437,15 +450,16 @@ class Placer:
         except DiskError:
             self._disk.restore_stage(intent.keep_as, path)
             raise
-        self._agree(self._new_rows(claim, stat), claim.gone, intent.number, before=rows)
+        self._agree(
+            self._new_rows(claim, stat), ended_keys(claim, rows), intent.number, before=rows
+        )
         self._settle(intent, path, before, displaced)
 
     def _set_attributes(self, job: Job, step: SetAttributes) -> None:
         entry = step.claim.entry
         path = self._must_path(step.claim.place)
         rows = self._current(step.rows)
-        key = key_of(entry)
-        base = self._rows.get(key) or row_for(key, rows)
+        base = self._ledger.of(key_of(entry), rows)
         before = self._check(path, base, whole=True)
         mtime_ns = entry.mtime_ns if step.sets_mtime else None
         stat = self._disk.set_attributes(path, is_executable=bool(entry.mode), mtime_ns=mtime_ns)
@@ -455,17 +469,17 @@ class Placer:
             before = replace(before, mtime_ns=stat.mtime_ns)
         seen = stat if _is_unwritten(before, stat) else None
         agreed = [settled_row(each, (base,), seen) for each in step.claim.entries]
-        self._agree(agreed, step.claim.gone, job.number, before=rows)
+        self._agree(agreed, ended_keys(step.claim, rows), job.number, before=rows)
 
     def _bind(self, step: Bind) -> None:
         if step.claim is None:
-            self._agree([], step.gone, before=self._current(step.rows))
             return
         entry = step.claim.entry
         path = self._must_path(step.claim.place)
         rows = self._current(step.rows) or self._look(path, entry)
+        self._must_leave_none_behind(step.claim, rows)
         agreed = [settled_row(each, rows, None) for each in step.claim.entries]
-        self._agree(agreed, step.claim.gone, before=rows)
+        self._agree(agreed, ended_keys(step.claim, rows), before=rows)
 
     def _look(self, path: bytes, entry: Entry) -> tuple[SyncedRow, ...]:
         """Find out by the disk alone whether it is as wanted."""
@@ -522,12 +536,18 @@ def moved_row(entry: Entry, rows: tuple[SyncedRow, ...], stat: Stat | None) -> S
     return row if stat is None else _seen(row, stat)
 
 
-def moved_rows(
-    claim: Claim, rows: tuple[SyncedRow, ...], stat: Stat | None
-) -> list[SyncedRow]:
+def moved_rows(claim: Claim, rows: tuple[SyncedRow, ...], stat: Stat | None) -> list[SyncedRow]:
     """Give the rows of a claim after its rename; only the representative sets attributes."""
     others = [settled_row(entry, rows, stat) for entry in claim.also]
     return [moved_row(claim.entry, rows, stat), *others]
+
+
+def ended_keys(claim: Claim, rows: tuple[SyncedRow, ...]) -> tuple[Key, ...]:
+    """List the keys that told of a file, or held a leftover, and do not any more."""
+    if claim.entry.kind is Kind.DIRECTORY:
+        return claim.gone
+    kept = {key_of(entry) for entry in claim.entries}
+    return tuple(key_of(row) for row in rows if key_of(row) not in kept)
 
 
 def other_numbers(step: MoveName, rows: tuple[SyncedRow, ...]) -> list[SyncedRow]:
@@ -641,6 +661,7 @@ __all__ = [
     "Placer",
     "Watched",
     "history_name",
+    "ended_keys",
     "moved_row",
     "moved_rows",
     "numbers_of",

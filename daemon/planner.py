@@ -127,6 +127,7 @@ class _Pairing:
         self._owners = {row.object_no for row in synced}
         self._found = self._group_found(synced)
         self._targets = self._group_wanted(wanted)
+        self._own = {key_of(row): node for node in self._found for row in node.rows}
         for node in self._found:
             # What cannot reach its new place yet stays where it is; it is not one that leaves.
             node.is_stuck = any(key_of(row) in self._blocked_keys for row in node.rows)
@@ -266,16 +267,14 @@ class _Pairing:
         targets = [entries for entries in self._targets if entries[0].kind is not Kind.DIRECTORY]
         if not targets:
             return
-        by_key: dict[Key, Node] = {}
         by_object: dict[tuple[int, bytes], Node] = {}
         for node in self._found:
             if node.kind is not Kind.DIRECTORY:
                 for row in node.rows:
-                    by_key[key_of(row)] = node
                     by_object.setdefault((row.object_no, row.value), node)
 
         def same_key(entries: tuple[Entry, ...]) -> list[Node]:
-            found = (by_key.get(key_of(entry)) for entry in entries)
+            found = (self._own.get(key_of(entry)) for entry in entries)
             return [node for node in found if node is not None]
 
         def same_key_and_value(entries: tuple[Entry, ...]) -> list[Node]:
@@ -309,9 +308,10 @@ class _Pairing:
             else:
                 rest.append(entries)
         for entries in rest:
+            # Not where the key still tells of another file: that one has to move on first.
+            is_free = entries[0].kind is Kind.FILE and key_of(entries[0]) not in self._own
             same = [node for node in by_value.get(entries[0].value, ()) if node.entry is None]
-            is_file = entries[0].kind is Kind.FILE
-            self._claim(same[0] if same and is_file else self._node(Node()), entries)
+            self._claim(same[0] if same and is_free else self._node(Node()), entries)
 
     # -- results -------------------------------------------------------------------------------
 
@@ -324,9 +324,9 @@ class _Pairing:
         if entries[0].kind is Kind.DIRECTORY:
             for entry in entries:
                 self._goals[entry.object_no] = node
-            entries = self._without_merging(node, entries)
             if any(row.object_no == entries[0].object_no for row in node.rows):
                 node.directory_no = entries[0].object_no
+        entries = self._without_merging(node, entries)
         kept = {key_of(entry) for entry in entries}
         gone = tuple(key_of(row) for row in node.rows if key_of(row) not in kept)
         if gone and entries[0].kind is Kind.DIRECTORY:
@@ -336,10 +336,10 @@ class _Pairing:
         node.claim = Claim(entries[0], entries[1:], gone)
 
     def _without_merging(self, node: Node, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        """Leave for the end those union directories whose own one has to be emptied first."""
+        """Leave for the end what is collapsed but has a thing of its own that goes first."""
         now = [entries[0]]
         for entry in entries[1:]:
-            own = self._directories.get(entry.object_no)
+            own = self._own.get(key_of(entry))
             if own is None or own is node:
                 now.append(entry)
             else:

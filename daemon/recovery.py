@@ -21,9 +21,18 @@ from daemon.disk import (
     Stat,
 )
 from daemon.displaced import Clock, Names, history_name, settle
+from daemon.ledger import Ledger
 from daemon.outcomes import Agreed, Displaced, Intent, Kept, Outcome, Settled, Watched
-from daemon.placing import DirectoryPaths, moved_rows, other_numbers, row_of, settled_row
+from daemon.placing import (
+    DirectoryPaths,
+    ended_keys,
+    moved_rows,
+    other_numbers,
+    row_of,
+    settled_row,
+)
 from daemon.steps import (
+    Key,
     MakeLink,
     MoveName,
     Place,
@@ -52,7 +61,7 @@ class Recovery:
         self._clock = clock
         self._names = names
         self._moved: dict[int, Place] = {}
-        self._rows: dict[tuple[int, bytes], SyncedRow] = {}
+        self._ledger = Ledger(())
         self._outcomes: list[Outcome] = []
 
     def finish(
@@ -65,6 +74,7 @@ class Recovery:
 
         `in_use` are names in tmp to be left alone. Idempotent: a crash in here is as any other.
         """
+        self._ledger = Ledger(intent.step for intent in intents)
         staged = {name for name, _ in self._disk.list_stages()}
         for intent in intents:
             number = len(self._outcomes)
@@ -126,27 +136,28 @@ class Recovery:
         return self._disk.stat(path) is None
 
     def _finish_move(self, step: MoveName, number: bytes) -> None:
-        row = self._rows.get(key_of(step.rows[0]), step.rows[0])
+        rows = self._ledger.telling_of(step.rows)
+        row = rows[0]
         stat = self._stat(step.target)
         if stat is None or stat.inode != row.inode or int(stat.kind) != int(row.kind):
             return
-        rows = tuple(self._rows.get(key_of(each), each) for each in step.rows)
         is_same = (stat.size, stat.mtime_ns) == (row.size, row.mtime_ns)
         seen = stat if is_same or row.kind is Kind.DIRECTORY else None
+        gone: tuple[Key, ...] = ()
+        orphans: list[SyncedRow] = []
         if step.claim is None:
-            place = step.target
             # Parked: synced says so, and the next plan moves it on.
+            place = step.target
             agreed = [replace(each, parent_no=place.parent_no, name=place.name) for each in rows]
-            gone: tuple[tuple[int, bytes], ...] = ()
         else:
-            agreed = moved_rows(step.claim, rows, seen)
-            agreed += other_numbers(step, rows)
-            gone = step.claim.gone
-        for each in agreed:
-            self._rows[key_of(each)] = each
+            agreed = [*moved_rows(step.claim, rows, seen), *other_numbers(step, rows)]
+            gone = ended_keys(step.claim, rows)
+            orphans = self._ledger.orphans(step.claim, rows)
+        stored, ended = self._ledger.agree(agreed, gone, rows, orphans)
+        for each in stored:
             if each.kind is Kind.DIRECTORY:
                 self._moved[each.object_no] = Place(each.parent_no, each.name)
-        self._outcomes.append(Agreed(tuple(agreed), gone, number))
+        self._outcomes.append(Agreed(stored, ended, number))
 
     def _finish_attributes(self, intent: Intent, step: SetAttributes) -> None:
         entry = step.claim.entry

@@ -231,9 +231,7 @@ class World:
             if not isinstance(looked, Looked) or int(looked.stat.kind) != int(entry.kind):
                 continue
             if entry.kind is Kind.DIRECTORY or looked.value == entry.value:
-                self.journal.rows[key_of(entry)] = row_of(
-                    entry, looked.stat, looked.looked_at_ns
-                )
+                self.journal.rows[key_of(entry)] = row_of(entry, looked.stat, looked.looked_at_ns)
         for key, row in list(self.journal.rows.items()):
             self._refresh(key, row, wanted)
 

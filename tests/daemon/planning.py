@@ -278,11 +278,11 @@ def listing_of(entries: list[Entry]) -> dict[bytes, tuple[Kind, bytes]]:
 
 
 @st.composite
-def trees(draw: st.DrawFn, count: int = 8, *, is_union: bool = True) -> list[Entry]:
+def trees(draw: st.DrawFn, count: int = 8, *, is_mixed: bool = True) -> list[Entry]:
     """Views over a fixed set of objects: 1 to 4 directories, 5 to 8 files, 9 and 10 links.
 
     Kinds are fixed by number, as object ids are; places, values and presence differ. Some
-    objects collapse into another of the same name.
+    objects collapse into another of the same name, some have a conflict copy (is_mixed).
     """
     entries: list[Entry] = []
     taken: dict[tuple[int, bytes], Entry] = {}
@@ -295,7 +295,7 @@ def trees(draw: st.DrawFn, count: int = 8, *, is_union: bool = True) -> list[Ent
         entry = _draw_entry(draw, no, parent, name)
         there = taken.get((parent, name))
         if there is not None:
-            if not is_union or there.kind is not entry.kind or there.value != entry.value:
+            if not is_mixed or there.kind is not entry.kind or there.value != entry.value:
                 continue
             entry = replace(entry, collapsed=True)
         else:
@@ -304,7 +304,7 @@ def trees(draw: st.DrawFn, count: int = 8, *, is_union: bool = True) -> list[Ent
         if entry.kind is Kind.DIRECTORY:
             representative[no] = no if there is None else there.object_no
             placed.append(no)
-        elif entry.kind is Kind.FILE and there is None and draw(st.booleans()):
+        elif entry.kind is Kind.FILE and there is None and is_mixed and draw(st.booleans()):
             other = draw(st.sampled_from([c for c in CONTENTS if blob_hash(c) != entry.value]))
             copy = file_entry(no, parent, name + b" (conflict)", other, copy=b"c" * 32)
             if (parent, copy.name) not in taken:

@@ -259,7 +259,10 @@ def _assert_user_is_heard(world: World) -> None:
             row, stat = rows.get(name), world.linux.stat(name)
             assert stat is not None
             differs = row is None or (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns) != (
-                row.inode, row.size, row.mtime_ns, row.ctime_ns,
+                row.inode,
+                row.size,
+                row.mtime_ns,
+                row.ctime_ns,
             )
             is_racy = row is not None and row.looked_at_ns - row.mtime_ns < 20_000_000
             assert differs or is_racy, "the scanner would believe synced"
@@ -557,9 +560,7 @@ async def test_equal_files_of_one_name_are_one_file_with_two_rows(world: World) 
 
     await world.converge(view)
 
-    assert {row.inode for row in world.journal.rows.values()} == {
-        (world.root / "a").stat().st_ino
-    }
+    assert {row.inode for row in world.journal.rows.values()} == {(world.root / "a").stat().st_ino}
     assert set(world.journal.rows) == {(1, b""), (2, b"")}
     await world.converge([replace(view[1], collapsed=False)])
     assert set(world.journal.rows) == {(2, b"")}

@@ -55,7 +55,7 @@ def test_a_plan_makes_any_tree_into_any_other(before: list[Entry], after: list[E
 
 
 @settings(max_examples=60, deadline=None, report_multiple_bugs=False)
-@given(trees(is_union=False), trees(is_union=False), st.data())
+@given(trees(is_mixed=False), trees(is_mixed=False), st.data())
 def test_a_plan_of_some_changed_objects_leaves_the_others(
     before: list[Entry], after: list[Entry], data: st.DataObject
 ) -> None:
