@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -266,6 +267,7 @@ class Application:
                     signal.SIGHUP, lambda: tasks.create_task(self._reload())
                 )
                 tasks.create_task(self._feed_watchdog())
+                await self._share_written()
                 if first_folder is not None:
                     await self._share_first(first_folder)
                 await self._control.start()
@@ -284,6 +286,12 @@ class Application:
         self._pool.close()
         self._core.close()
         self._database.close()
+
+    async def _share_written(self) -> None:
+        try:
+            await self.operations.share_written()
+        except DizzyError as bad:
+            self._config_problem = Problem(problem=str(bad), hint=bad.hint)
 
     async def _share_first(self, path: str) -> None:
         if self.node.works:
@@ -356,6 +364,13 @@ def _command(home: Home) -> str:
     return program
 
 
+def _raise_descriptor_limit() -> None:
+    """Allow as many open files as the system lets us: rounds of new files are open at once."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run(home: Home, first_folder: str | None) -> int:
     """Run the daemon of a home whose lock the caller holds; gives the exit code."""
     logging.basicConfig(
@@ -365,6 +380,7 @@ def run(home: Home, first_folder: str | None) -> int:
     )
     config = load_config(home)
     key = read_key(home.key)
+    _raise_descriptor_limit()
     gc.freeze()
 
     async def main() -> None:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from daemon import ignore as ignoring
-from daemon.acts import Act, Created, Deleted, Edited, Moved, Touched
+from daemon.acts import Act, Created, Deleted, Edited, Moved
 from daemon.apply import SMALL_BYTES, Applied, Applier
 from daemon.contents import FolderContents
 from daemon.core import Runner
 from daemon.differences import Differences, Problem, ProblemKind
-from daemon.disk import Disk, DiskError, FileKind, NameMissing, RootLost
+from daemon.disk import Disk, DiskError, FileKind, NameMissing
 from daemon.displaced import Clock, DisplacedWatch
 from daemon.engine import Engine
 from daemon.hints import Hint, HintKind, Watcher, WatchState
@@ -187,7 +187,8 @@ class FolderWork:
     def _lose_root(self, cause: DiskError) -> None:
         if self.trouble.root is None:
             logger.warning("folder faulty folder=%s why=%s", short(self.folder), cause)
-        self.trouble.root = (str(cause), cause.hint or "bring the folder back; it goes on by itself")
+        remedy = cause.hint or "bring the folder back; it goes on by itself"
+        self.trouble.root = (str(cause), remedy)
 
     async def _work(self, disk: Disk) -> None:
         tools = self._tools
@@ -257,6 +258,12 @@ class FolderWork:
             return stored.log.members(), stored.is_joining
 
         self.members, self.is_joining = await self._tools.core.run(read)
+        if self.may_write and self.local_changes:  # refused before we had the role
+            self.local_changes.clear()
+            self.local_objects.clear()
+            self._schedule.rescan(self._now_s())
+            self._hinted.set()
+            self.changed()
 
     def peer_has(self, agent: AgentId, heads: Heads) -> None:
         """Note what a peer has of this folder."""

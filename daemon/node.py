@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 CALM_S = 1.0  # a session that lasted so long was a success: the next call comes soon
 NO_ADDRESS_S = 5.0
+WORK_AGAIN_S = 5.0
 
 
 class Network(Protocol):
@@ -190,12 +191,18 @@ class Node:
             self._work_tasks[work.folder] = task
 
     async def _run_work(self, work: FolderWork) -> None:
-        try:
-            await work.run()
-        except asyncio.CancelledError:
-            if asyncio.current_task() is self._work_tasks.get(work.folder):
-                raise
-            # this folder alone was stopped
+        """Keep a folder at work; what goes wrong in one folder does not end the others."""
+        while True:
+            try:
+                await work.run()
+            except asyncio.CancelledError:
+                if asyncio.current_task() is self._work_tasks.get(work.folder):
+                    raise
+                return  # this folder alone was stopped
+            except Exception as failure:
+                logger.exception("folder stopped folder=%s", short(work.folder))
+                work.trouble.root = (f"stopped by {_innermost(failure)}", "it is tried again")
+            await asyncio.sleep(WORK_AGAIN_S)
 
     async def add_folder(self, stored: StoredFolder) -> FolderWork:
         """Begin to work on a folder that was shared or joined just now."""
@@ -279,12 +286,20 @@ class Node:
             ended = await self.sessions.open(link).run()
             if ended.is_struck:
                 self.rejected["struck-off"] += 1
+        except Exception:
+            logger.exception("session failed agent=%s", short(link.agent))
+            await link.close()
         finally:
             self.crossing.forget(link)
+            await self.world.core.run(self._forget_waiting, link.agent)
             if self.crossing.link_of(link.agent) is None:
                 for work in self.works.values():
                     work.peer_gone(link.agent)
             self._nudge(link.agent)
+
+    def _forget_waiting(self, agent: AgentId) -> None:
+        for stored in self.shelf:
+            stored.log.forget_waiting(agent)
 
     def _connections_changed(self) -> None:
         for work in self.works.values():
@@ -431,3 +446,10 @@ class Node:
         )
         self.engine.run_until_idle()
         return Verdict.WELCOME, folder_no
+
+
+def _innermost(failure: BaseException) -> str:
+    """Name the first cause in a group of failures, for a person."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return f"{type(failure).__name__}: {failure}"

@@ -496,6 +496,16 @@ class NodeOperations:
     async def reload(self) -> None:
         """Read the configuration again; a bad one changes nothing and raises."""
         self._read_config()
+        limits = self._node.config.limits
+        self._node.fetcher.download.change(limits.download_bytes_per_s)
+        self._node.sessions.upload.change(limits.upload_bytes_per_s)
+        await self.share_written()
+
+    async def share_written(self) -> None:
+        """Share the folders that somebody wrote into the configuration by hand."""
+        for name, folder in list(self._node.config.folders.items()):
+            if folder.id is None:
+                await self.share(str(folder.path), name)
 
     # -- small things ---------------------------------------------------------------------------
 
