@@ -34,7 +34,6 @@ from daemon.placing import DirectoryPaths, Job, Placed, Placer, numbers_of, plac
 from daemon.recovery import FETCH_PREFIX, Recovery
 from daemon.steps import (
     Bind,
-    MakeDirectory,
     MakeLink,
     MoveName,
     Plan,
@@ -280,11 +279,11 @@ class Applier:
     def _intent(self, step: Step, stage: Stage | None = None) -> Intent | None:
         """Cover what replaces, renames or removes.
 
-        New files, links and directories need none: nothing stood there, and what a crash leaves
-        is what a head says, so that it binds.
+        New files and links need none: nothing stood there, and what a crash leaves is what a
+        head says, so that it binds. A new directory has one since the steps after it name it.
         """
         match step:
-            case MakeDirectory() | Bind() | WriteFile(_, ()) | MakeLink(_, ()):
+            case Bind() | WriteFile(_, ()) | MakeLink(_, ()):
                 return None
             case RemoveFile(rows, _) | WriteFile(_, rows, _) | MakeLink(_, rows):
                 at_ns = self._names.moment_ns()

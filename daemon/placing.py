@@ -254,7 +254,7 @@ class Placer:
                 path = self._must_path(claim.place)
                 self._must_leave_none_behind(claim, ())
                 stat = self._disk.make_directory(path)
-                self._agree(self._new_rows(claim, stat), claim.gone)
+                self._agree(self._new_rows(claim, stat), claim.gone, job.number)
             case RemoveDirectory():
                 self._remove_directory(job, job.step)
             case SwapNames():

@@ -32,7 +32,9 @@ from daemon.placing import (
     settled_row,
 )
 from daemon.steps import (
+    Claim,
     Key,
+    MakeDirectory,
     MakeLink,
     MoveName,
     Place,
@@ -101,6 +103,8 @@ class Recovery:
 
     def _finish(self, intent: Intent, staged: set[bytes]) -> None:
         match intent.step:
+            case MakeDirectory(claim):
+                self._finish_making(claim, intent.number)
             case MoveName() as step:
                 self._finish_move(step, intent.number)
             case SwapNames(one, other):
@@ -135,6 +139,27 @@ class Recovery:
             return False
         return self._disk.stat(path) is None
 
+    def _finish_making(self, claim: Claim, number: bytes) -> None:
+        stat = self._stat(claim.place)
+        if stat is None or stat.kind is not FileKind.DIRECTORY:
+            return
+        agreed = [row_of(entry, stat, self._clock.now_ns()) for entry in claim.entries]
+        self._agree(agreed, (), (), number)
+
+    def _agree(
+        self,
+        rows: list[SyncedRow],
+        gone: tuple[Key, ...],
+        before: tuple[SyncedRow, ...],
+        number: bytes,
+        orphans: Sequence[SyncedRow] = (),
+    ) -> None:
+        stored, ended = self._ledger.agree(rows, gone, before, orphans)
+        for each in stored:
+            if each.kind is Kind.DIRECTORY:
+                self._moved[each.object_no] = Place(each.parent_no, each.name)
+        self._outcomes.append(Agreed(stored, ended, number))
+
     def _finish_move(self, step: MoveName, number: bytes) -> None:
         rows = self._ledger.telling_of(step.rows)
         row = rows[0]
@@ -153,11 +178,7 @@ class Recovery:
             agreed = [*moved_rows(step.claim, rows, seen), *other_numbers(step, rows)]
             gone = ended_keys(step.claim, rows)
             orphans = self._ledger.orphans(step.claim, rows)
-        stored, ended = self._ledger.agree(agreed, gone, rows, orphans)
-        for each in stored:
-            if each.kind is Kind.DIRECTORY:
-                self._moved[each.object_no] = Place(each.parent_no, each.name)
-        self._outcomes.append(Agreed(stored, ended, number))
+        self._agree(agreed, gone, rows, number, orphans)
 
     def _finish_attributes(self, intent: Intent, step: SetAttributes) -> None:
         entry = step.claim.entry
