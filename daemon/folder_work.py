@@ -123,7 +123,6 @@ class FolderWork:
         self.is_scanning = False
         self.is_applying = False
         self.is_joining = False
-        self.held: int = 0
         self.skipped: dict[bytes, ProblemKind] = {}
         self.local_changes: set[bytes] = set()
         self.local_objects: set[int] = set()
@@ -131,7 +130,8 @@ class FolderWork:
         self.last_change_ms: int | None = None
         self.peer_heads: dict[AgentId, Heads] = {}
         self.covered_seq = -1
-        self._confirmed = False
+        self._held: set[bytes] = set()  # paths whose deletion waits for a person's word
+        self._is_confirmed = False
         self._journal = FolderJournal(tools.shelf, tools.engine, tools.core, folder_no)
         self._schedule = LookSchedule(self._known_paths)
         self._delivery = threading.Lock()
@@ -334,7 +334,7 @@ class FolderWork:
 
     def confirm(self) -> None:
         """Let held deletions go on."""
-        self._confirmed = True
+        self._is_confirmed = True
         self._schedule.rescan(self._now_s())
         self._hinted.set()
 
@@ -518,26 +518,39 @@ class FolderWork:
     ) -> None:
         self._note_problems(bunch.problems, is_full=is_full and bunch.is_last)
         acts = match(bunch)
-        if acts and bunch.is_last:
-            acts = await self._hold(acts, cause)
+        if bunch.is_last:
+            acts = self._hold(acts, cause, is_full=is_full)
         if acts:
             await self._record(disk, acts)
         if bunch.agains:
             self._schedule.look_again(bunch.agains, self._now_s())
 
-    async def _hold(self, acts: list[Act], cause: ScanCause) -> list[Act]:
-        """Hold back a mass deletion that nobody watched, until it is confirmed."""
-        deleted = sum(isinstance(act, Deleted) for act in acts)
-        synced = self._tools.shelf[self.folder_no].synced
-        total = synced.files + synced.directories
-        is_held = self.held > 0 or is_mass_deletion(deleted, total, cause)
-        if not is_held or self._confirmed or not deleted:
-            if deleted and self._confirmed:
-                self._confirmed = False
-            self.held = 0
+    def _hold(self, acts: list[Act], cause: ScanCause, *, is_full: bool) -> list[Act]:
+        """Hold back a mass deletion that nobody watched, until it is confirmed.
+
+        Only a full scan decides what is held; what is, stays so for any other look.
+        """
+        if is_full:
+            missing = {act.path for act in acts if isinstance(act, Deleted)}
+            synced = self._tools.shelf[self.folder_no].synced
+            total = synced.files + synced.directories
+            is_held = bool(self._held) or is_mass_deletion(len(missing), total, cause)
+            self._held = missing if is_held and not self._is_confirmed else set()
+            self._is_confirmed = False
+        if not self._held:
             return acts
-        self.held = deleted
-        return [act for act in acts if not isinstance(act, Deleted)]
+        return [
+            act for act in acts if not (isinstance(act, Deleted) and act.path in self._held)
+        ]
+
+    @property
+    def held(self) -> int:
+        """The number of deletions that wait for a person's word."""
+        return len(self._held)
+
+    def release_held(self) -> None:
+        """Hold nothing any more: what was missing has been put back."""
+        self._held = set()
 
     def _note_problems(self, problems: Sequence[Problem], *, is_full: bool) -> None:
         if is_full:
