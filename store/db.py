@@ -159,5 +159,15 @@ def memory_database() -> Database:
     return Database(connection)
 
 
+def scratch_database() -> Database:
+    """Make a database for one piece of work; SQLite keeps it in a file that has no name."""
+    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA cache_size = -16384")
+    _make(connection)
+    return Database(connection)
+
+
 def _make(connection: sqlite3.Connection) -> None:
     connection.executescript("BEGIN;\n" + schema() + "\nCOMMIT;")

@@ -1,0 +1,136 @@
+"""Read everything back, and tell what is not as it was recorded.
+
+The parts are daemon.inspection's; here they are put in order, counted and kept apart, so that
+what cannot be read at all is a finding too and the rest goes on. Nothing is repaired.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daemon.answers import VerifyLine
+from daemon.inspection import NAMED_LIMIT, Inspection, Lines, finding, progress
+from daemon.terminal import counted, size
+from store.db import open_database
+from store.errors import DizzyError
+
+if TYPE_CHECKING:
+    from daemon.folder_work import FolderWork
+    from daemon.node import Node
+    from store.db import Database
+
+
+async def verify(node: Node, works: Sequence[FolderWork]) -> AsyncIterator[VerifyLine]:
+    """Read back the folders at work here; the last line is the summary.
+
+    Works beside a running node and on a stopped one. Raises nothing but cancellation: what
+    cannot be read is a finding.
+    """
+    verification = _Verification(node)
+    async with aclosing(verification.lines(works)) as lines:
+        async for line in lines:
+            yield line
+    yield verification.summary(len(works))
+
+
+class _Verification:
+    """One run over some folders."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._findings = 0
+        self._done_bytes = 0
+        self._total_bytes = 0
+
+    async def lines(self, works: Sequence[FolderWork]) -> Lines:
+        if len(works) == len(self._node.works):
+            for line in self._unknown_folders():
+                yield line
+        async for line in self._guarded("the database", self._database()):
+            yield line
+        folders = [Inspection(self._node, work) for work in works]
+        for folder in folders:
+            async for line in self._guarded(folder.name, self._measure(folder)):
+                yield line
+        for folder in folders:
+            for part in (folder.log, folder.files, folder.history):
+                async for line in self._guarded(folder.name, part()):
+                    yield line
+
+    async def _guarded(self, where: str, lines: Lines) -> Lines:
+        """Count lines; what cannot be read at all is a finding, and the other parts go on."""
+        try:
+            async with aclosing(lines):
+                async for line in lines:
+                    yield self._count(line)
+        except sqlite3.ProgrammingError:
+            raise
+        except sqlite3.DatabaseError as damaged:
+            yield self._count(finding(where, f"the database cannot be read: {damaged}"))
+        except DizzyError as failure:
+            yield self._count(finding(where, str(failure)))
+
+    def _count(self, line: VerifyLine) -> VerifyLine:
+        if line.kind == "progress":
+            self._done_bytes += line.done_bytes
+            return VerifyLine(
+                kind="progress",
+                done_bytes=self._done_bytes,
+                total_bytes=max(self._total_bytes, self._done_bytes),
+            )
+        self._findings += line.kind == "finding"
+        return line
+
+    def summary(self, folders: int) -> VerifyLine:
+        read = f"{size(self._done_bytes)} read in {counted(folders, 'folder')}"
+        text = f"{read}: {counted(self._findings, 'finding')}"
+        return VerifyLine(
+            kind="summary",
+            text=text if self._findings else f"{read}: all is well",
+            done_bytes=self._done_bytes,
+            total_bytes=max(self._total_bytes, self._done_bytes),
+            findings=self._findings,
+        )
+
+    def _unknown_folders(self) -> Iterator[VerifyLine]:
+        for name, folder in self._node.config.folders.items():
+            if folder.id not in self._node.works:
+                yield self._count(
+                    finding(name, "config.toml names it, and the database does not know it")
+                )
+
+    async def _measure(self, folder: Inspection) -> Lines:
+        self._total_bytes += await self._node.world.core.run(folder.measure)
+        yield progress(0)
+
+    async def _database(self) -> Lines:
+        """Let SQLite check its own structure, over a connection of its own that only reads."""
+        world = self._node.world
+        path = await world.core.run(_path_of, self._node.shelf.db)
+        if path:
+            told = await world.pool.run(_check_file, Path(path))
+        else:
+            told = await world.core.run(_check, self._node.shelf.db)
+        for text in told:
+            yield finding("the database", text)
+
+
+def _path_of(db: Database) -> str:
+    return str(db.execute("PRAGMA database_list").fetchone()[2])
+
+
+def _check_file(path: Path) -> list[str]:
+    db = open_database(path, read_only=True)
+    try:
+        return _check(db)
+    finally:
+        db.connection.close()
+
+
+def _check(db: Database) -> list[str]:
+    told = [str(row[0]) for row in db.execute(f"PRAGMA integrity_check({NAMED_LIMIT})")]
+    return [] if told == ["ok"] else told
