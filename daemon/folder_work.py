@@ -53,6 +53,7 @@ FAILED_RETRY_S = 5.0
 DISPLACED_LOOK_S = 5.0
 PLACING_PATIENCE_S = 0.5  # hints wait so long for apply to finish what it puts in place
 IMPORT_PATIENCE_S = 30.0
+FEW_OBJECTS = 64  # from so many on it pays to leave out what agrees already
 PLAN_LIMIT = 8192  # objects in one plan, so that applying begins before all is known
 SYNC_EACH_LIMIT = 16  # names to be made durable: from so many on one syncfs serves all
 _INLINE_LIMIT_BYTES = 64 * 1024
@@ -711,6 +712,10 @@ class FolderWork:
         changes.objects.update(due)
         if not changes:
             return None, False
+        if len(changes.objects) > FEW_OBJECTS:
+            stored.state.changes = changes
+            stored.drop_agreed()
+            changes = stored.take_changes()
         has_more = len(changes.objects) > PLAN_LIMIT
         if has_more:
             later = set(sorted(changes.objects)[PLAN_LIMIT:])
@@ -760,8 +765,9 @@ class FolderWork:
             self.last_change_ms = self._now_ms()
 
     def _note_applied(self, made: Plan, applied: Applied) -> None:
-        for no in made.objects:
-            self._delays.pop(no, None) if applied.is_complete else None
+        unfinished = {no for one in (*applied.postponed, *applied.failed) for no in one.object_nos}
+        for no in made.objects - unfinished:
+            self._delays.pop(no, None)
         again: list[bytes] = []
         for postponed in applied.postponed:
             if postponed.why is Why.CONTENT_AWAY:
