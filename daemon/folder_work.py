@@ -765,7 +765,8 @@ class FolderWork:
             self.last_change_ms = self._now_ms()
 
     def _note_applied(self, made: Plan, applied: Applied) -> None:
-        unfinished = {no for one in (*applied.postponed, *applied.failed) for no in one.object_nos}
+        unfinished = {no for postponed in applied.postponed for no in postponed.object_nos}
+        unfinished.update(no for failed in applied.failed for no in failed.object_nos)
         for no in made.objects - unfinished:
             self._delays.pop(no, None)
         again: list[bytes] = []
