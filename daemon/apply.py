@@ -44,7 +44,7 @@ from daemon.steps import (
     key_of,
     row_for,
 )
-from peers.cancelling import check_cancelled
+from peers.cancelling import TaskGroup
 from store.ids import BlobHash, Kind
 from store.records import BlobRef
 
@@ -247,14 +247,13 @@ class Applier:
         names, small, large, rest = _parts(plan.steps)
         await self._do_segments(names, run)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 gate = asyncio.Semaphore(_LARGE_AT_ONCE)
                 for step in large:
                     group.create_task(self._do_large(step, run, gate))
                 await self._do_rounds(small, run, group)
                 await self._do_segments(rest, run)
         except BaseExceptionGroup as several:
-            check_cancelled()
             raise several.exceptions[0] from None
 
     # -- names ---------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from daemon.record import Recorded
 from daemon.scanner import scan
 from daemon.shelf import Shelf
 from daemon.steps import Plan, WriteFile
-from peers.cancelling import check_cancelled
+from peers.cancelling import TaskGroup
 from peers.fetch import Fetcher
 from peers.heads import Heads, is_in_sync
 from store.access import Member, may_write
@@ -177,7 +177,6 @@ class FolderWork:
             try:
                 await self._work(disk)
             except* DiskError as group:
-                check_cancelled()
                 self._lose_root(_first(group))
             finally:
                 self.disk = None
@@ -221,7 +220,7 @@ class FolderWork:
             self.trouble.root = None
             self._schedule.rescan(self._now_s())
             self._has_backlog = True
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(self._look_forever(disk, watcher))
                 tasks.create_task(self._apply_forever(applier))
                 tasks.create_task(self._watch_displaced(displaced))
@@ -445,7 +444,7 @@ class FolderWork:
         bunches: asyncio.Queue[Differences | None] = asyncio.Queue(_BUNCHES_AHEAD)
         try:
             await self._load_ignore(disk, where)
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(self._scan_into(disk, where, bunches))
                 while (bunch := await bunches.get()) is not None:
                     await self._take_bunch(disk, bunch, cause, is_full=where.is_full)
@@ -635,7 +634,7 @@ class FolderWork:
 
     async def _apply_forever(self, applier: Applier) -> None:
         await self._tools.core.run(self._queue_unsynced)
-        async with asyncio.TaskGroup() as large:
+        async with TaskGroup() as large:
             while True:
                 self._changed.clear()
                 if self._may_apply() and await self._apply_once(applier, large):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 
 from peers import wire
-from peers.cancelling import check_cancelled
+from peers.cancelling import TaskGroup
 from peers.lane import Answer, Lane, loop_time_s
 from peers.large import ChunksAsk, Filling, LocalPiece, RangeAsk, Sink, reuse
 from peers.limits import RateLimit
@@ -466,11 +466,10 @@ class Fetcher:
             if not lanes:
                 return False
             try:
-                async with asyncio.TaskGroup() as tasks:
+                async with TaskGroup() as tasks:
                     for lane in lanes:
                         tasks.create_task(self._pull(folder, filling, lane, failed))
             except* DizzyError as group:  # the sink's: a full disk is the caller's to handle
-                check_cancelled()
                 raise group.exceptions[0] from None
         return True
 
@@ -567,13 +566,12 @@ async def _run_bulk(link: Link, lane: Lane, outbox: Outbox) -> None:
         raise LinkClosed("bulk link", "rests")
 
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             tasks.create_task(receive())
             tasks.create_task(send_all(link, outbox))
     except* LinkClosed:
-        check_cancelled()
+        pass
     except* Malformed as group:
-        check_cancelled()
         raise group.exceptions[0] from None
 
 

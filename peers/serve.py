@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from peers import wire
-from peers.cancelling import check_cancelled
+from peers.cancelling import TaskGroup
 from peers.chunks import FEED_BYTES, Cutter
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
@@ -307,14 +307,13 @@ async def serve_link(link: Link, server: BlobServer, outbox: Outbox) -> None:
                 server.accept(message)
 
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             tasks.create_task(receive())
             tasks.create_task(send_all(link, outbox))
             tasks.create_task(server.run())
     except* LinkClosed:
-        check_cancelled()
+        pass
     except* Malformed as group:
-        check_cancelled()
         raise group.exceptions[0] from None
     finally:
         await link.close()

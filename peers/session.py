@@ -15,7 +15,7 @@ from blake3 import blake3
 from msgspec import Struct
 
 from peers import heads, wire
-from peers.cancelling import check_cancelled
+from peers.cancelling import TaskGroup
 from peers.exchange import Ask, Strikes
 from peers.heads import Heads, Tips
 from peers.lane import Lane, loop_time_s
@@ -137,7 +137,7 @@ class Session:
         try:
             await self._sessions.joined(self)
             await self._greet()
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(self._receive_all())
                 tasks.create_task(send_all(self.link, self._outbox))
                 tasks.create_task(self._take_in_all())
@@ -152,7 +152,6 @@ class Session:
         finally:
             self._sessions.left(self)
             await self.link.close()
-        check_cancelled()
         await self._ask_others()
         return ended
 

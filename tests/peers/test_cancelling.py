@@ -6,34 +6,77 @@ import asyncio
 
 import pytest
 
-from peers.cancelling import check_cancelled
+from peers.cancelling import TaskGroup
 
 
-async def test_cancellation_beside_a_failure_is_not_lost() -> None:
+async def _fail(failing: asyncio.Event) -> None:
+    await failing.wait()
+    raise ValueError
+
+
+async def _rest() -> None:
+    """Let every task go on as far as it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_cancellation_beside_a_failure_is_not_lost(turns: int) -> None:
     failing = asyncio.Event()
-
-    async def fail() -> None:
-        await failing.wait()
-        raise ValueError
 
     async def live_on() -> str:
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(fail())
+            async with TaskGroup() as tasks:
+                tasks.create_task(_fail(failing))
         except* ValueError:
-            check_cancelled()
+            pass
+        await asyncio.Event().wait()  # a zombie
         return "zombie"
 
     task = asyncio.create_task(live_on())
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await _rest()
     failing.set()
-    await asyncio.sleep(0)  # the failure is under way
+    for _ in range(turns):
+        await asyncio.sleep(0)
     task.cancel()
 
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    async with asyncio.timeout(1):
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
-async def test_an_error_alone_is_no_cancellation() -> None:
-    check_cancelled()
+@pytest.mark.parametrize("is_inside", [False, True])
+async def test_a_failure_alone_leaves_no_cancellation_behind(is_inside: bool) -> None:  # noqa: FBT001
+    failing = asyncio.Event()
+
+    async def live_on() -> int:
+        for _ in range(2):
+            try:
+                async with TaskGroup() as tasks:
+                    tasks.create_task(_fail(failing))
+                    if is_inside:
+                        await asyncio.Event().wait()
+            except* ValueError:
+                pass
+        task = asyncio.current_task()
+        return -1 if task is None else task.cancelling()
+
+    task = asyncio.create_task(live_on())
+    await _rest()
+    failing.set()
+
+    assert await task == 0
+
+
+async def test_a_group_in_a_group_fails_alone() -> None:
+    failing = asyncio.Event()
+    failing.set()
+
+    async with TaskGroup() as outer:
+        for _ in range(3):
+            try:
+                async with TaskGroup() as inner:
+                    inner.create_task(_fail(failing))
+            except* ValueError:
+                pass
+        assert not outer._aborting  # type: ignore[attr-defined]
