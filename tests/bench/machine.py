@@ -1,0 +1,123 @@
+"""Measure what processes use, and give each run ground that nothing was deleted from.
+
+Reads /proc and makes file systems; knows no dizzyd.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+_CLONE_NEWNS: Final = 0x00020000
+_CLONE_NEWNET: Final = 0x40000000
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 1
+_TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
+_MIB: Final = 1 << 20
+
+
+def cpu_s(process_ids: Iterable[int]) -> float:
+    """Sum the CPU seconds that processes used so far, ended children of theirs included."""
+    ticks = 0
+    for number in process_ids:
+        after_name = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, after_name[11:15]))
+    return ticks / _TICKS_A_SECOND
+
+
+def resident_bytes(process_ids: Iterable[int]) -> int:
+    """Sum the resident memory of processes."""
+    total = 0
+    for number in process_ids:
+        for line in Path(f"/proc/{number}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def descendants(process_ids: Iterable[int]) -> list[int]:
+    """List processes and all that they started."""
+    found = list(process_ids)
+    for number in found:
+        children = Path(f"/proc/{number}/task/{number}/children")
+        if children.exists():
+            found.extend(map(int, children.read_text().split()))
+    return found
+
+
+def load() -> float:
+    """Give the load average of the last minute."""
+    return os.getloadavg()[0]
+
+
+def enter_own_world() -> bool:
+    """Give this process a loopback and mounts of its own, as root; tell whether that worked.
+
+    Then every byte on loopback is one of ours, and mounts end with the process.
+    """
+    if os.geteuid() != 0:
+        return False
+    if ctypes.CDLL(None).unshare(_CLONE_NEWNS | _CLONE_NEWNET):
+        return False
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    with socket.socket() as asking:
+        fcntl.ioctl(asking, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
+    return True
+
+
+def loopback_bytes() -> int:
+    """Count what went over loopback since it exists, TCP and IP included."""
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        name, _, figures = line.partition(":")
+        if name.strip() == "lo":
+            return int(figures.split()[0])
+    return 0
+
+
+@contextmanager
+def fresh_ground(base: Path | None, *, is_image: bool, size_mib: int) -> Iterator[Path]:
+    """Give an empty directory: a new ext4 of its own, or one on the file system that is there.
+
+    ext4 avoids inodes that were freed a moment ago, which makes creating files several times
+    slower after a clean-up; so figures of two runs in one file system do not compare.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="dizzyd-bench-", dir=base))
+    ground = scratch / "ground"
+    ground.mkdir()
+    try:
+        if is_image:
+            _mount_image(scratch / "image", ground, size_mib)
+        yield ground
+    finally:
+        if is_image:
+            subprocess.run(["umount", "--lazy", str(ground)], check=False)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _mount_image(image: Path, ground: Path, size_mib: int) -> None:
+    with image.open("wb") as file:
+        file.truncate(size_mib * _MIB)
+    lazy = "lazy_itable_init=0,lazy_journal_init=0"  # no kernel thread fills tables meanwhile
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-E", lazy, str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(ground)], check=True)
+
+
+def can_mount_images() -> bool:
+    """Tell whether loop-mounted images work here."""
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        return False
+    try:
+        with fresh_ground(None, is_image=True, size_mib=16):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
