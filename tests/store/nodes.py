@@ -15,19 +15,29 @@ from daemon.record import Recorded, Recorder
 from store.access import Role
 from store.db import memory_database
 from store.folder import StoredFolder, add_folder, share_folder
-from store.ids import Epoch, Kind, blob_hash
+from store.ids import BatchId, Epoch, Kind, blob_hash
 from store.records import Entry, SyncedRow
 from store.signing import AgentKey, SignedBatch, verify
-from store.state import Changes
+
+CONTENTS: dict[bytes, bytes] = {}  # what a value of a file stands for
 
 _inodes = count(1000)
+_verified: dict[bytes, SignedBatch] = {}
 
 
 def looked(content: bytes, *, kind: FileKind = FileKind.FILE, mtime_ns: int = 5) -> Looked:
     """Make what a look at a file with that content would give."""
+    CONTENTS[blob_hash(content)] = content
     value = {FileKind.FILE: blob_hash(content), FileKind.SYMLINK: content}.get(kind, b"")
     stat = Stat(kind, next(_inodes), len(content), mtime_ns, mtime_ns, 0o644, 1)
     return Looked(stat, value, mtime_ns)
+
+
+def unchanged(row: SyncedRow, *, mode: int = 0o644, mtime_ns: int | None = None) -> Looked:
+    """Make what a look at a file gives that still holds what synced says."""
+    seen_ns = row.mtime_ns if mtime_ns is None else mtime_ns
+    stat = Stat(FileKind(int(row.kind)), row.inode, row.size, seen_ns, 5, mode, 1)
+    return Looked(stat, row.value, 9)
 
 
 class Node:
@@ -67,7 +77,49 @@ class Node:
     def wires(self) -> list[SignedBatch]:
         heads = self.stored.log.heads()
         found, _ = self.stored.log.read([(h.log, None, h.seq) for h in heads], [], 1 << 40)
-        return [verify(wire) for wire in found]
+        for wire in found:
+            if wire.signature not in _verified:
+                _verified[wire.signature] = verify(wire)
+        return [_verified[wire.signature] for wire in found]
+
+    def has(self, batch: bytes) -> bool:
+        return self.stored.log.has(BatchId(batch))
+
+    # -- what a user does, by path of this disk -----------------------------------------------
+
+    def create(self, path: bytes, content: bytes) -> Recorded:
+        return self.record(Created(path, looked(content)))
+
+    def make_directory(self, path: bytes) -> Recorded:
+        return self.record(Created(path, looked(b"", kind=FileKind.DIRECTORY)))
+
+    def edit(self, path: bytes, content: bytes) -> Recorded:
+        return self.record(Edited(path, tuple(self.rows()[path]), looked(content)))
+
+    def move(self, source: bytes, target: bytes) -> Recorded:
+        at = tuple(self.rows()[source])
+        return self.record(Moved(source, target, at, unchanged(at[0])))
+
+    def delete(self, path: bytes) -> Recorded:
+        """Delete what stands there and, parents first, all that is below."""
+        rows = self.rows()
+        below = sorted(p for p in rows if p == path or p.startswith(path + b"/"))
+        return self.record(*(Deleted(p, tuple(rows[p])) for p in below))
+
+    def touch(self, path: bytes, *, mode: int, mtime_ns: int) -> Recorded:
+        at = tuple(self.rows()[path])
+        return self.record(Touched(path, at, unchanged(at[0], mode=mode, mtime_ns=mtime_ns)))
+
+    def files(self) -> dict[bytes, bytes | None]:
+        """Give path -> content as the view wants it; None for a directory."""
+        return {
+            b"/".join(path): None
+            if kind == Kind.DIRECTORY
+            else CONTENTS[value]
+            if kind == Kind.FILE
+            else value
+            for path, (kind, value) in self.view().items()
+        }
 
     def view(self) -> dict[tuple[bytes, ...], tuple[int, bytes]]:
         """Give path -> (kind, value), from the view alone; checks that paths are unique."""
@@ -110,8 +162,8 @@ def _row(entry: Entry) -> SyncedRow:
     )
 
 
-def make_nodes(number: int) -> list[Node]:
-    """Make nodes that share one folder and know each other."""
+def make_nodes(number: int, *, roles: dict[int, Role] | None = None) -> list[Node]:
+    """Make nodes that share one folder and know each other; they may write unless told."""
     keys = [AgentKey.from_seed(bytes([i + 1]) * 32) for i in range(number)]
     stored = share_folder(
         memory_database(),
@@ -127,7 +179,7 @@ def make_nodes(number: int) -> list[Node]:
     for i, key in enumerate(keys[1:], 1):
         stored.grant(
             key.agent,
-            Role.WRITE,
+            (roles or {}).get(i, Role.WRITE),
             label=b"abcdef"[i : i + 1],
             expires_ms=None,
             may_delegate=False,
@@ -147,7 +199,7 @@ def make_nodes(number: int) -> list[Node]:
 
 def deliver(source: Node, target: Node, rng: random.Random | None = None, share: float = 1) -> None:
     """Carry batches over, in random order and perhaps not all of them."""
-    batches = [b for b in source.wires() if not target.stored.log.has(b.id)]
+    batches = [b for b in source.wires() if not target.has(b.id)]
     if rng is not None:
         batches = [b for b in batches if rng.random() < share]
         rng.shuffle(batches)
@@ -157,6 +209,17 @@ def deliver(source: Node, target: Node, rng: random.Random | None = None, share:
                 target.stored.admit([batch], bytes([source.number]))
     else:
         target.stored.admit(batches, bytes([source.number]))
+
+
+def settle(*nodes: Node) -> None:
+    """Carry everything everywhere and make each disk equal to its view."""
+    for _ in range(2):
+        for source in nodes:
+            for target in nodes:
+                if source is not target:
+                    deliver(source, target)
+    for node in nodes:
+        node.materialise()
 
 
 def random_act(node: Node, rng: random.Random) -> list[Act]:
@@ -183,26 +246,11 @@ def random_act(node: Node, rng: random.Random) -> list[Act]:
         if new.value != at[0].value:
             return [Edited(path, at, new)]
     if kind <= 5 and target not in rows and not target.startswith(path + b"/"):
-        same = Looked(
-            Stat(stat_kind, at[0].inode, at[0].size, at[0].mtime_ns, 5, 0o644, 1), at[0].value, 9
-        )
-        return [Moved(path, target, at, same)]
+        return [Moved(path, target, at, unchanged(at[0]))]
     if kind == 6:
         below = [p for p in paths if p == path or p.startswith(path + b"/")]
         return [Deleted(p, tuple(rows[p])) for p in sorted(below)]
     if not is_directory:
-        return [
-            Touched(
-                path,
-                at,
-                Looked(
-                    Stat(stat_kind, at[0].inode, at[0].size, rng.randrange(99), 5, 0o755, 1),
-                    at[0].value,
-                    9,
-                ),
-            )
-        ]
+        touched = unchanged(at[0], mode=0o755, mtime_ns=rng.randrange(99))
+        return [Touched(path, at, touched)]
     return []
-
-
-__all__ = ["Changes", "Node", "deliver", "looked", "make_nodes", "random_act"]
