@@ -156,6 +156,10 @@ class Recorder:
         self.result.local_changes.append(path)
         return True
 
+    def _cannot_place(self, paths: Sequence[bytes]) -> None:
+        """Look again where synced knows no directory; a reader's own ones it never will."""
+        (self.result.look_again if self._may_write else self.result.local_changes).extend(paths)
+
     def _edit(self, act: Edited) -> None:
         rows = self._by_precedence(act.rows)
         bound = [row for row in rows if self._binds_head(row, act.looked)]
@@ -188,7 +192,7 @@ class Recorder:
         parent_path, _, name = act.target.rpartition(b"/")
         parents = self._directories_at(parent_path)
         if not parents:
-            self.result.look_again.append(act.target)
+            self._cannot_place([act.target])
             return
         is_first = True
         for row in self._by_precedence(act.rows):
@@ -338,7 +342,7 @@ class Recorder:
         parent_path, _, name = act.path.rpartition(b"/")
         parents = self._directories_at(parent_path)
         if not parents:
-            self.result.look_again.append(act.path)
+            self._cannot_place([act.path])
             return
         if self._synced.rows_at(act.path):
             self.result.look_again.append(act.path)
@@ -360,7 +364,7 @@ class Recorder:
         for parent_path, named in by_parent.items():
             parents = self._directories_at(parent_path)
             if not parents:
-                self.result.look_again.extend(act.path for _, act in named)
+                self._cannot_place([act.path for _, act in named])
                 continue
             names = [name for name, _ in named]
             self._flush()
@@ -419,7 +423,7 @@ class Recorder:
         parent_path, _, name = path.rpartition(b"/")
         parents = self._directories_at(parent_path)
         if not parents:
-            self.result.look_again.append(path)
+            self._cannot_place([path])
         elif not self._refused(path):
             act = Created(path, looked)
             self._write_creates(parents[0], [(name, act)])

@@ -49,7 +49,7 @@ async def revert_local_changes(node: Node, work: FolderWork) -> None:
     try:
         await _take_back(node, work, disk, f"revert {name}", lambda acts: acts)
         work.local_changes.clear()
-        work.held = 0
+        work.release_held()
     finally:
         work.local_objects.clear()
         await _plan_again(node, work)
@@ -74,7 +74,7 @@ async def put_back_deleted(node: Node, work: FolderWork) -> None:
             f"undo-deletions {name}",
             lambda acts: [act for act in acts if isinstance(act, Deleted)],
         )
-        work.held = 0
+        work.release_held()
     finally:
         await _plan_again(node, work)
 

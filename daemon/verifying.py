@@ -98,7 +98,7 @@ class _Verification:
 
     def _unknown_folders(self) -> Iterator[VerifyLine]:
         for name, folder in self._node.config.folders.items():
-            if folder.id not in self._node.works:
+            if folder.id is not None and folder.id not in self._node.works:
                 yield self._count(
                     finding(name, "config.toml names it, and the database does not know it")
                 )
