@@ -8,6 +8,7 @@ here decides anything.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from peers.invite import Invite
     from peers.link import Link, Purpose
     from store.signing import WireBatch
+    from tests.sim.loop import VirtualLoop
     from tests.sim.world import Place
 
 PORT = 7499
@@ -92,6 +94,7 @@ def _founded(names: tuple[str, ...], index: int) -> bytes:
                 may_delegate=False,
                 wall_ms=SHARED_AT_MS,
             )
+    stored.state.root()  # 4096 buckets are hashed once for all histories
     return database.connection.serialize()
 
 
@@ -301,7 +304,24 @@ def _told(error: BaseException) -> str:
     return f"{error!r} at {line}"
 
 
+class _Telltale(logging.Handler):
+    """Tell the loop of what a node caught, wrote to its log, and went on from."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record at the level ERROR."""
+        loop = cast("VirtualLoop", asyncio.get_running_loop())
+        error = record.exc_info[1] if record.exc_info else None
+        loop.errors.append(record.getMessage() + ("" if error is None else f": {_told(error)}"))
+
+
+def _listen_to_logs() -> None:
+    logger = logging.getLogger("daemon")
+    if not any(isinstance(each, _Telltale) for each in logger.handlers):
+        logger.addHandler(_Telltale(logging.ERROR))
+
+
 def make(place: Place) -> RealNode:
     """Make a real node."""
+    _listen_to_logs()
     return RealNode(place)
 
