@@ -38,6 +38,7 @@ from daemon.steps import (
     MoveName,
     Plan,
     RemoveFile,
+    Renumber,
     Step,
     SwapNames,
     WriteFile,
@@ -282,7 +283,7 @@ class Applier:
         head says, so that it binds. A new directory has one since the steps after it name it.
         """
         match step:
-            case Bind() | WriteFile(_, ()) | MakeLink(_, ()):
+            case Bind() | Renumber() | WriteFile(_, ()) | MakeLink(_, ()):
                 return None
             case RemoveFile(rows, _) | WriteFile(_, rows, _) | MakeLink(_, rows):
                 at_ns = self._names.moment_ns()
@@ -530,6 +531,8 @@ def _segments(steps: Sequence[Step]) -> Iterable[list[Step]]:
 def _moves_directory(step: Step) -> bool:
     if isinstance(step, SwapNames):
         return _moves_directory(step.one) or _moves_directory(step.other)
+    if isinstance(step, Renumber):
+        return True
     return isinstance(step, MoveName) and step.rows[0].kind is Kind.DIRECTORY
 
 

@@ -156,7 +156,7 @@ def settle(
         stat.inode,
         stat.size,
         stat.mtime_ns,
-        now_ns + LOOK_AGAIN_NS,  # noqa: FBT003
+        now_ns + LOOK_AGAIN_NS,
     )
     if row.kind is Kind.SYMLINK:
         return [Kept(kept, row)]
@@ -171,11 +171,11 @@ def _watch_kept(
     seen = replace(row, value=looked.value, size=looked.stat.size)
     stat = looked.stat
     due_ns = now_ns + LOOK_AGAIN_NS
-    return [Watched(Watch(kept, True, path, seen, stat.inode, stat.size, stat.mtime_ns, due_ns))]  # noqa: FBT003
+    return [Watched(Watch(kept, True, path, seen, stat.inode, stat.size, stat.mtime_ns, due_ns))]
 
 
 def _watch_in_tmp(stage: bytes, path: bytes, row: SyncedRow, now_ns: int) -> Watch:
-    return Watch(stage, False, path, row, row.inode, -1, 0, now_ns + LOOK_AGAIN_NS)  # noqa: FBT003
+    return Watch(stage, False, path, row, row.inode, -1, 0, now_ns + LOOK_AGAIN_NS)
 
 
 class DisplacedWatch:

@@ -52,6 +52,10 @@ class Ledger:
                 for row in rows_of(step):
                     self._store(row)
 
+    def knows(self, inode: int) -> bool:
+        """Whether the file of this inode was there before the plan."""
+        return inode in self._keys
+
     def telling_of(self, rows: tuple[SyncedRow, ...]) -> tuple[SyncedRow, ...]:
         """Give the rows that tell now of the file that these rows told of."""
         if not rows:

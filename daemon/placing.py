@@ -50,6 +50,7 @@ from daemon.steps import (
     Place,
     RemoveDirectory,
     RemoveFile,
+    Renumber,
     SetAttributes,
     Step,
     SwapNames,
@@ -263,6 +264,8 @@ class Placer:
                 self._link(job, job.step)
             case SetAttributes():
                 self._set_attributes(job, job.step)
+            case Renumber(rows):
+                self._agree(rows)
             case Bind(None, rows, gone):
                 if rows[0].kind is Kind.DIRECTORY and self._has_trouble:
                     # What was postponed may be found by this number only.
@@ -560,8 +563,8 @@ def other_numbers(step: MoveName, rows: tuple[SyncedRow, ...]) -> list[SyncedRow
 
 def settled_row(entry: Entry, rows: tuple[SyncedRow, ...], stat: Stat | None) -> SyncedRow:
     """Give the row of what stands as wanted in every respect."""
-    row = replace(moved_row(entry, rows, stat), mode=entry.mode, shared_mtime_ns=entry.mtime_ns)
-    return row
+    moved = moved_row(entry, rows, stat)
+    return replace(moved, mode=entry.mode, shared_mtime_ns=entry.mtime_ns)
 
 
 def _seen(row: SyncedRow, stat: Stat) -> SyncedRow:
@@ -615,7 +618,7 @@ def place_of(step: Step) -> Place:
             return one.target
         case RemoveFile(_, source) | RemoveDirectory(_, source):
             return source
-        case Bind(None, rows, _):
+        case Bind(None, rows, _) | Renumber(rows):
             return Place(rows[0].parent_no, rows[0].name)
         case Bind(claim, _, _) if claim is not None:
             return claim.place
@@ -645,7 +648,7 @@ def numbers_of(step: Step) -> tuple[int, ...]:
         case MoveName(rows, _, _, target) | Bind(target, rows, _):
             if target is not None:
                 found.update(entry.object_no for entry in target.entries)
-        case RemoveFile(rows, _) | RemoveDirectory(rows, _):
+        case RemoveFile(rows, _) | RemoveDirectory(rows, _) | Renumber(rows):
             pass
     found.update(row.object_no for row in rows)
     return tuple(sorted(found))
@@ -660,8 +663,8 @@ __all__ = [
     "Placed",
     "Placer",
     "Watched",
-    "history_name",
     "ended_keys",
+    "history_name",
     "moved_row",
     "moved_rows",
     "numbers_of",

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from daemon.ordering import Node, Ordering
 from daemon.steps import (
     Bind,
@@ -26,6 +28,7 @@ from daemon.steps import (
     Plan,
     RemoveDirectory,
     RemoveFile,
+    Renumber,
     SetAttributes,
     Step,
     SwapNames,
@@ -50,6 +53,7 @@ __all__ = [
     "Plan",
     "RemoveDirectory",
     "RemoveFile",
+    "Renumber",
     "SetAttributes",
     "Step",
     "SwapNames",
@@ -363,14 +367,28 @@ class _Pairing:
 
     def finish(self) -> list[Node]:
         """Tie every node to its goal, and give those that are more than a change of synced."""
-        for node in self.nodes:
-            node.index = -1
+        self._renumber()
         for index, node in enumerate(self.nodes):
             node.index = index
             if node.claim is not None:
                 node.goal_parent = self.goal(node.claim.entry.parent_no)
         _carry_displaced(self.nodes)
         return self.nodes
+
+
+    def _renumber(self) -> None:
+        """Where union directories part, children go on under the number that stays."""
+        changed: list[SyncedRow] = []
+        for node in self._found:
+            parent = node.parent
+            if parent is None or len(parent.rows) < 2:  # noqa: PLR2004 - one number cannot part
+                continue
+            number = parent.directory_no
+            if any(row.parent_no != number for row in node.rows):
+                node.rows = tuple(replace(row, parent_no=number) for row in node.rows)
+                changed += node.rows
+        if changed:
+            self.binds.insert(0, Renumber(tuple(changed)))
 
 
 def _representative_first(entry: Entry) -> tuple[bool, int, bytes]:

@@ -195,7 +195,8 @@ class Recovery:
         self, intent: Intent, rows: tuple[SyncedRow, ...], source: Place, staged: set[bytes]
     ) -> None:
         was_taken = self._finish_displacing(intent, rows[0], source, None, staged)
-        if was_taken and self._is_free(source):
+        stat = self._stat(source)
+        if was_taken and (stat is None or stat.inode != rows[0].inode):
             gone = tuple(key_of(row) for row in rows)
             self._outcomes.append(Agreed((), gone, intent.number))
 
@@ -260,7 +261,9 @@ class Recovery:
         if path is None:
             return
         (looked,) = self._disk.look([path])
-        if isinstance(looked, Looked) and looked.value == step.claim.entry.value:
+        if not isinstance(looked, Looked) or self._ledger.knows(looked.stat.inode):
+            return  # the same bytes in a file that synced knows: this step was not done
+        if looked.value == step.claim.entry.value:
             entries = step.claim.entries
             agreed = tuple(row_of(each, looked.stat, looked.looked_at_ns) for each in entries)
             self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))

@@ -119,6 +119,12 @@ class Bind(Struct, frozen=True, tag=9, gc=False):
     gone: tuple[Key, ...] = ()
 
 
+class Renumber(Struct, frozen=True, tag=10, gc=False):
+    """Have rows name their directory by another of its numbers, before one of them parts."""
+
+    rows: tuple[SyncedRow, ...]
+
+
 Step = (
     MakeDirectory
     | MoveName
@@ -129,6 +135,7 @@ Step = (
     | RemoveFile
     | RemoveDirectory
     | Bind
+    | Renumber
 )
 
 

@@ -17,6 +17,7 @@ from daemon.steps import (
     Place,
     RemoveDirectory,
     RemoveFile,
+    Renumber,
     SetAttributes,
     Step,
     SwapNames,
@@ -191,6 +192,10 @@ class Tree:
             case SetAttributes(claim, rows, _):
                 self._is_same(self.directories[claim.place.parent_no].names[claim.place.name], rows)
                 self._claim(claim)
+            case Renumber(rows):
+                for row in rows:
+                    assert self.directories[row.parent_no].names[row.name].kind is row.kind
+                    self.rows[key_of(row)] = row
             case Bind(claim, _, gone):
                 self._forget(gone)
                 if claim is not None:
