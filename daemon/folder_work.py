@@ -139,6 +139,7 @@ class FolderWork:
         self._delivered: list[Hint] = []
         self._is_announced = False
         self._hints: list[Hint] = []
+        self._is_taking_hints = False
         self._hinted = asyncio.Event()
         self._changed = asyncio.Event()
         self._scan_asked: list[asyncio.Future[None]] = []
@@ -302,6 +303,8 @@ class FolderWork:
             and not self.is_scanning
             and not self.is_applying
             and not self._hints
+            and not self._is_taking_hints
+            and not self._changed.is_set()
             and not self._has_backlog
             and not self._slow
             and not self._retries
@@ -322,7 +325,12 @@ class FolderWork:
 
     @property
     def has_work(self) -> bool:
-        """Whether this disk is behind the state, or the state behind the disk."""
+        """Whether this disk is behind the state, or the state behind the disk.
+
+        Who is told of work is told of its end too: peers compare only what is settled.
+        """
+        if not self.is_settled:
+            self.was_settled = False
         return not self.is_settled
 
     async def scan_now(self) -> None:
@@ -376,12 +384,16 @@ class FolderWork:
         Most hints of that time are of our own renames: they are judged together, by one look
         that finds nothing, when synced has followed.
         """
-        if self._applier is not None:
-            await self._applier.rest(PLACING_PATIENCE_S)
-        now, self._hints = self._hints, []
-        hints = [*hints, *now]
-        known = await self._tools.core.run(self._known_paths, self._schedule.asked(hints))
-        self._schedule.touch(hints, self._now_s(), known)
+        self._is_taking_hints = True
+        try:
+            if self._applier is not None:
+                await self._applier.rest(PLACING_PATIENCE_S)
+            now, self._hints = self._hints, []
+            hints = [*hints, *now]
+            known = await self._tools.core.run(self._known_paths, self._schedule.asked(hints))
+            self._schedule.touch(hints, self._now_s(), known)
+        finally:
+            self._is_taking_hints = False
 
     async def _wait_for_hints(self, watcher: Watcher, next_routine_s: float) -> None:
         loop = asyncio.get_running_loop()

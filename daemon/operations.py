@@ -442,14 +442,12 @@ class NodeOperations:
     async def wait(self, name: str | None, timeout_s: float) -> None:
         """Return when in sync with every connected peer. Raises TryLater at the timeout."""
         works = self._works(name)
-        why = "no peer is connected"
+        why = await self._what_is_missing(works)
         try:
             async with asyncio.timeout(timeout_s):
-                while True:
-                    why = await self._what_is_missing(works)
-                    if not why:
-                        return
+                while why:
                     await asyncio.sleep(_WAIT_LOOK_S)
+                    why = await self._what_is_missing(works)
         except TimeoutError:
             raise TryLater("wait", why, hint="`dizzyd status` shows what is under way") from None
 

@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from daemon.core import Runner
 from daemon.disk import Disk, DiskError, FileKind, Stat
 from daemon.engine import Engine
@@ -141,9 +143,11 @@ class NodeReplica:
     async def heads(self, folder: FolderId) -> Heads:
         """Say what this node has of a folder."""
         work = self._folders[folder]
-        return await self._core.run(
-            self._read_heads, work.folder_no, work.is_importing, work.has_work
-        )
+        had_work = work.has_work
+        read = await self._core.run(self._read_heads, work.folder_no, work.is_importing, had_work)
+        if had_work or not work.has_work:
+            return read
+        return replace(read, state_root=None, is_applied=False)  # work came with what was read
 
     def _read_heads(self, folder_no: int, is_importing: bool, has_work: bool) -> Heads:  # noqa: FBT001
         """Read heads; while there is work to do the root would be hashed for nothing."""
