@@ -456,6 +456,7 @@ class FolderWork:
         bunches: asyncio.Queue[Differences | None] = asyncio.Queue(_BUNCHES_AHEAD)
         try:
             await self._load_ignore(disk, where)
+            self._forget_problems(where)
             async with TaskGroup() as tasks:
                 tasks.create_task(self._scan_into(disk, where, bunches))
                 while (bunch := await bunches.get()) is not None:
@@ -528,7 +529,7 @@ class FolderWork:
     async def _take_bunch(
         self, disk: Disk, bunch: Differences, cause: ScanCause, *, is_full: bool
     ) -> None:
-        self._note_problems(bunch.problems, is_full=is_full and bunch.is_last)
+        self._note_problems(bunch.problems)
         acts = match(bunch)
         if bunch.is_last:
             acts = self._hold(acts, cause, is_full=is_full)
@@ -564,9 +565,19 @@ class FolderWork:
         """Hold nothing any more: what was missing has been put back."""
         self._held = set()
 
-    def _note_problems(self, problems: Sequence[Problem], *, is_full: bool) -> None:
-        if is_full:
+    def _forget_problems(self, where: LookSet) -> None:
+        """Forget what was wrong where a look begins; what still is wrong is found again."""
+        if where.is_full:
             self.trouble.unreadable.clear()
+            self.skipped.clear()
+            return
+        trees = tuple(tree + b"/" for tree in where.trees)
+        for path in list(self.trouble.unreadable):
+            is_listed = path.rpartition(b"/")[0] in where.directories
+            if path in where.paths or is_listed or path.startswith(trees):
+                del self.trouble.unreadable[path]
+
+    def _note_problems(self, problems: Sequence[Problem]) -> None:
         for problem in problems:
             if problem.kind is ProblemKind.UNREADABLE:
                 self.trouble.unreadable[problem.path] = problem.why

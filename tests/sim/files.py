@@ -400,12 +400,19 @@ class Files:
                 if random.random() < keep:
                     image.apply(change)
                     continue
-                if change.state is not None and random.random() < 0.3:
+                if self._is_new_content(change) and random.random() < 0.3:
                     image.apply(_torn(change, random))
             closed.update(change.keys)
         self._journal.clear()
         self.power_cuts += 1
         self._rebuild(image)
+
+    def _is_new_content(self, change: _Change) -> bool:
+        """Whether bytes were under way: chmod and utimensat tear no content that is durable."""
+        if change.inode is None or change.state is None:
+            return False
+        durable = self._durable.states.get(change.inode.uid)
+        return durable is None or durable.content != change.state.content
 
     def _rebuild(self, image: _Image) -> None:
         made: dict[int, Inode] = {}
