@@ -5,7 +5,7 @@ checked before anything is kept for it; a frame of length zero only says that we
 the receiver is slow the network is not read (bounded), where nothing is heard for 15 s the
 connection is given up.
 
-Why not WebSocket: see docs/decisions/frames-without-websocket.md.
+Why not WebSocket: see docs/decisions/0001-frames-without-websocket.md.
 """
 
 from __future__ import annotations

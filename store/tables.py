@@ -1,9 +1,8 @@
 """Define every table of a node's database.
 
-One class for each table, with its indices; nothing here reads or writes. Hot paths use the
-DB-API on the same tables (store.log, store.state, store.synced); the low-rate tables of
-the daemon are read through SQLModel sessions. Importing this module costs a third of a second,
-so only the making of a new database and the low-rate tables do it.
+One class for each table, with its indices; nothing here reads or writes. All of that uses the
+DB-API on these tables (docs/decisions/0005-db-api-for-all-tables.md). Importing this module costs
+a third of a second, so only the making of a new database does it (store.db).
 
 Columns named `*_no` are small local numbers that never leave this node. `key` columns hold the
 order key of an event, 44 bytes: lamport u64, batch id 32, index u32, all big-endian, so that
