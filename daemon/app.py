@@ -25,13 +25,15 @@ from daemon import report
 from daemon.config import Config, read_config
 from daemon.control import ControlServer
 from daemon.core import InlineRunner, Runner, ThreadRunner
-from daemon.disk import Disk, RootLost
+from daemon.disk import Disk, DiskError, RootLost
 from daemon.fs import LinuxDisk
 from daemon.home import Home, user_directory
+from daemon.joining import Joining
 from daemon.key_file import read_key
 from daemon.node import Node, World
 from daemon.operations import NodeOperations
 from daemon.service import Notifier
+from daemon.sharing import Sharing
 from daemon.status import Problem
 from daemon.terminal import escape
 from daemon.watcher import watcher_for
@@ -167,15 +169,14 @@ def make_operations(
         announce = parse_all(node.config.node.announce)
         return own_addresses(listening(), announce, interface_addresses())
 
-    return NodeOperations(
+    sharing = Sharing(
         node,
         home,
         user_home=user_directory(os.environ),
         prepare_disk=_prepare_disk,
         find_marker=_find_marker,
-        own_addresses=addresses,
-        reporter=reporter,
     )
+    return NodeOperations(node, sharing, Joining(node, sharing, addresses), reporter)
 
 
 @contextmanager
@@ -194,6 +195,9 @@ def stopped_node(home: Home) -> Iterator[NodeOperations]:
                 config=config,
             )
             asyncio.run(node.load())
+            for work in node.works.values():
+                with contextlib.suppress(DiskError):  # a lost root is told by status and verify
+                    work.disk = open_disk(work.path, work.folder, None)
             listen = parse_all(config.node.listen)
             reporter = report.Reporter(
                 node,
@@ -205,6 +209,9 @@ def stopped_node(home: Home) -> Iterator[NodeOperations]:
             )
             yield make_operations(node, home, reporter, lambda: listen)
         finally:
+            for work in node.works.values():
+                if work.disk is not None:
+                    close_disk(work.disk)
             database.close()
 
 

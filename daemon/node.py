@@ -211,17 +211,22 @@ class Node:
         await self.sessions.folders_changed()
         return work
 
-    async def drop_folder(self, folder: FolderId) -> None:
-        """Stop with a folder; its files, history and log stay."""
+    async def stop_folder(self, folder: FolderId) -> None:
+        """Let a folder rest; nothing is written."""
         work = self.works.pop(folder)
         self._shared.pop(folder, None)
         task = self._work_tasks.pop(folder, None)
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        stored = self.shelf[work.folder_no]
-        await self.world.core.run(self.shelf.close, stored)
+        self.shelf.drop(work.folder_no)
         await self.sessions.folders_changed()
+
+    async def drop_folder(self, folder: FolderId) -> None:
+        """Stop with a folder; its files, history and log stay."""
+        folder_no = self.works[folder].folder_no
+        await self.stop_folder(folder)
+        await self.world.core.run(self.shelf.deactivate, folder_no)
 
     # -- what happens on the database thread ------------------------------------------------------
 

@@ -51,10 +51,13 @@ class Shelf:
             if no not in self._by_no:
                 self._by_no[no] = StoredFolder(self.db, no, FolderId(folder), self.key)
 
-    def close(self, stored: StoredFolder) -> None:
-        """Stop with a folder; its rows stay, so that it can go on later."""
-        self.db.execute("UPDATE folder SET is_active = 0 WHERE no = ?", (stored.no,))
-        self._by_no.pop(stored.no, None)
+    def drop(self, folder_no: int) -> None:
+        """Let go of a folder; its rows are not touched."""
+        self._by_no.pop(folder_no, None)
+
+    def deactivate(self, folder_no: int) -> None:
+        """Note that this node stopped with a folder; its rows stay, so that it can go on later."""
+        self.db.execute("UPDATE folder SET is_active = 0 WHERE no = ?", (folder_no,))
 
     @contextmanager
     def begin(self) -> Iterator[None]:

@@ -1,0 +1,246 @@
+"""Share, leave and unshare folders, and keep config.toml in step with what is shared.
+
+Says what may be shared and where; what a folder at work does is daemon.folder_work's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from daemon import config_edit
+from daemon.config import Config, read_config
+from daemon.folder_work import FolderWork
+from daemon.home import Home
+from daemon.naming import find_folder
+from daemon.node import Node
+from peers.address import Address
+from store.access import Role
+from store.errors import DizzyError, UsageError
+from store.folder import StoredFolder, share_folder
+from store.ids import EPOCH_BYTES, AgentId, Epoch, FolderId
+from store.signing import AgentKey
+
+_NONCE_BYTES = 16
+_NAME_LIMIT_BYTES = 255  # as a name in an event
+
+
+class Sharing:
+    """The folders that a node shares, as a person sees them: by name and path."""
+
+    def __init__(
+        self,
+        node: Node,
+        home: Home,
+        *,
+        user_home: str,
+        prepare_disk: Callable[[bytes, FolderId], None],
+        find_marker: Callable[[bytes], bytes | None],
+    ) -> None:
+        """Work on this node; `prepare_disk` marks a root, `find_marker` reads its folder id."""
+        self._node = node
+        self._home = home
+        self.user_home = user_home
+        self.prepare_disk = prepare_disk
+        self._find_marker = find_marker
+
+    # -- finding --------------------------------------------------------------------------------
+
+    def works(self, name: str | None) -> list[FolderWork]:
+        """Find a folder by name or prefix of its id, or give all. Raises NoSuchFolder."""
+        works = list(self._node.works.values())
+        if name is None:
+            return works
+        named = [_Named(name=self.name_of(w), id=w.folder.hex(), work=w) for w in works]
+        return [find_folder(name, named).work]
+
+    def name_of(self, work: FolderWork) -> str:
+        """Say what a folder is called here."""
+        return self._node.shelf[work.folder_no].name
+
+    # -- sharing --------------------------------------------------------------------------------
+
+    async def share(self, path: str, name: str | None) -> str:
+        """Share the directory at an absolute path; returns the folder's id in hex."""
+        node = self._node
+        root = self._checked_root(path)
+        chosen = name if name is not None else Path(root).name or "folder"
+        check_folder_name(chosen)
+        if any(self.name_of(work) == chosen for work in node.works.values()):
+            raise DizzyError(
+                f"share {path}", f"a folder named {chosen} is shared already", hint="give --name"
+            )
+        self.refuse_overlap(f"share {path}", root)
+        known = self._find_marker(os.fsencode(root))
+        stored = await node.world.core.run(self._reopen, known, chosen, root)
+        if stored is None:
+            stored = await self._share_new(root, chosen)
+        else:
+            self.prepare_disk(os.fsencode(root), stored.id)
+        node.shelf.put(stored)
+        self.write_folder(chosen, root, stored.id)
+        await node.add_folder(stored)
+        return stored.id.hex()
+
+    async def _share_new(self, root: str, name: str) -> StoredFolder:
+        node = self._node
+        random_bytes = node.world.random_bytes
+        folder_key = AgentKey.generate(random_bytes(32))
+        self.prepare_disk(os.fsencode(root), FolderId(folder_key.agent))
+
+        def make() -> StoredFolder:
+            return share_folder(
+                node.shelf.db,
+                node.key,
+                folder_key=folder_key,
+                name=name,
+                label=node.config.node.name.encode(),
+                path=os.fsencode(root),
+                epoch=Epoch(random_bytes(EPOCH_BYTES)),
+                nonce=random_bytes(_NONCE_BYTES),
+                wall_ms=node.world.clock.now_ns() // 1_000_000,
+            )
+
+        return await node.world.core.run(make)
+
+    def _reopen(self, known: bytes | None, name: str, root: str) -> StoredFolder | None:
+        """Go on with a folder that this node held before at that path."""
+        db = self._node.shelf.db
+        if known is None:
+            return None
+        row = db.execute("SELECT no FROM folder WHERE id = ?", (known,)).fetchone()
+        if row is None:
+            return None
+        with db.transaction():
+            db.execute(
+                "UPDATE folder SET is_active = 1, name = ?, path = ? WHERE no = ?",
+                (name, os.fsencode(root), row[0]),
+            )
+        return StoredFolder(db, row[0], FolderId(known), self._node.key)
+
+    async def leave(self, name: str) -> None:
+        """Stop here; others go on."""
+        [work] = self.works(name)
+        await self._end(work)
+
+    async def unshare(self, name: str) -> None:
+        """End the folder for all; the owner's."""
+        [work] = self.works(name)
+        await work.refresh_members()
+        member = work.own_member
+        if member is None or member.role != Role.OWNER:
+            raise DizzyError(
+                f"unshare {name}", "only its owner can", hint=f"`dizzyd leave {name}` stops here"
+            )
+        await self._end(work)
+
+    async def _end(self, work: FolderWork) -> None:
+        folder_name = self.name_of(work)
+        await self._node.drop_folder(work.folder)
+        config_edit.remove_folder(
+            self._home.config, state=self._home.state, name=folder_name, user_home=self.user_home
+        )
+        self.read_config()
+
+    # -- hand-written folders ---------------------------------------------------------------------
+
+    async def share_written(self) -> None:
+        """Share the folders that somebody wrote into the configuration by hand."""
+        for name, folder in list(self._node.config.folders.items()):
+            if folder.id is None:
+                await self.share(str(folder.path), name)
+
+    # -- what is refused --------------------------------------------------------------------------
+
+    def _checked_root(self, path: str) -> str:
+        root = os.path.realpath(path)
+        if not os.path.lexists(root):
+            raise DizzyError(f"share {path}", "does not exist", hint="make it first")
+        if not os.path.isdir(root):  # noqa: PTH112
+            raise DizzyError(f"share {path}", "is no directory")
+        return root
+
+    def refuse_overlap(self, what: str, root: str, *, besides: FolderWork | None = None) -> None:
+        """Refuse a root that holds or lies in the home or another folder. Raises DizzyError."""
+        if root == "/":
+            raise DizzyError(what, "the root of the file system cannot be shared")
+        taken = [("the home", os.path.realpath(self._home.state))]
+        taken.extend(
+            (f"the folder {self.name_of(work)}", os.fsdecode(work.path))
+            for work in self._node.works.values()
+            if work is not besides
+        )
+        for owner, other in taken:
+            if root == other:
+                raise DizzyError(what, f"is {owner} already")
+            if root.startswith(other.rstrip("/") + "/"):
+                raise DizzyError(what, f"lies in {owner}", hint="choose a path beside it")
+            if other.startswith(root.rstrip("/") + "/"):
+                raise DizzyError(what, f"holds {owner}", hint="choose a path beside it")
+
+    # -- config.toml ------------------------------------------------------------------------------
+
+    def write_folder(self, name: str, root: str, folder: FolderId) -> None:
+        """Write a folder into config.toml."""
+        config_edit.add_folder(
+            self._home.config,
+            state=self._home.state,
+            name=name,
+            path=Path(root),
+            folder=folder,
+            user_home=self.user_home,
+        )
+        self.read_config()
+
+    def remove_config(self, work: FolderWork) -> None:
+        """Take a folder out of config.toml."""
+        for name, folder in self._node.config.folders.items():
+            if folder.id == work.folder:
+                config_edit.remove_folder(
+                    self._home.config,
+                    state=self._home.state,
+                    name=name,
+                    user_home=self.user_home,
+                )
+
+    def write_admitted(self, agent: AgentId, label: str, folder: FolderId) -> None:
+        """Write a peer that an invite of ours has just let in."""
+        self.write_peer(label, agent, self._node.book.get(agent).places())
+
+    def write_peer(self, label: str, agent: AgentId, places: Sequence[Address]) -> None:
+        """Write a peer, so that a home without its database can still find it."""
+        config_edit.write_peer(
+            self._home.config,
+            state=self._home.state,
+            name=label,
+            agent=agent,
+            addresses=[str(place) for place in places],
+            user_home=self.user_home,
+        )
+
+    def read_config(self) -> None:
+        """Take the configuration as it is written now. Raises ConfigError."""
+        config: Config = read_config(
+            self._home.config, state=self._home.state, user_home=self.user_home
+        )
+        self._node.config = config
+
+
+class _Named:
+    """A folder at work, as naming wants it."""
+
+    def __init__(self, *, name: str, id: str, work: FolderWork) -> None:  # noqa: A002
+        self.name = name
+        self.id = id
+        self.work = work
+
+
+def check_folder_name(name: str) -> None:
+    """Refuse a name that no folder may have. Raises UsageError."""
+    if not name or not name.strip():
+        raise UsageError("folder name", "is empty", hint="give --name")
+    if not name.isprintable():
+        raise UsageError("folder name", "has control characters")
+    if len(name.encode("utf-8", "replace")) > _NAME_LIMIT_BYTES:
+        raise UsageError("folder name", "has more than 255 bytes")
