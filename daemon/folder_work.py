@@ -702,6 +702,7 @@ class FolderWork:
         if not self.was_settled:
             self.was_settled = True
             self.pending = (0, 0)
+            self.trouble.failed.clear()
             self._tools.heads_changed(self.folder)
 
     def _take_due(self) -> list[int]:

@@ -346,7 +346,7 @@ class Node:
             if inviter is not None:
                 wanted.add(inviter)
         wanted.discard(self.key.agent)
-        for agent in wanted - self._dial_tasks.keys():
+        for agent in sorted(wanted - self._dial_tasks.keys()):
             if self._tasks is not None:
                 self._nudges[agent] = asyncio.Event()
                 self._dial_tasks[agent] = self._tasks.create_task(self._keep_calling(agent))
