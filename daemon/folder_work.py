@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from daemon import ignore as ignoring
@@ -19,7 +19,7 @@ from daemon.apply import SMALL_BYTES, Applied, Applier
 from daemon.contents import FolderContents
 from daemon.core import Runner
 from daemon.differences import Differences, Problem, ProblemKind
-from daemon.disk import Disk, DiskError, FileKind, NameMissing
+from daemon.disk import Disk, DiskError, FileKind
 from daemon.displaced import Clock, DisplacedWatch
 from daemon.engine import Engine
 from daemon.hints import Hint, HintKind, Watcher, WatchState
@@ -55,7 +55,6 @@ PLACING_PATIENCE_S = 0.5  # hints wait so long for apply to finish what it puts 
 IMPORT_PATIENCE_S = 30.0
 FEW_OBJECTS = 64  # from so many on it pays to leave out what agrees already
 PLAN_LIMIT = 8192  # objects in one plan, so that applying begins before all is known
-SYNC_EACH_LIMIT = 16  # names to be made durable: from so many on one syncfs serves all
 _INLINE_LIMIT_BYTES = 64 * 1024
 _BUNCHES_AHEAD = 2
 
@@ -900,19 +899,9 @@ def _make_durable(disk: Disk, acts: Sequence[Act]) -> dict[BlobHash, bytes]:
             files.append(path)
         if isinstance(act, Moved):
             directories.add(act.source.rpartition(b"/")[0])
-    if len(files) + len(directories) >= SYNC_EACH_LIMIT:
-        disk.sync()
-    else:
-        _sync_each(disk, files, directories)
+    # A directory that a deletion names is synced as any file: one syncfs from 16 names on.
+    disk.sync_files([*files, *sorted(directories)])
     return _contents_of(disk, acts)
-
-
-def _sync_each(disk: Disk, files: Sequence[bytes], directories: Iterable[bytes]) -> None:
-    try:
-        disk.sync_files(files)
-        disk.sync_directories(sorted(directories))
-    except NameMissing:  # it went meanwhile; the next look finds that
-        disk.sync()
 
 
 def _contents_of(disk: Disk, acts: Sequence[Act]) -> dict[BlobHash, bytes]:
