@@ -59,7 +59,7 @@ def test_dizzyd_runs_from_the_wheel_in_a_fresh_environment(wheel: Path, tmp_path
             python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path
         ).strip()
     )
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
     run(*pip, "--no-index", "--no-deps", "--disable-pip-version-check", wheel, cwd=tmp_path)
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
