@@ -517,11 +517,18 @@ def _parts(
 
 
 def _segments(steps: Sequence[Step]) -> Iterable[list[Step]]:
-    """Cut where a directory moves: its new path is known once synced is committed."""
+    """Cut around each move of a directory: paths follow synced, so it is committed by itself.
+
+    Recovery finds what stands in a directory by its committed path, too.
+    """
     segment: list[Step] = []
     for step in steps:
+        is_alone = _moves_directory(step)
+        if segment and (is_alone or len(segment) >= ROUND_FILES):
+            yield segment
+            segment = []
         segment.append(step)
-        if len(segment) >= ROUND_FILES or _moves_directory(step):
+        if is_alone:
             yield segment
             segment = []
     if segment:
