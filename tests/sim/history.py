@@ -34,6 +34,14 @@ TROUBLE_MIX: Mapping[str, int] = {
     "mute": 2, "overflow": 1, "clock": 2, "fault": 3, "full": 1, "meddle": 6,
 }  # fmt: skip
 FULL_MIX: Mapping[str, int] = {**TREE_MIX, **NETWORK_MIX, **CRASH_MIX, **TROUBLE_MIX}
+MIXES: Mapping[str, Mapping[str, int]] = {
+    "flat": FLAT_MIX,
+    "tree": TREE_MIX,
+    "network": {**TREE_MIX, **NETWORK_MIX},
+    "crash": {**TREE_MIX, **CRASH_MIX},
+    "trouble": {**TREE_MIX, **TROUBLE_MIX},
+    "full": FULL_MIX,
+}
 USER_VERBS = frozenset(TREE_MIX)
 
 Argument = str | int

@@ -28,7 +28,7 @@ from store.errors import DizzyError, TryLater
 from store.folder import StoredFolder, add_folder, share_folder
 from store.ids import AgentId, Epoch, FolderId
 from store.signing import AgentKey, verify
-from tests.sim.loop import Crashed
+from tests.sim.loop import Crashed, VirtualLoop
 from tests.sim.net import Port, Said
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from peers.invite import Invite
     from peers.link import Link, Purpose
     from store.signing import WireBatch
-    from tests.sim.loop import VirtualLoop
     from tests.sim.world import Place
 
 PORT = 7499
@@ -157,7 +156,7 @@ class RealNode:
             place.home["database"] = _opened(_founded(place.names, index))
         self._database = cast("Database", place.home["database"])
         key = key_of(place.name)
-        random = Random(f"bytes/{place.seed}/{place.name}/{life}")  # noqa: S311
+        random = Random(f"bytes/{place.seed}/{place.name}/{life}")
         self._said = Said(
             agent=key.agent, label=place.name.encode(), instance=random.randbytes(16)
         )
@@ -309,7 +308,12 @@ class _Telltale(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record at the level ERROR."""
-        loop = cast("VirtualLoop", asyncio.get_running_loop())
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        if not isinstance(loop, VirtualLoop):
+            return
         error = record.exc_info[1] if record.exc_info else None
         loop.errors.append(record.getMessage() + ("" if error is None else f": {_told(error)}"))
 

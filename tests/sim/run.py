@@ -1,6 +1,7 @@
-"""Run many random histories: `python -m tests.sim.run --n 10000 --seed 0 --jobs 2`.
+"""Run many random histories: `python -m tests.sim 10000`, or with `--n 10000 --seed 0 --jobs 2`.
 
-Each seed is one history of three nodes. Some are played again, in a process whose sets are
+Each seed is one history of three nodes, by one mix of users, network, crashes and troubles after
+the other. Some are played again, in a process whose sets are
 ordered otherwise, and must leave the same trace. A failure prints its seed, the command that
 plays it again, and the history cut down to what is needed. Exit 1 if anything failed.
 """
@@ -15,9 +16,9 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from tests.sim.history import FULL_MIX, History, dump, load
+from tests.sim.history import MIXES, History, dump, load
 from tests.sim.shrink import shrink
 from tests.sim.world import ALL_CHECKS, Verdict, World
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from tests.sim.world import Place, SimNode
 
-DEFAULT_NODE = "tests.sim.toy"
+DEFAULT_NODE = "tests.sim.real"
+ALL_MIXES = "all"
 SAMPLE = 50  # one seed in so many is played twice
 SHRINK_TRIES = 400
 SHOWN_FAILURES = 3
@@ -36,7 +38,7 @@ class Under(NamedTuple):
     """What is tested: a module with `make(place)`, and perhaps its own MIX and CHECKS."""
 
     make: Callable[[Place], SimNode]
-    mix: Mapping[str, int]
+    mix: Mapping[str, int] | None
     checks: frozenset[str]
 
 
@@ -54,24 +56,42 @@ def under_test(module_name: str) -> Under:
     module = importlib.import_module(module_name)
     return Under(
         make=module.make,
-        mix=getattr(module, "MIX", FULL_MIX),
+        mix=getattr(module, "MIX", None),
         checks=getattr(module, "CHECKS", ALL_CHECKS),
     )
 
 
-def play(module_name: str, seed: int, length: int, history: History | None = None) -> Verdict:
+class Choice(NamedTuple):
+    """What to play: on which nodes, how long histories, by which mix."""
+
+    node: str
+    length: int
+    mix: str
+
+    def mix_of(self, seed: int) -> Mapping[str, int]:
+        """Give the mix of a seed: each in turn, where all are asked for."""
+        names = list(MIXES)
+        return MIXES[names[seed % len(names)] if self.mix == ALL_MIXES else self.mix]
+
+
+def play(choice: Choice, seed: int, history: History | None = None) -> Verdict:
     """Play one history."""
-    under = under_test(module_name)
+    under = under_test(choice.node)
     return World(
-        seed, under.make, history=history, length=length, mix=under.mix, checks=under.checks
+        seed,
+        under.make,
+        history=history,
+        length=choice.length,
+        mix=under.mix or choice.mix_of(seed),
+        checks=under.checks,
     ).run()
 
 
-def play_many(module_name: str, seeds: Sequence[int], length: int) -> list[Played]:
+def play_many(choice: Choice, seeds: Sequence[int]) -> list[Played]:
     """Play some seeds; what a worker process does."""
     played = []
     for seed in seeds:
-        verdict = play(module_name, seed, length)
+        verdict = play(choice, seed)
         played.append(Played(seed, verdict.trace, verdict.failures, verdict.virtual_s))
     return played
 
@@ -81,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     if options.trace:
         for seed in options.trace:
-            print(seed, play(options.node, seed, options.length).trace)
+            print(seed, play(_choice(options), seed).trace)
         return 0
     if options.replay is not None or options.only is not None:
         return _replay(options)
@@ -110,12 +130,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed or unequal else 0
 
 
+def _choice(options: argparse.Namespace) -> Choice:
+    return Choice(options.node, options.length, options.mix)
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.sim.run", description=__doc__)
     parser.add_argument("--n", type=int, default=1000, help="how many histories")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--length", type=int, default=60, help="steps in a history")
+    parser.add_argument("--mix", choices=(ALL_MIXES, *MIXES), default=ALL_MIXES)
     parser.add_argument("--node", default=DEFAULT_NODE, help="module with make(place)")
     parser.add_argument("--only", type=int, help="play this one seed, and shrink its failure")
     parser.add_argument("--replay", type=Path, help="play a history written as JSON")
@@ -128,12 +153,12 @@ def _all(options: argparse.Namespace) -> Iterator[Played]:
     seeds = range(options.seed, options.seed + options.n)
     if options.jobs <= 1:
         for seed in seeds:
-            yield from play_many(options.node, [seed], options.length)
+            yield from play_many(_choice(options), [seed])
         return
     size = max(1, min(25, options.n // options.jobs))
     parts = [seeds[start : start + size] for start in range(0, options.n, size)]
     with ProcessPoolExecutor(options.jobs) as workers:
-        running = [workers.submit(play_many, options.node, part, options.length) for part in parts]
+        running = [workers.submit(play_many, _choice(options), part) for part in parts]
         for future in running:
             yield from future.result()
 
@@ -143,20 +168,21 @@ def _tell(options: argparse.Namespace, played: Played) -> None:
     for failure in played.failures[:5]:
         print(f"  {failure}")
     if not options.no_shrink:
-        _print_shrunk(options, played.seed, play(options.node, played.seed, options.length))
+        _print_shrunk(options, played.seed, play(_choice(options), played.seed))
 
 
 def _command(options: argparse.Namespace, seed: int) -> str:
     length = "" if options.length == 60 else f" --length {options.length}"
     node = "" if options.node == DEFAULT_NODE else f" --node {options.node}"
-    return f"PYTHONHASHSEED=0 python -m tests.sim.run --only {seed}{length}{node}"
+    mix = "" if options.mix == ALL_MIXES else f" --mix {options.mix}"
+    return f"PYTHONHASHSEED=0 python -m tests.sim.run --only {seed}{length}{node}{mix}"
 
 
 def _print_shrunk(options: argparse.Namespace, seed: int, verdict: Verdict) -> None:
     kinds = verdict.kinds
 
     def still_fails(history: History) -> bool:
-        return bool(play(options.node, seed, options.length, history).kinds & kinds)
+        return bool(play(_choice(options), seed, history).kinds & kinds)
 
     short = shrink(list(verdict.history), still_fails, tries=SHRINK_TRIES)
     print(f"  {len(verdict.history)} steps shrink to {len(short)}:")
@@ -166,7 +192,7 @@ def _print_shrunk(options: argparse.Namespace, seed: int, verdict: Verdict) -> N
 def _replay(options: argparse.Namespace) -> int:
     history = None if options.replay is None else load(options.replay.read_text())
     seed = options.seed if options.only is None else options.only
-    verdict = play(options.node, seed, options.length, history)
+    verdict = play(_choice(options), seed, history)
     for failure in verdict.failures:
         print(failure)
     if verdict.failures and not options.no_shrink:
@@ -182,7 +208,8 @@ def _sample(options: argparse.Namespace) -> list[int]:
 def _unequal(options: argparse.Namespace, traces: Mapping[int, str]) -> list[int]:
     """Play the sample in a process with another order of sets; list those that differ."""
     command = [sys.executable, "-m", "tests.sim.run", "--length", str(options.length)]
-    command += ["--node", options.node, "--trace", *map(str, _sample(options))]
+    command += ["--node", options.node, "--mix", options.mix]
+    command += ["--trace", *map(str, _sample(options))]
     ran = subprocess.run(
         command,
         env={**os.environ, "PYTHONHASHSEED": "1"},
@@ -194,11 +221,16 @@ def _unequal(options: argparse.Namespace, traces: Mapping[int, str]) -> list[int
     return [seed for seed in _sample(options) if again.get(str(seed)) != traces[seed]]
 
 
-if __name__ == "__main__":
+def run(arguments: Sequence[str]) -> NoReturn:
+    """Be the program: sets of bytes are to be ordered alike in every run."""
     if "PYTHONHASHSEED" not in os.environ:
-        os.execve(  # sets of bytes are to be ordered alike in every run
+        os.execve(
             sys.executable,
-            [sys.executable, "-m", "tests.sim.run", *sys.argv[1:]],
+            [sys.executable, "-m", "tests.sim.run", *arguments],
             {**os.environ, "PYTHONHASHSEED": "0"},
         )
-    sys.exit(main())
+    sys.exit(main(arguments))
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])
