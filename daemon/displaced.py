@@ -149,14 +149,14 @@ def settle(
     if looked is not None and looked.value != row.value:
         return [Displaced(path, row, looked, kept), *_watch_kept(kept, path, row, looked, now_ns)]
     watch = Watch(
-        kept,
-        True,
-        path,
-        row,
-        stat.inode,
-        stat.size,
-        stat.mtime_ns,
-        now_ns + LOOK_AGAIN_NS,
+        name=kept,
+        is_in_history=True,
+        path=path,
+        row=row,
+        inode=stat.inode,
+        size=stat.size,
+        mtime_ns=stat.mtime_ns,
+        due_ns=now_ns + LOOK_AGAIN_NS,
     )
     if row.kind is Kind.SYMLINK:
         return [Kept(kept, row)]
@@ -170,12 +170,30 @@ def _watch_kept(
         return []
     seen = replace(row, value=looked.value, size=looked.stat.size)
     stat = looked.stat
-    due_ns = now_ns + LOOK_AGAIN_NS
-    return [Watched(Watch(kept, True, path, seen, stat.inode, stat.size, stat.mtime_ns, due_ns))]
+    watch = Watch(
+        name=kept,
+        is_in_history=True,
+        path=path,
+        row=seen,
+        inode=stat.inode,
+        size=stat.size,
+        mtime_ns=stat.mtime_ns,
+        due_ns=now_ns + LOOK_AGAIN_NS,
+    )
+    return [Watched(watch)]
 
 
 def _watch_in_tmp(stage: bytes, path: bytes, row: SyncedRow, now_ns: int) -> Watch:
-    return Watch(stage, False, path, row, row.inode, -1, 0, now_ns + LOOK_AGAIN_NS)
+    return Watch(
+        name=stage,
+        is_in_history=False,
+        path=path,
+        row=row,
+        inode=row.inode,
+        size=-1,
+        mtime_ns=0,
+        due_ns=now_ns + LOOK_AGAIN_NS,
+    )
 
 
 class DisplacedWatch:

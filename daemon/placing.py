@@ -243,7 +243,7 @@ class Placer:
 
     # -- steps ---------------------------------------------------------------------------------
 
-    def _execute(self, job: Job) -> None:
+    def _execute(self, job: Job) -> None:  # noqa: C901 - one branch for each step
         match job.step:
             case WriteFile():
                 self._write(job, job.step)

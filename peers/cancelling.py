@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,7 +20,7 @@ _IS_MENDED = sys.version_info >= (3, 13)
 class TaskGroup(asyncio.TaskGroup):
     """A TaskGroup whose task ends when it is cancelled, whatever else goes wrong then."""
 
-    async def __aenter__(self) -> TaskGroup:
+    async def __aenter__(self) -> Self:
         """Begin; cancellations from now on are news."""
         await super().__aenter__()
         self._asked_before = _asked()

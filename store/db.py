@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +24,6 @@ def schema() -> str:
     """Give the statements that make all tables, compiled once from store.tables."""
     from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - only a new database needs it
     from sqlalchemy.schema import CreateIndex, CreateTable  # noqa: PLC0415
-
     from sqlmodel import SQLModel  # noqa: PLC0415
 
     import store.tables  # noqa: PLC0415, F401
@@ -101,10 +100,8 @@ class Database:
 
     def close(self) -> None:
         """Fold the WAL into the file and close."""
-        try:
+        with suppress(sqlite3.Error):  # a full or read-only disk: the WAL is read next time
             self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error:  # a full or read-only disk: the WAL stays and is read next time
-            pass
         self.connection.close()
 
 

@@ -55,7 +55,7 @@ class Folded(Struct, frozen=True, kw_only=True):
     placed: Fact | None  # the move in effect, for files and symlinks
     last_move: EventId | None  # the move of the greatest key, in effect or not
     void_deletions: frozenset[EventId]
-    had_deletion: bool
+    valid_deletions: frozenset[EventId]
     tags: frozenset[bytes]
     latest_lamport: int
 
@@ -73,7 +73,7 @@ def head_of(kind: Kind, fact: Fact) -> Head | None:
     """Read the version that a fact brings, if it brings one that fits the object."""
     event = fact.event
     if isinstance(event, ObjectDeleted):
-        return Head(fact.event_id, fact.key, True, b"", 0, 0)
+        return Head(fact.event_id, fact.key, is_deletion=True, value=b"", size=0, mtime_ns=0)
     if not isinstance(event, ObjectCreated | ContentChanged):
         return None
     if isinstance(event, ContentChanged) and kind is Kind.DIRECTORY:
@@ -81,7 +81,15 @@ def head_of(kind: Kind, fact: Fact) -> Head | None:
     fitting = value_of(kind, event.content)
     if fitting is None:
         return None
-    return Head(fact.event_id, fact.key, False, *fitting, event.mtime_ns)
+    value, size = fitting
+    return Head(
+        fact.event_id,
+        fact.key,
+        is_deletion=False,
+        value=value,
+        size=size,
+        mtime_ns=event.mtime_ns,
+    )
 
 
 def fold(
@@ -89,8 +97,11 @@ def fold(
 ) -> Folded:
     """Fold all facts of one object; `is_void` tells of deletions of other objects (`with`).
 
-    Facts about moves must be those whose new parent is a known directory.
+    Facts about moves must be those whose new parent is a known directory. The two branches of a
+    fork may hold the same event, with one id and two keys: the greater counts, whichever came
+    first.
     """
+    facts = sorted(facts, key=_key)
     versions = {head.event_id: head for f in facts if (head := head_of(kind, f)) is not None}
     previous = {
         f.event_id: f.event.prev  # type: ignore[union-attr]
@@ -99,6 +110,7 @@ def fold(
     }
     moves = [f for f in facts if isinstance(f.event, ObjectMoved)]
     void = _void_deletions(facts, moves, previous, is_void)
+    deletions = {f.event_id for f in facts if isinstance(f.event, ObjectDeleted)}
     heads = _heads(kind, versions, previous)
     shown = _shown(heads, versions, previous, void)
     last_move = max(moves, key=_key, default=None)
@@ -112,7 +124,7 @@ def fold(
         placed=last_move,
         last_move=None if last_move is None else last_move.event_id,
         void_deletions=frozenset(void),
-        had_deletion=any(isinstance(f.event, ObjectDeleted) for f in facts),
+        valid_deletions=frozenset(deletions - void),
         tags=_tags(facts),
         latest_lamport=max(int.from_bytes(f.key[:8], "big") for f in facts),
     )
@@ -157,22 +169,30 @@ def _shown(
     previous: dict[EventId, tuple[bytes, ...]],
     void: set[EventId],
 ) -> tuple[Head, ...]:
-    """Choose what the view shows: live heads, or what void deletions replaced."""
+    """Choose what the view shows: live heads, else what void deletions replaced.
+
+    A deletion beside them that is not void took away what it names: deleting one conflict copy
+    of an object that only void deletions keep leaves the others (docs/decisions/0012).
+    """
     alive = [head for head in heads if not head.is_deletion]
-    if not alive and heads and all(head.event_id in void for head in heads):
-        alive = _replaced_by(heads, versions, previous)
+    if not alive:
+        alive = _replaced_by([head for head in heads if head.event_id in void], versions, previous)
+        if alive:
+            valid = [head.event_id for head in heads if head.event_id not in void]
+            gone = {p for event_id in valid for p in _ancestors(event_id, previous)}
+            alive = [head for head in alive if head.event_id not in gone]
     return tuple(alive)
 
 
 def _replaced_by(
-    heads: Sequence[Head],
+    deletions: Sequence[Head],
     versions: dict[EventId, Head],
     previous: dict[EventId, tuple[bytes, ...]],
 ) -> list[Head]:
     """Find the nearest versions below deletions, through prev."""
     seen: set[bytes] = set()
     found: dict[EventId, Head] = {}
-    waiting = [p for head in heads for p in previous[head.event_id]]
+    waiting = [p for head in deletions for p in previous[head.event_id]]
     while waiting:
         event_id = EventId(waiting.pop())
         if event_id in seen or event_id not in versions:
@@ -184,7 +204,11 @@ def _replaced_by(
             found[event_id] = versions[event_id]
     below = {p for event_id in found for p in _ancestors(event_id, previous)}
     kept = [head for event_id, head in found.items() if event_id not in below]
-    return sorted(kept, key=lambda head: head.key, reverse=True)
+    return sorted(kept, key=_head_key, reverse=True)
+
+
+def _head_key(head: Head) -> bytes:
+    return head.key
 
 
 def _ancestors(

@@ -19,7 +19,6 @@ from store.db import Database, chunked
 from store.errors import Malformed, UnsafePath
 from store.events import (
     FIRST_OPTIONAL_TAG,
-    Event,
     FolderShared,
     Granted,
     ObjectCreated,
@@ -114,7 +113,7 @@ class FolderLog:
         self.held_by_newer: set[AgentId] = set()  # logs with an unknown mandatory event
         self._load()
 
-    def _load(self) -> None:
+    def _load(self) -> None:  # noqa: C901 - one table after the other
         db = self._db
         for no, log in db.execute("SELECT no, id FROM log WHERE folder_no = ?", (self.folder_no,)):
             self._log_nos[LogId(log)] = no

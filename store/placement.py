@@ -60,7 +60,7 @@ class Directories:
         """Begin with the root alone, which is always there."""
         self.root_no = root_no
         self._by_no: dict[int, Directory] = {
-            root_no: Directory(root_no, root, 0, b"", None, None, True)
+            root_no: Directory(root_no, root, 0, b"", None, None, is_alive=True)
         }
         self._places: dict[Slot, list[int]] = {}
         self._moves: list[DirectoryMove] = []

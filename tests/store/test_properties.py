@@ -319,8 +319,12 @@ def test_P19_what_a_user_wrote_is_shown_or_was_replaced_by_one_who_had_it(seed: 
     replaced: set[bytes] = set()
     for step in range(60):
         node = rng.choice(nodes)
-        if rng.random() < 0.3:
-            settle(*rng.sample(nodes, 2))
+        what = rng.random()
+        if what < 0.25:  # heard of, and not on disk yet
+            deliver(rng.choice([n for n in nodes if n is not node]), node)
+            continue
+        if what < 0.4:
+            node.materialise()
             continue
         on_disk = {row.value for rows in node.rows().values() for row in rows}
         for act in random_act(node, rng):
