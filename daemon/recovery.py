@@ -41,6 +41,7 @@ from daemon.steps import (
     RemoveDirectory,
     RemoveFile,
     SetAttributes,
+    Step,
     SwapNames,
     WriteFile,
     key_of,
@@ -111,7 +112,8 @@ class Recovery:
                 self._finish_move(one, b"")
                 self._finish_move(other, intent.number)
             case RemoveDirectory(rows, source):
-                if self._is_free(source):
+                stat = self._stat(source)
+                if self._is_free(source) or (stat and stat.inode != rows[0].inode):
                     gone = tuple(key_of(row) for row in rows)
                     self._outcomes.append(Agreed((), gone, intent.number))
             case SetAttributes():
@@ -120,8 +122,12 @@ class Recovery:
                 self._finish_removal(intent, rows, source, staged)
             case WriteFile(claim, rows, _) | MakeLink(claim, rows):
                 row = row_for(key_of(claim.entry), rows)
-                self._finish_displacing(intent, row, claim.place, claim.entry.value, staged)
-                self._bind(intent)
+                was_displaced = self._finish_displacing(
+                    intent, row, claim.place, claim.entry.value, staged
+                )
+                carried = self._find_carried(intent.step, row)
+                self._bind(intent, is_placed=was_displaced or bool(carried))
+                self._outcomes += carried
             case _:
                 pass
 
@@ -252,8 +258,23 @@ class Recovery:
         )
         return True
 
-    def _bind(self, intent: Intent) -> None:
-        """Where the new content stands, say so in synced."""
+    def _find_carried(self, step: Step, row: SyncedRow) -> list[Outcome]:
+        """Find the old bytes where they were to stand next: then the new ones were placed."""
+        claim = step.displaced_to if isinstance(step, WriteFile) else None
+        stat = None if claim is None else self._stat(claim.place)
+        if claim is None or stat is None:
+            return []
+        if stat.inode != row.inode or int(stat.kind) != int(row.kind):
+            return []
+        is_same = (stat.size, stat.mtime_ns) == (row.size, row.mtime_ns)
+        return [Agreed(tuple(moved_rows(claim, (row,), stat if is_same else None)))]
+
+    def _bind(self, intent: Intent, *, is_placed: bool) -> None:
+        """Where the new content stands, say so in synced.
+
+        What was placed and changed by somebody since is what the new content became: synced
+        says what was placed, and the next look finds the change.
+        """
         step = intent.step
         if not isinstance(step, WriteFile | MakeLink):
             return
@@ -261,11 +282,16 @@ class Recovery:
         if path is None:
             return
         (looked,) = self._disk.look([path])
-        if not isinstance(looked, Looked) or self._ledger.knows(looked.stat.inode):
-            return  # the same bytes in a file that synced knows: this step was not done
-        if looked.value == step.claim.entry.value:
-            entries = step.claim.entries
+        entries = step.claim.entries
+        # The same bytes in a file that synced knows: this step was not done, or undone since.
+        is_new = isinstance(looked, Looked) and not self._ledger.knows(looked.stat.inode)
+        if isinstance(looked, Looked) and is_new and looked.value == step.claim.entry.value:
             agreed = tuple(row_of(each, looked.stat, looked.looked_at_ns) for each in entries)
+            self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
+        elif is_placed:
+            inode = looked.stat.inode if isinstance(looked, Looked) and is_new else 0
+            unseen = Stat(FileKind.FILE, inode, -1, 0, 0, 0, 1)
+            agreed = tuple(row_of(each, unseen, 0) for each in entries)
             self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
 
     # -- tmp -----------------------------------------------------------------------------------
