@@ -560,6 +560,10 @@ class FolderWork:
         """The number of deletions that wait for a person's word."""
         return len(self._held)
 
+    def is_held(self, path: bytes) -> bool:
+        """Whether the deletion of a path waits for a person's word."""
+        return path in self._held
+
     def release_held(self) -> None:
         """Hold nothing any more: what was missing has been put back."""
         self._held = set()

@@ -72,7 +72,9 @@ async def put_back_deleted(node: Node, work: FolderWork) -> None:
             work,
             disk,
             f"undo-deletions {name}",
-            lambda acts: [act for act in acts if isinstance(act, Deleted)],
+            lambda acts: [
+                act for act in acts if isinstance(act, Deleted) and work.is_held(act.path)
+            ],
         )
         work.release_held()
     finally:
