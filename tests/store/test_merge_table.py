@@ -8,7 +8,7 @@ import pytest
 
 from store.ids import Kind
 from store.state import Changes
-from tests.store.nodes import Node, make_nodes, settle
+from tests.store.nodes import Node, deliver, make_nodes, settle
 
 Story = Callable[[Node], object]
 
@@ -341,3 +341,25 @@ def test_P23_overlapping_trees_unite_and_only_other_bytes_conflict() -> None:
     (copy,) = conflict_names(files)
     assert {files[b"other"], files[copy]} == {b"1", b"2"}
     assert len(files) == 6
+
+
+def test_P18_an_edit_replaces_only_what_was_on_this_disk() -> None:
+    # Given an edit that bert has heard of, and not on his disk
+    anna, bert = given(lambda n: n.create(b"a", b"0"))
+    anna.edit(b"a", b"anna")
+    deliver(anna, bert)
+
+    bert.edit(b"a", b"bert")
+
+    files = both(anna, bert)
+    assert sorted(filter(None, files.values())) == [b"anna", b"bert"]
+
+
+def test_P18_a_deletion_removes_only_what_was_on_this_disk() -> None:
+    anna, bert = given(lambda n: n.create(b"a", b"0"))
+    anna.edit(b"a", b"anna")
+    deliver(anna, bert)
+
+    bert.delete(b"a")
+
+    assert both(anna, bert) == {b"a": b"anna"}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
-from daemon.acts import Created
+from daemon.acts import Created, Edited
+from daemon.disk import FileKind
 from store.access import Role
 from store.db import memory_database
 from store.events import Content, ContentChanged, ObjectCreated, ObjectDeleted, encode
@@ -317,7 +319,7 @@ def test_P19_what_a_user_wrote_is_shown_or_was_replaced_by_one_who_had_it(seed: 
     nodes = make_nodes(3)
     written: dict[bytes, bytes] = {}  # event id of a version -> content
     replaced: set[bytes] = set()
-    for step in range(60):
+    for step in range(100):
         node = rng.choice(nodes)
         what = rng.random()
         if what < 0.25:  # heard of, and not on disk yet
@@ -328,9 +330,9 @@ def test_P19_what_a_user_wrote_is_shown_or_was_replaced_by_one_who_had_it(seed: 
             continue
         on_disk = {row.value for rows in node.rows().values() for row in rows}
         for act in random_act(node, rng):
-            if isinstance(act, Created) and act.looked.stat.kind == 0:
-                content = b"%d of %d" % (step, node.number)
-                act = Created(act.path, looked(content))  # noqa: PLW2901
+            if isinstance(act, Created | Edited) and act.looked.stat.kind is FileKind.FILE:
+                unique = looked(b"%d of %d" % (step, node.number))
+                act = msgspec.structs.replace(act, looked=unique)  # noqa: PLW2901
             recorded = node.record(act)
             for batch in recorded.batches:
                 for known in events_of([batch]):
