@@ -171,7 +171,7 @@ class Node:
                 open_disk=world.open_disk,
                 close_disk=world.close_disk,
                 watch=world.watch,
-                heads_changed=self.sessions.heads_changed,
+                heads_changed=self._heads_changed,
                 blobs_arrived=self.sessions.blob_arrived,
             ),
             folder_no=stored.no,
@@ -280,6 +280,9 @@ class Node:
 
     async def _serve(self, link: Link) -> None:
         meeting = self.crossing.meet(link)
+        logger.debug(
+            "link agent=%s is_dialler=%s is=%s", short(link.agent), link.is_dialler, meeting.value
+        )
         if meeting.is_clone:
             self.clones_seen.add(link.agent)
         if not meeting.keeps_new:
@@ -289,6 +292,7 @@ class Node:
         await self.book.note_seen(link.agent, label, self.world.clock.now_ns() // 1_000_000)
         try:
             ended = await self.sessions.open(link).run()
+            logger.debug("session ended agent=%s why=%s", short(link.agent), ended.reason)
             if ended.is_struck:
                 self.rejected["struck-off"] += 1
         except Exception:
@@ -305,6 +309,17 @@ class Node:
     def _forget_waiting(self, agent: AgentId) -> None:
         for stored in self.shelf:
             stored.log.forget_waiting(agent)
+
+    def _heads_changed(self, folder: FolderId) -> None:
+        """Tell peers what we have; what they wanted while it was being moved stands again."""
+        self.sessions.heads_changed(folder)
+        wanted = self.sessions.wanted(folder)
+        if wanted:
+            self._spawn(self._serve_late(folder, wanted))
+
+    async def _serve_late(self, folder: FolderId, wanted: Sequence[BlobHash]) -> None:
+        here = await self.replica.which_are_here(folder, wanted)
+        self.sessions.blob_arrived(folder, here)
 
     def _connections_changed(self) -> None:
         for work in self.works.values():

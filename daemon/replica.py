@@ -257,6 +257,16 @@ class NodeReplica:
         places = await self._core.run(self._find_places, work.folder_no, blobs)
         return await self._pool.run(_read_places, work.disk, places, limit_bytes)
 
+    async def which_are_here(
+        self, folder: FolderId, blobs: Sequence[BlobHash]
+    ) -> list[BlobHash]:
+        """List those contents that stand here as far as is known; a read may still fail."""
+        work = self._folders.get(folder)
+        if work is None or work.disk is None:
+            return []
+        places = await self._core.run(self._find_places, work.folder_no, blobs)
+        return [blob for blob, place in zip(blobs, places, strict=True) if place is not None]
+
     def _find_places(self, folder_no: int, blobs: Sequence[BlobHash]) -> list[_Place | None]:
         stored = self._shelf[folder_no]
         found: list[_Place | None] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from peers import wire
@@ -95,6 +96,11 @@ class Remembered:
             if is_small is not None:
                 (small if is_small else large).append(blob)
         return small, large
+
+    def latest(self, folder: FolderId, limit: int) -> list[BlobHash]:
+        """List the latest of them in a folder; they stay remembered."""
+        wants = reversed(self._wants)
+        return list(islice((blob for of, blob in wants if of == folder), limit))
 
     def __len__(self) -> int:
         """Count them."""

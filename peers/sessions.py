@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 RELAY_LIMIT_BYTES: Final = 64 * 1024  # larger batches of others are announced, not pushed on
 PACKED_LIMIT: Final = 8  # batches of at most 1 MiB that are kept ready to be sent
 REMEMBERED_PEERS_LIMIT: Final = 256
+WANTED_AGAIN_LIMIT: Final = 256  # wants of one peer that are looked up each time we settle
 
 
 class Sessions:
@@ -210,6 +211,14 @@ class Sessions:
             for start in range(0, len(large), wire.WANTED_LIMIT):
                 part = tuple(large[start : start + wire.WANTED_LIMIT])
                 session.send(wire.Have(folder, part))
+
+    def wanted(self, folder: FolderId) -> list[BlobHash]:
+        """List the latest wants of connected peers that were answered not-have."""
+        return [
+            blob
+            for agent in self._sessions
+            for blob in self.remembered(agent).latest(folder, WANTED_AGAIN_LIMIT)
+        ]
 
     # -- what to ask next ---------------------------------------------------------------------
 
