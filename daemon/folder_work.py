@@ -24,7 +24,7 @@ from daemon.displaced import Clock, DisplacedWatch
 from daemon.engine import Engine
 from daemon.hints import Hint, HintKind, Watcher, WatchState
 from daemon.journal import FolderJournal
-from daemon.looks import Again, AgainReason, LookSchedule, LookSet
+from daemon.looks import QUIET_S, Again, AgainReason, LookSchedule, LookSet
 from daemon.matching import ScanCause, is_mass_deletion, match
 from daemon.outcomes import Reason, Why
 from daemon.placing import numbers_of
@@ -796,18 +796,24 @@ class FolderWork:
         for no in made.objects - unfinished:
             self._delays.pop(no, None)
         again: list[bytes] = []
+        gone: list[Hint] = []
         for postponed in applied.postponed:
             if postponed.why is Why.CONTENT_AWAY:
                 if not self._away:
                     self._away_due_s = asyncio.get_running_loop().time() + AWAY_RETRY_S
                 self._away.update(postponed.object_nos)
                 continue
-            if postponed.why in (Why.TAKEN, Why.CHANGED_HERE, Why.MISSING_HERE, Why.NOT_EMPTY):
+            if postponed.why is Why.MISSING_HERE:
+                gone.append(Hint(HintKind.GONE, postponed.path))
+            elif postponed.why in (Why.TAKEN, Why.CHANGED_HERE, Why.NOT_EMPTY):
                 again.append(postponed.path)
             self._retry(postponed.object_nos, RETRY_FIRST_S)
         if again:
-            agains = [Again(path, AgainReason.UNSURE, 0.0) for path in again]
+            # Not at once: perhaps somebody renames just now, and the other half is to come.
+            agains = [Again(path, AgainReason.UNSURE, QUIET_S) for path in again]
             self._schedule.look_again(agains, self._now_s())
+        if again or gone:
+            self._hints.extend(gone)
             self._hinted.set()
         if not applied.failed:
             self.trouble.failed.clear()

@@ -171,7 +171,7 @@ class LookSchedule:
                 attempts = self._attempts.get(again.path, 0)
                 delay_s = max(delay_s, min(CHANGING_FIRST_S * 2**attempts, CHANGING_LIMIT_S))
                 _remember(self._attempts, again.path, min(attempts + 1, 16))
-            if again.path not in self._paths:
+            if again.path not in self._paths and not self._is_going(again.path):
                 self._wait(again.path, now_s + delay_s, now_s + delay_s)
         self._bound(now_s)
 
@@ -336,6 +336,11 @@ class LookSchedule:
         group = self._gone[key]
         group.names.add(path)
         group.due_s = max(now_s, min(now_s + QUIET_S, group.first_s + GONE_LIMIT_S))
+
+    def _is_going(self, path: bytes) -> bool:
+        """Whether the name went, and is judged with what went and came around it."""
+        key = self._group_above(parent_of(path))
+        return key is not None and path in self._gone[key].names
 
     def _group_above(self, directory: bytes) -> bytes | None:
         while True:
