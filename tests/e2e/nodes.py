@@ -131,6 +131,7 @@ class Node:
             "XDG_STATE_HOME": str(home / "xdg" / "state"),
             "XDG_RUNTIME_DIR": str(home / "xdg" / "run"),
             "LC_ALL": "C.UTF-8",
+            "DIZZYD_LOG": os.environ.get("DIZZYD_LOG", "INFO"),
         }
 
     # -- life -----------------------------------------------------------------------------------
@@ -341,10 +342,13 @@ def agree(
     found: list[dict[str, Any]] = []
 
     def is_equal() -> bool:
+        found[:] = [node.about() for node in nodes]
         trees[:] = [node.tree(with_times=with_times) for node in nodes]
         for node, tree in zip(nodes, trees, strict=True):
-            assert tree == trees[0], f"{nodes[0].name} | {node.name}\n" + difference(trees[0], tree)
-        found[:] = [node.about() for node in nodes]
+            assert tree == trees[0], (
+                f"{nodes[0].name} | {node.name}\n{difference(trees[0], tree)}\n"
+                + _told(nodes, found)
+            )
         for one in found:
             assert _standing(one) == _standing(found[0]), _told(nodes, found)
             assert (one["state"], one["problems"]) == ("idle", []), _told(nodes, found)
