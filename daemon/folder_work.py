@@ -10,35 +10,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from daemon import ignore as ignoring
-from daemon.acts import Act, Created, Deleted, Edited, Moved
-from daemon.apply import SMALL_BYTES, Applied, Applier
+from daemon.acts import Act, Created, Deleted, Moved
+from daemon.apply import Applied, Applier
 from daemon.contents import FolderContents
-from daemon.core import Runner
 from daemon.differences import Differences, Problem, ProblemKind
-from daemon.disk import Disk, DiskError, FileKind
-from daemon.displaced import Clock, DisplacedWatch
-from daemon.engine import Engine
+from daemon.disk import Disk, DiskError
+from daemon.displaced import DisplacedWatch
+from daemon.durable import make_durable
+from daemon.folder_tools import Tools, Trouble
 from daemon.hints import Hint, HintKind, Watcher, WatchState
 from daemon.journal import FolderJournal
 from daemon.looks import QUIET_S, Again, AgainReason, LookSchedule, LookSet
 from daemon.matching import ScanCause, is_mass_deletion, match
-from daemon.outcomes import Reason, Why
-from daemon.placing import numbers_of
-from daemon.planner import places, plan
-from daemon.procedures import Procedures, RecordActs
+from daemon.outcomes import Why
+from daemon.planning import plan_changes, queue_unsynced, split_slow
+from daemon.procedures import RecordActs
 from daemon.record import Recorded
 from daemon.scanner import scan
 from daemon.shelf import Shelf
 from daemon.steps import Plan, WriteFile
 from peers.cancelling import TaskGroup
-from peers.fetch import Fetcher
 from peers.heads import Heads, is_in_sync
 from store.access import Member, may_write
-from store.ids import AgentId, BatchId, BlobHash, FolderId, blob_hash, short
+from store.folder import StoredFolder
+from store.ids import AgentId, BatchId, BlobHash, FolderId, short
 from store.records import SyncedRow
 
 logger = logging.getLogger(__name__)
@@ -53,46 +52,13 @@ FAILED_RETRY_S = 5.0
 DISPLACED_LOOK_S = 5.0
 PLACING_PATIENCE_S = 0.5  # hints wait so long for apply to finish what it puts in place
 IMPORT_PATIENCE_S = 30.0
-FEW_OBJECTS = 64  # from so many on it pays to leave out what agrees already
-PLAN_LIMIT = 8192  # objects in one plan, so that applying begins before all is known
-_INLINE_LIMIT_BYTES = 64 * 1024
 _BUNCHES_AHEAD = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """What all folders of a node share."""
-
-    shelf: Shelf
-    engine: Engine
-    procedures: Procedures
-    core: Runner
-    pool: Runner
-    clock: Clock
-    fetcher: Fetcher
-    # opens the files of a folder, or raises RootLost / RootHeld
-    open_disk: Callable[[bytes, FolderId, int | None], Disk]
-    close_disk: Callable[[Disk], None]
-    watch: Callable[[bytes], Watcher]
-    heads_changed: Callable[[FolderId], None]
-    blobs_arrived: Callable[[FolderId, Sequence[BlobHash]], None]
 
 
 @dataclass(slots=True)
 class _Retry:
     due_s: float
     delay_s: float
-
-
-@dataclass(slots=True, kw_only=True)
-class Trouble:
-    """What is wrong with a folder now: sentence and remedy, by where it comes from."""
-
-    root: tuple[str, str] | None = None
-    failed: dict[Reason, tuple[str, str]] = field(default_factory=dict)
-    unreadable: dict[bytes, str] = field(default_factory=dict)
-    ignore: tuple[str, str] | None = None
-    watch: tuple[str, str] | None = None
 
 
 class FolderWork:
@@ -289,6 +255,11 @@ class FolderWork:
             self._retries.update((no, _Retry(0.0, RETRY_FIRST_S)) for no in self._away)
             self._away.clear()
             self.changed()
+
+    @property
+    def _stored(self) -> StoredFolder:
+        """The folder on the database thread."""
+        return self._tools.shelf[self.folder_no]
 
     @property
     def _own_log(self) -> bytes:
@@ -551,9 +522,7 @@ class FolderWork:
             self._is_confirmed = False
         if not self._held:
             return acts
-        return [
-            act for act in acts if not (isinstance(act, Deleted) and act.path in self._held)
-        ]
+        return [act for act in acts if not (isinstance(act, Deleted) and act.path in self._held)]
 
     @property
     def held(self) -> int:
@@ -596,7 +565,7 @@ class FolderWork:
         acts = self._not_busy(acts)
         if not acts:
             return
-        self._fresh = await tools.pool.run(_make_durable, disk, acts)
+        self._fresh = await tools.pool.run(make_durable, disk, acts)
         self.last_change_ms = self._now_ms()
         command = RecordActs(
             folder_no=self.folder_no,
@@ -659,7 +628,7 @@ class FolderWork:
     # -- applying -------------------------------------------------------------------------------
 
     async def _apply_forever(self, applier: Applier) -> None:
-        await self._tools.core.run(self._queue_unsynced)
+        await self._tools.core.run(queue_unsynced, self._stored)
         async with TaskGroup() as large:
             while True:
                 self._changed.clear()
@@ -673,11 +642,11 @@ class FolderWork:
         try:
             due = self._take_due()
             made, self._has_backlog = await self._tools.core.run(
-                self._plan, due, frozenset(self.local_objects)
+                plan_changes, self._stored, due, frozenset(self.local_objects)
             )
             if made is None:
                 return False
-            quick, slow = _split(made)
+            quick, slow = split_slow(made)
             if quick.steps or quick.blocked:
                 await self._carry_out(applier, quick)
             for one in slow:
@@ -724,46 +693,6 @@ class FolderWork:
 
     def _may_apply(self) -> bool:
         return self._first_scan_done or not self.is_joining
-
-    def _queue_unsynced(self) -> None:
-        """Rebuild the queue of what is to be applied from state and synced."""
-        stored = self._tools.shelf[self.folder_no]
-        found = stored.find_unsynced()
-        stored.state.changes.objects |= found.objects
-
-    def _plan(self, due: Sequence[int], excluded: frozenset[int]) -> tuple[Plan | None, bool]:
-        """Plan what changed, on the database thread; the rest stays for the next time."""
-        stored = self._tools.shelf[self.folder_no]
-        changes = stored.take_changes()
-        changes.objects.update(due)
-        if not changes:
-            return None, False
-        if len(changes.objects) > FEW_OBJECTS:
-            stored.state.changes = changes
-            stored.drop_agreed()
-            changes = stored.take_changes()
-        has_more = len(changes.objects) > PLAN_LIMIT
-        if has_more:
-            later = set(sorted(changes.objects)[PLAN_LIMIT:])
-            changes.objects -= later
-            stored.state.changes.objects |= later
-        considered, entries = stored.view().entries(changes)
-        considered -= excluded
-        wanted = [entry for entry in entries if entry.object_no in considered]
-        rows = stored.synced.rows_of(sorted(considered))
-        occupants = [
-            row
-            for row in stored.synced.rows_at_places(places(wanted, rows))
-            if row.object_no not in considered
-        ]
-        made = plan(
-            wanted,
-            rows,
-            occupants=occupants,
-            parent_of=stored.synced.parent_of,
-            objects=considered,
-        )
-        return made, has_more
 
     async def _carry_out_slow(self, applier: Applier, made: Plan) -> None:
         try:
@@ -862,72 +791,9 @@ class _Paths:
         return self._shelf[self._folder_no].synced.path_of(directory_no)
 
 
-def _split(made: Plan) -> tuple[Plan, list[Plan]]:
-    """Part large contents from the rest, so that a long transfer holds nothing up."""
-    slow = [
-        step
-        for step in made.steps
-        if isinstance(step, WriteFile) and step.claim.entry.size > SMALL_BYTES
-    ]
-    if not slow:
-        return made, []
-    parts = []
-    objects = set(made.objects)
-    for step in slow:
-        nos = frozenset(numbers_of(step))
-        objects -= nos
-        parts.append(Plan(steps=(step,), objects=nos))
-    own = set(map(id, slow))
-    quick = Plan(
-        steps=tuple(step for step in made.steps if id(step) not in own),
-        blocked=made.blocked,
-        objects=frozenset(objects),
-    )
-    return quick, parts
-
-
 def _first(group: BaseExceptionGroup[DiskError]) -> DiskError:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             return _first(error)
         return error
     raise group
-
-
-def _make_durable(disk: Disk, acts: Sequence[Act]) -> dict[BlobHash, bytes]:
-    """Make durable what the events of these acts will name (docs/design.md, 5).
-
-    Gives the contents of a small change, to go with the news of it.
-    """
-    files: list[bytes] = []
-    directories: set[bytes] = set()
-    for act in acts:
-        path = act.target if isinstance(act, Moved) else act.path
-        if isinstance(act, Deleted) or act.looked.stat.kind is not FileKind.FILE:
-            directories.add(path.rpartition(b"/")[0])
-        else:
-            files.append(path)
-        if isinstance(act, Moved):
-            directories.add(act.source.rpartition(b"/")[0])
-    # A directory that a deletion names is synced as any file: one syncfs from 16 names on.
-    disk.sync_files([*files, *sorted(directories)])
-    return _contents_of(disk, acts)
-
-
-def _contents_of(disk: Disk, acts: Sequence[Act]) -> dict[BlobHash, bytes]:
-    found: dict[BlobHash, bytes] = {}
-    looks = [
-        (act.path, act.looked)
-        for act in acts
-        if isinstance(act, Created | Edited) and act.looked.stat.kind is FileKind.FILE
-    ]
-    if sum(looked.stat.size for _, looked in looks) > _INLINE_LIMIT_BYTES:
-        return found
-    for path, looked in looks:
-        try:
-            content = disk.read(path, 0, looked.stat.size, looked.stat)
-        except DiskError:
-            continue
-        if blob_hash(content) == looked.value:
-            found[BlobHash(looked.value)] = content
-    return found

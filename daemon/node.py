@@ -19,7 +19,8 @@ from daemon.core import Runner
 from daemon.disk import Disk
 from daemon.displaced import Clock
 from daemon.engine import Engine
-from daemon.folder_work import FolderWork, Tools
+from daemon.folder_tools import Tools
+from daemon.folder_work import FolderWork
 from daemon.hints import Watcher
 from daemon.peer_book import PeerBook
 from daemon.procedures import Procedures

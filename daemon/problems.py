@@ -16,7 +16,8 @@ from daemon.terminal import counted
 
 if TYPE_CHECKING:
     from daemon.figures import Figures
-    from daemon.folder_work import FolderWork, Trouble
+    from daemon.folder_tools import Trouble
+    from daemon.folder_work import FolderWork
     from store.ids import AgentId
 
 NAMED_LIMIT = 8  # unreadable names that are listed one by one

@@ -1,0 +1,87 @@
+"""Plan what a folder's disk lacks of the view, from what changed since the last time.
+
+Runs on the database thread. The queue is the difference of state and synced, held by the state
+(store.state.Changes) and rebuilt from both; which steps follow is daemon.planner's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from daemon.apply import SMALL_BYTES
+from daemon.placing import numbers_of
+from daemon.planner import places, plan
+from daemon.steps import Plan, WriteFile
+from store.folder import StoredFolder
+
+FEW_OBJECTS = 64  # from so many on it pays to leave out what agrees already
+PLAN_LIMIT = 8192  # objects in one plan, so that applying begins before all is known
+
+
+def queue_unsynced(stored: StoredFolder) -> None:
+    """Rebuild the queue of what is to be applied from state and synced."""
+    stored.state.changes.objects |= stored.find_unsynced().objects
+
+
+def plan_changes(
+    stored: StoredFolder, due: Sequence[int], excluded: frozenset[int]
+) -> tuple[Plan | None, bool]:
+    """Plan what changed and what is `due` again; the rest stays for the next time.
+
+    `excluded` objects are left as they are on this disk. Gives None where nothing changed, and
+    whether more is to be planned.
+    """
+    changes = stored.take_changes()
+    changes.objects.update(due)
+    if not changes:
+        return None, False
+    if len(changes.objects) > FEW_OBJECTS:
+        stored.state.changes = changes
+        stored.drop_agreed()
+        changes = stored.take_changes()
+    has_more = len(changes.objects) > PLAN_LIMIT
+    if has_more:
+        later = set(sorted(changes.objects)[PLAN_LIMIT:])
+        changes.objects -= later
+        stored.state.changes.objects |= later
+    considered, entries = stored.view().entries(changes)
+    considered -= excluded
+    wanted = [entry for entry in entries if entry.object_no in considered]
+    rows = stored.synced.rows_of(sorted(considered))
+    occupants = [
+        row
+        for row in stored.synced.rows_at_places(places(wanted, rows))
+        if row.object_no not in considered
+    ]
+    made = plan(
+        wanted,
+        rows,
+        occupants=occupants,
+        parent_of=stored.synced.parent_of,
+        objects=considered,
+    )
+    return made, has_more
+
+
+def split_slow(made: Plan) -> tuple[Plan, list[Plan]]:
+    """Part large contents from the rest, so that a long transfer holds nothing up."""
+    slow = [
+        step
+        for step in made.steps
+        if isinstance(step, WriteFile) and step.claim.entry.size > SMALL_BYTES
+    ]
+    if not slow:
+        return made, []
+    parts = []
+    objects = set(made.objects)
+    for step in slow:
+        nos = frozenset(numbers_of(step))
+        objects -= nos
+        parts.append(Plan(steps=(step,), objects=nos))
+    own = set(map(id, slow))
+    quick = Plan(
+        steps=tuple(step for step in made.steps if id(step) not in own),
+        blocked=made.blocked,
+        objects=frozenset(objects),
+    )
+    return quick, parts
