@@ -14,6 +14,7 @@ import os
 import resource
 import secrets
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,7 @@ from peers.invite import Invite
 from peers.link import Link, Purpose
 from peers.listener import Listener
 from store.db import open_database
-from store.errors import DizzyError
+from store.errors import DatabaseDamaged, DizzyError
 from store.ids import AgentId, FolderId
 from store.signing import AgentKey
 
@@ -194,7 +195,14 @@ def stopped_node(home: Home) -> Iterator[NodeOperations]:
                 key=key,
                 config=config,
             )
-            asyncio.run(node.load())
+            try:
+                asyncio.run(node.load())
+            except sqlite3.DatabaseError as cause:
+                raise DatabaseDamaged(
+                    f"read the database {home.database}",
+                    str(cause),
+                    hint="bring it back from a backup, or move it away and join the folders again",
+                ) from cause
             for work in node.works.values():
                 with contextlib.suppress(DiskError):  # a lost root is told by status and verify
                     work.disk = open_disk(work.path, work.folder, None)

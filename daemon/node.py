@@ -28,6 +28,7 @@ from daemon.replica import NodeReplica, SharedFolder
 from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
 from daemon.subscription import Emit, ListenerKind
+from daemon.traffic import Traffic
 from peers.address import Address, parse_all
 from peers.backoff import Reconnection
 from peers.crossing import Crossing
@@ -120,6 +121,7 @@ class Node:
         )
         self.crossing = Crossing(key.agent)
         self.rejected: Counter[str] = Counter()
+        self.traffic = Traffic()
         self.clones_seen: set[AgentId] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._work_tasks: dict[FolderId, asyncio.Task[None]] = {}
@@ -274,6 +276,7 @@ class Node:
 
     def take_link(self, link: Link) -> None:
         """Take a proven link, called or calling, and serve it for its life."""
+        self.traffic.add(link)
         if link.purpose is Purpose.BULK:
             self._spawn(self.sessions.serve_bulk(link))
         else:
@@ -341,9 +344,11 @@ class Node:
         if not places:
             raise TryLater("bulk", "no address of that peer is known")
         try:
-            return await self.world.network.dial(places, agent, Purpose.BULK)
+            link = await self.world.network.dial(places, agent, Purpose.BULK)
         except DizzyError as failure:
             raise OSError(str(failure)) from failure
+        self.traffic.add(link)
+        return link
 
     async def fetch_anywhere(self, blob: BlobHash) -> bytes | None:
         """Fetch a content of at most 1 MiB from whichever peer has it, in any folder."""
@@ -398,6 +403,7 @@ class Node:
         except DizzyError as failure:
             logger.debug("no answer agent=%s why=%s", short(agent), failure.why)
             return False
+        self.traffic.add(link)
         await self._serve(link)
         return True
 

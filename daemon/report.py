@@ -319,7 +319,8 @@ class Reporter:
                 )
                 continue
             link = session.link
-            self._note_sent(agent, now_s, link.sent_bytes)
+            received_bytes, sent_bytes = self._node.traffic.of(agent)
+            self._note_sent(agent, now_s, sent_bytes)
             yield PeerStatus(
                 agent=agent.hex(),
                 name=name,
@@ -327,8 +328,8 @@ class Reporter:
                 address=link.address,
                 since=rfc3339(now_ms - int((now_s - link.opened_at_s) * 1000)),
                 rtt_ms=round(link.rtt_s * 1000, 3),
-                received_bytes=link.received_bytes,
-                sent_bytes=link.sent_bytes,
+                received_bytes=received_bytes,
+                sent_bytes=sent_bytes,
                 last_seen_at=rfc3339(now_ms),
                 problems=tuple(problems),
             )

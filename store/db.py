@@ -137,7 +137,7 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
         raise DatabaseDamaged(
             f"cannot open the database {path}",
             str(cause),
-            hint="move it away; `dizzyd run` rebuilds it from disk and peers",
+            hint="bring it back from a backup, or move it away and join the folders again",
         ) from cause
     if version > SCHEMA_VERSION:
         raise DatabaseDamaged(
