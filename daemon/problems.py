@@ -104,6 +104,14 @@ def own_clone_problem() -> Problem:
     )
 
 
+def unknown_folder_problem(name: str) -> Problem:
+    """Say that the configuration names a folder that the database does not know."""
+    return Problem(
+        problem=f"folder {name} is in config.toml and not in the database",
+        hint="join it again, or take it out of config.toml; its files were not touched",
+    )
+
+
 def damage_problem(cause: Exception) -> Problem:
     """Say that the database cannot be read."""
     return Problem(

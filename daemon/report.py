@@ -23,6 +23,7 @@ from daemon.problems import (
     folder_problems,
     fork_problem,
     own_clone_problem,
+    unknown_folder_problem,
 )
 from daemon.status import (
     Behind,
@@ -182,6 +183,9 @@ class Reporter:
         if node.book.is_cloned or node.key.agent in node.clones_seen:
             yield own_clone_problem()
         yield from self._fork_problems(node.key.agent)
+        for name, folder in node.config.folders.items():
+            if folder.id is not None and folder.id not in node.works:
+                yield unknown_folder_problem(name)
 
     def _fork_problems(self, agent: AgentId) -> list[Problem]:
         """Tell of forks that we hold both branches of, or were shown the proof of."""
