@@ -34,6 +34,7 @@ from daemon.placing import DirectoryPaths, Job, Placed, Placer, numbers_of, plac
 from daemon.recovery import FETCH_PREFIX, Recovery
 from daemon.steps import (
     Bind,
+    Claim,
     MakeLink,
     MoveName,
     Plan,
@@ -280,9 +281,12 @@ class Applier:
         """Cover what replaces, renames or removes.
 
         New files and links need none: nothing stood there, and what a crash leaves is what a
-        head says, so that it binds. A new directory has one since the steps after it name it.
+        head says, so that it binds. A directory that gets a number has one, since the steps
+        after it name it.
         """
         match step:
+            case Bind(Claim(entry), rows, _) if rows and entry.kind is Kind.DIRECTORY:
+                return Intent(b"intent-%d" % self._names.moment_ns(), step)
             case Bind() | Renumber() | WriteFile(_, ()) | MakeLink(_, ()):
                 return None
             case RemoveFile(rows, _) | WriteFile(_, rows, _) | MakeLink(_, rows):

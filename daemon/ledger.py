@@ -23,6 +23,7 @@ from daemon.steps import (
     key_of,
     row_for,
 )
+from store.ids import Kind
 from store.records import SyncedRow
 
 
@@ -47,8 +48,9 @@ class Ledger:
         self._rows: dict[Key, SyncedRow] = {}
         self._keys: dict[int, list[Key]] = {}  # by inode; may name keys that have moved on
         for step in steps:
-            # What is only bound may stand at the path of another object's file.
-            if not (isinstance(step, Bind) and step.claim is not None):
+            # A file that is only bound may be another object's; a directory may get a number.
+            is_bound = isinstance(step, Bind) and step.claim is not None
+            if not is_bound or any(row.kind is Kind.DIRECTORY for row in rows_of(step)):
                 for row in rows_of(step):
                     self._store(row)
 

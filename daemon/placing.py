@@ -272,7 +272,7 @@ class Placer:
                     raise _Waits(self._path(place_of(job.step)) or b"", Why.BLOCKED)
                 self._agree([], gone, before=self._current(rows))
             case Bind():
-                self._bind(job.step)
+                self._bind(job, job.step)
 
     def _new_rows(self, claim: Claim, stat: Stat) -> list[SyncedRow]:
         now_ns = self._now_ns
@@ -488,7 +488,7 @@ class Placer:
         agreed = [settled_row(each, (base,), seen) for each in step.claim.entries]
         self._agree(agreed, ended_keys(step.claim, rows), job.number, before=rows)
 
-    def _bind(self, step: Bind) -> None:
+    def _bind(self, job: Job, step: Bind) -> None:
         if step.claim is None:
             return
         entry = step.claim.entry
@@ -496,7 +496,7 @@ class Placer:
         rows = self._current(step.rows) or self._look(path, entry)
         self._must_leave_none_behind(step.claim, rows)
         agreed = [settled_row(each, rows, None) for each in step.claim.entries]
-        self._agree(agreed, ended_keys(step.claim, rows), before=rows)
+        self._agree(agreed, ended_keys(step.claim, rows), job.number, before=rows)
 
     def _look(self, path: bytes, entry: Entry) -> tuple[SyncedRow, ...]:
         """Find out by the disk alone whether it is as wanted."""

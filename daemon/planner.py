@@ -278,6 +278,9 @@ class _Pairing:
                     by_object.setdefault((row.object_no, row.value), node)
 
         def same_key(entries: tuple[Entry, ...]) -> list[Node]:
+            # As with directories: a key that tells of a file is not given to another one.
+            if key_of(entries[0]) in self._own:
+                entries = entries[:1]
             found = (self._own.get(key_of(entry)) for entry in entries)
             return [node for node in found if node is not None]
 
@@ -286,8 +289,8 @@ class _Pairing:
             return [node for node in same_key(entries) if node.rows[0].value == value]
 
         def same_object_and_value(entries: tuple[Entry, ...]) -> list[Node]:
-            found = (by_object.get((entry.object_no, entry.value)) for entry in entries)
-            return [node for node in found if node is not None]
+            node = by_object.get((entries[0].object_no, entries[0].value))
+            return [] if node is None else [node]
 
         targets = self._pair(targets, same_key_and_value, needs_place=True)
         targets = self._pair(targets, same_key_and_value, needs_place=False)
@@ -374,7 +377,6 @@ class _Pairing:
                 node.goal_parent = self.goal(node.claim.entry.parent_no)
         _carry_displaced(self.nodes)
         return self.nodes
-
 
     def _renumber(self) -> None:
         """Where union directories part, children go on under the number that stays."""

@@ -32,6 +32,7 @@ from daemon.placing import (
     settled_row,
 )
 from daemon.steps import (
+    Bind,
     Claim,
     Key,
     MakeDirectory,
@@ -106,6 +107,10 @@ class Recovery:
         match intent.step:
             case MakeDirectory(claim):
                 self._finish_making(claim, intent.number)
+            case Bind(Claim() as claim, rows, _) if rows:
+                rows = self._ledger.telling_of(rows)
+                agreed = [settled_row(entry, rows, None) for entry in claim.entries]
+                self._agree(agreed, ended_keys(claim, rows), rows, intent.number)
             case MoveName() as step:
                 self._finish_move(step, intent.number)
             case SwapNames(one, other):

@@ -56,6 +56,7 @@ def worlds(tmp_path: Path) -> Iterator[Callable[[], World]]:
 _RANDOM = settings(
     max_examples=30,
     deadline=None,
+    derandomize=True,
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -49,13 +49,13 @@ def executed(before: list[Entry], after: list[Entry]) -> Tree:
     return tree
 
 
-@settings(max_examples=150, deadline=None, report_multiple_bugs=False)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(trees(), trees())
 def test_a_plan_makes_any_tree_into_any_other(before: list[Entry], after: list[Entry]) -> None:
     executed(before, after)
 
 
-@settings(max_examples=60, deadline=None, report_multiple_bugs=False)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(trees(is_mixed=False), trees(is_mixed=False), st.data())
 def test_a_plan_of_some_changed_objects_leaves_the_others(
     before: list[Entry], after: list[Entry], data: st.DataObject
@@ -91,7 +91,7 @@ def test_a_plan_of_some_changed_objects_leaves_the_others(
     assert tree.listing() == listing_of(after)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(trees())
 def test_nothing_to_do_gives_no_steps(entries: list[Entry]) -> None:
     assert planned(entries, entries).steps == ()
