@@ -25,6 +25,7 @@ from daemon.outcomes import (
     Watch,
     Watched,
 )
+from daemon.record import prev_of
 from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
 from daemon.steps import Key
@@ -200,9 +201,8 @@ class _Writing:
                     if is_link
                     else Content(hash=looked.value, size=looked.stat.size),
                     mtime_ns=looked.stat.mtime_ns,
-                    prev=tuple(
-                        row.events[start : start + 32] for start in range(0, len(row.events), 32)
-                    ),
+                    # A second look at one file follows the first: its row has those bytes.
+                    prev=prev_of(self._stored.state, row),
                 )
             )
         )

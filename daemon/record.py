@@ -30,7 +30,7 @@ from store.ids import EventId, Kind, ObjectId, object_id
 from store.log import OwnWriter
 from store.records import PRIMARY, Entry, SyncedRow
 from store.signing import SignedBatch
-from store.state import ALIVE, HAD_DELETION, MANY, Changes, ObjectRow
+from store.state import ALIVE, HAD_DELETION, MANY, Changes, HeadRow, ObjectRow
 
 _UNHEARD_MS = 10 * 60 * 1000  # so long a rename of what no peer has heard of is a new name
 _PREV_LIMIT = 256  # what an event's prev may hold (store.events.Prev)
@@ -81,7 +81,7 @@ class Recorder:
         self._removed: list[tuple[int, bytes]] = []
         self._pending: list[_Pending] = []
         self._made: dict[int, bytes] = {}  # directories made in this bunch: number -> id
-        self._deleted_directories: dict[bytes, EventId] = {}  # path -> deletion
+        self._deleted_directories: dict[bytes, dict[int, EventId]] = {}  # path -> deletions
         self._deleted: dict[int, EventId] = {}  # objects deleted in this bunch
         self._moved_away: set[int] = set()  # objects moved in this bunch
         self._entries: dict[int, dict[bytes, Entry]] = {}
@@ -164,6 +164,10 @@ class Recorder:
         rows = self._by_precedence(act.rows)
         bound = [row for row in rows if self._binds_head(row, act.looked)]
         if bound:
+            if self._may_write:  # the other objects of this path have no file any more
+                for row in rows:
+                    if row not in bound:
+                        self._delete_row(row)
             return
         if self._refused(act.path):
             return
@@ -173,6 +177,7 @@ class Recorder:
                     self._create_at(act.path, act.looked)
                 self._delete_row(row)
             elif index == 0:
+                self._keep_others(row)
                 event = self._writer.add(
                     encode(
                         ContentChanged(
@@ -229,6 +234,7 @@ class Recorder:
 
     def _after_move(self, row: SyncedRow, looked: Looked) -> None:
         if row.kind != Kind.DIRECTORY and looked.value != row.value:
+            self._keep_others(row)
             event = self._writer.add(
                 encode(
                     ContentChanged(
@@ -256,26 +262,44 @@ class Recorder:
         self._after_move(moved, act.looked)
 
     def _delete(self, act: Deleted) -> None:
-        parent_path = act.path.rpartition(b"/")[0]
-        along = self._deleted_directories.get(parent_path)
+        along = self._deleted_directories.get(act.path.rpartition(b"/")[0], {})
         for row in self._by_precedence(act.rows):
-            if row.leftover or row.object_no not in self._entries or (
-                row.copy not in self._entries[row.object_no]
-            ):
+            if row.leftover or self._is_gone(row):
                 self._removed.append((row.object_no, row.copy))  # state says so already
                 continue
             if self._refused(act.path):
                 return
-            event = self._delete_row(row, along)
+            event = self._delete_row(row, self._along(row, along))
             if row.kind == Kind.DIRECTORY:
-                self._deleted_directories.setdefault(act.path, event)
+                deletions = self._deleted_directories.setdefault(act.path, {})
+                deletions[row.object_no] = event
+
+    def _is_gone(self, row: SyncedRow) -> bool:
+        """Whether the view has nothing of what this row stood for."""
+        entries = self._entries.get(row.object_no)
+        if not entries:
+            return True
+        if row.copy == PRIMARY or row.copy in entries:
+            return False
+        # The copy may stand under another name by now, or have become the file itself.
+        shown = {head.event_id for head in self._state.heads(row.object_no) if head.is_shown}
+        shown.update(_split(entries[PRIMARY].events))
+        return shown.isdisjoint(_split(row.events))
+
+    def _along(self, row: SyncedRow, deletions: dict[int, EventId]) -> EventId | None:
+        """Give the deletion of the directory that holds an object, of those that shared its path."""
+        if len(deletions) > 1:
+            current = self._state.rows([row.object_no]).get(row.object_no)
+            if current is not None and current.parent_no in deletions:
+                return deletions[current.parent_no]
+        return next(iter(deletions.values()), None)
 
     def _delete_row(self, row: SyncedRow, along: EventId | None = None) -> EventId:
         event = self._writer.add(
             encode(
                 ObjectDeleted(
                     object=self._id_of(row.object_no),
-                    prev=self._prev(row) if row.copy == PRIMARY else _split(row.events),
+                    prev=self._prev_of_deletion(row),
                     placement_seen=row.placement or None,
                     along_with=along,
                 )
@@ -463,8 +487,9 @@ class Recorder:
     ) -> dict[bytes, tuple[bytes, int, tuple[bytes, ...]]]:
         """Find id, generation and prev for each new name.
 
-        The generation is the smallest whose object was never moved away from that name; an
-        object that was deleted there is created again, naming the deletions seen.
+        The generation is the smallest whose object was never moved away from that name, nor
+        stands elsewhere on this disk, as the loser of a name does; an object that was deleted
+        there is created again, naming the deletions seen.
         """
         found: dict[bytes, tuple[bytes, int, tuple[bytes, ...]]] = {}
         open_names = {name: Kind(int(act.looked.stat.kind)) for name, act in named}
@@ -481,13 +506,24 @@ class Recorder:
                     found[name] = (identity, generation, ())
                 elif row.no in self._deleted:
                     found[name] = (identity, generation, (self._deleted[row.no],))
-                elif row.last_move is None and row.no not in self._moved_away:
+                elif (
+                    row.last_move is None
+                    and row.no not in self._moved_away
+                    and not self._stands_here(row)
+                ):
                     found[name] = (identity, generation, self._deletions_seen(row))
                 else:
                     continue
                 del open_names[name]
             generation += 1
         return found
+
+    def _stands_here(self, row: ObjectRow) -> bool:
+        """Whether this disk has the object at all; it is not at the name to be created."""
+        return any(
+            synced.copy == PRIMARY and not synced.leftover
+            for synced in self._synced.rows_of([row.no])
+        )
 
     def _deletions_seen(self, row: ObjectRow) -> tuple[bytes, ...]:
         """Name the deletions that a new file replaces; a joiner has seen none."""
@@ -543,17 +579,7 @@ class Recorder:
         return self._folder.id_of(no)
 
     def _prev(self, row: SyncedRow) -> tuple[bytes, ...]:
-        """Give what this disk held: synced's events and every current head of the same bytes."""
-        prev = dict.fromkeys(_split(row.events))
-        current = self._state.rows([row.object_no]).get(row.object_no)
-        if current is not None:
-            if current.flags & MANY:
-                for head in self._state.heads(row.object_no):
-                    if head.is_head and not head.is_deletion and head.value == row.value:
-                        prev[head.event_id] = None
-            elif current.flags & ALIVE and current.value == row.value:
-                prev[current.head_event] = None
-        return tuple(prev)[:_PREV_LIMIT]
+        return prev_of(self._state, row)
 
     def _binds_head(self, row: SyncedRow, looked: Looked) -> bool:
         """Bind an edit to a current head of the same bytes: somebody made it already."""
@@ -562,6 +588,8 @@ class Recorder:
         current = self._state.rows([row.object_no]).get(row.object_no)
         if current is None or not current.flags & ALIVE:
             return False
+        if current.value == row.value:
+            return False  # the view wanted what stood here: somebody decided for other bytes
         events = b""
         mtime_ns = current.mtime_ns
         if current.flags & MANY:
@@ -596,11 +624,14 @@ class Recorder:
             return False
         if row.kind == Kind.DIRECTORY and self._folder.has_anything_in([row.object_no]):
             return False
-        created = self._folder.own_batch(current.head_key)
-        if created is None:
-            return False
-        seq, wall_ms = created
-        return seq > self._covered_seq and 0 <= self._wall_ms - wall_ms < _UNHEARD_MS
+        for fact in self._state.facts(row.object_no):
+            own = self._folder.own_batch(fact.key)
+            if own is None or own[0] <= self._covered_seq:
+                return False
+            is_recent = 0 <= self._wall_ms - own[1] < _UNHEARD_MS
+            if isinstance(fact.event, ObjectCreated) and not is_recent:
+                return False
+        return True
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -653,6 +684,20 @@ class Recorder:
                     if pending.identity in numbers
                 ]
             )
+
+
+def prev_of(state: FolderState, row: SyncedRow) -> tuple[bytes, ...]:
+    """Give what this disk held: the row's events and every current head of the same bytes."""
+    prev = dict.fromkeys(_split(row.events))
+    current = state.rows([row.object_no]).get(row.object_no)
+    if current is not None:
+        if current.flags & MANY:
+            for head in state.heads(row.object_no):
+                if head.is_head and not head.is_deletion and head.value == row.value:
+                    prev[EventId(head.event_id)] = None
+        elif current.flags & ALIVE and current.value == row.value:
+            prev[current.head_event] = None
+    return tuple(prev)[:_PREV_LIMIT]
 
 
 def _new_row(pending: _Pending, no: int, parent_no: int) -> SyncedRow:
