@@ -59,6 +59,8 @@ class Exchange:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
+            for _ in range(10):  # transports that were aborted close in the rounds after
+                await asyncio.sleep(0)
 
         asyncio.run_coroutine_threadsafe(cancel_all(), self._loop).result(_ANSWER_LIMIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
