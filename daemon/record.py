@@ -30,7 +30,7 @@ from store.ids import EventId, Kind, ObjectId, object_id
 from store.log import OwnWriter
 from store.records import PRIMARY, Entry, SyncedRow
 from store.signing import SignedBatch
-from store.state import ALIVE, HAD_DELETION, MANY, Changes, HeadRow, ObjectRow
+from store.state import ALIVE, HAD_DELETION, MANY, Changes, FolderState, HeadRow, ObjectRow
 
 _UNHEARD_MS = 10 * 60 * 1000  # so long a rename of what no peer has heard of is a new name
 _PREV_LIMIT = 256  # what an event's prev may hold (store.events.Prev)
@@ -83,6 +83,7 @@ class Recorder:
         self._made: dict[int, bytes] = {}  # directories made in this bunch: number -> id
         self._deleted_directories: dict[bytes, dict[int, EventId]] = {}  # path -> deletions
         self._deleted: dict[int, EventId] = {}  # objects deleted in this bunch
+        self._kept_heads: dict[int, dict[bytes, EventId]] = {}  # object -> value -> made a head
         self._moved_away: set[int] = set()  # objects moved in this bunch
         self._entries: dict[int, dict[bytes, Entry]] = {}
         self.result = Recorded()
@@ -287,7 +288,7 @@ class Recorder:
         return shown.isdisjoint(_split(row.events))
 
     def _along(self, row: SyncedRow, deletions: dict[int, EventId]) -> EventId | None:
-        """Give the deletion of the directory that holds an object, of those that shared its path."""
+        """Give the deletion of the directory that holds an object, of all at its path."""
         if len(deletions) > 1:
             current = self._state.rows([row.object_no]).get(row.object_no)
             if current is not None and current.parent_no in deletions:
@@ -580,6 +581,46 @@ class Recorder:
 
     def _prev(self, row: SyncedRow) -> tuple[bytes, ...]:
         return prev_of(self._state, row)
+
+    def _prev_of_deletion(self, row: SyncedRow) -> tuple[bytes, ...]:
+        """Give what a deletion replaces: all that a file held, or the one head of a copy.
+
+        The versions of an object that only void deletions keep are no heads: the deletion of
+        one of them makes heads of the others first, or all would go with it.
+        """
+        self._keep_others(row)
+        made = self._kept_heads[row.object_no].get(row.value)
+        if made is not None:  # an earlier act of this bunch made it a head
+            return (made, *_split(row.events))[:_PREV_LIMIT]
+        return self._prev(row) if row.copy == PRIMARY else _split(row.events)
+
+    def _keep_others(self, row: SyncedRow) -> None:
+        """Make heads of the other versions that only void deletions keep, before an act on one."""
+        if row.object_no in self._kept_heads:
+            return
+        made = self._kept_heads.setdefault(row.object_no, {})
+        heads = self._state.heads(row.object_no)
+        if not heads or any(head.is_head and not head.is_deletion for head in heads):
+            return
+        deletions = tuple(head.event_id for head in heads if head.is_head)[:_PREV_LIMIT]
+        for head in heads:
+            if head.is_shown and head.value != row.value and head.value not in made:
+                made[head.value] = self._writer.add(
+                    encode(
+                        ContentChanged(
+                            object=self._id_of(row.object_no),
+                            content=self._content_of(row, head),
+                            mtime_ns=head.mtime_ns,
+                            prev=deletions,
+                        )
+                    )
+                )
+
+    @staticmethod
+    def _content_of(row: SyncedRow, head: HeadRow) -> Content | bytes:
+        if row.kind == Kind.SYMLINK:
+            return head.value
+        return Content(hash=head.value, size=head.size)
 
     def _binds_head(self, row: SyncedRow, looked: Looked) -> bool:
         """Bind an edit to a current head of the same bytes: somebody made it already."""
