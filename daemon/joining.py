@@ -87,12 +87,12 @@ class Joining:
         if present is not None:
             return await self._join_again(asked, present)
         root, given_up = await self._join_place(path, wanted)
-        self._sharing.refuse_overlap(f"join {wanted}", root, besides=given_up)
-        taken = {self._sharing.name_of(work) for work in node.works.values()}
-        if given_up is None and wanted in taken:
+        others = [work for work in node.works.values() if work is not given_up]
+        if wanted in map(self._sharing.name_of, others):
             raise DizzyError(
                 f"join {wanted}", f"a folder named {wanted} is here already", hint="give --name"
             )
+        self._sharing.refuse_overlap(f"join {wanted}", root, besides=given_up)
         link = await node.world.network.dial(
             asked.addresses, asked.inviter, Purpose.JOIN, invite=asked
         )
