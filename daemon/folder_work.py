@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ class FolderWork:
         self._scan_asked: list[asyncio.Future[None]] = []
         self._retries: dict[int, _Retry] = {}
         self._away: set[int] = set()
+        self._under_way: Counter[int] = Counter()  # objects of plans that are not done
         self._delays: dict[int, float] = {}
         self._away_due_s = 0.0
         self._slow = 0
@@ -573,6 +575,7 @@ class FolderWork:
             wall_ms=self._now_ms(),
             covered_seq=self.covered_seq,
             busy=frozenset(),
+            under_way=frozenset(self._under_way),
         )
 
         def record() -> Recorded:
@@ -642,7 +645,11 @@ class FolderWork:
         try:
             due = self._take_due()
             made, self._has_backlog = await self._tools.core.run(
-                plan_changes, self._stored, due, frozenset(self.local_objects)
+                plan_changes,
+                self._stored,
+                due,
+                frozenset(self.local_objects),
+                frozenset(self._under_way),
             )
             if made is None:
                 return False
@@ -708,9 +715,12 @@ class FolderWork:
         writes = [step for step in made.steps if isinstance(step, WriteFile)]
         figures = (len(writes), sum(step.claim.entry.size for step in writes))
         self.pending = (self.pending[0] + figures[0], self.pending[1] + figures[1])
+        self._under_way.update(made.objects)
         try:
             applied = await applier.apply(made)
         finally:
+            self._under_way.subtract(made.objects)
+            self._under_way += Counter()  # without those that are done
             self.pending = (self.pending[0] - figures[0], self.pending[1] - figures[1])
         self._note_applied(made, applied)
         arrived = list({BlobHash(step.claim.entry.value) for step in writes})

@@ -24,11 +24,15 @@ def queue_unsynced(stored: StoredFolder) -> None:
 
 
 def plan_changes(
-    stored: StoredFolder, due: Sequence[int], excluded: frozenset[int]
+    stored: StoredFolder,
+    due: Sequence[int],
+    excluded: frozenset[int],
+    under_way: frozenset[int] = frozenset(),
 ) -> tuple[Plan | None, bool]:
     """Plan what changed and what is `due` again; the rest stays for the next time.
 
-    `excluded` objects are left as they are on this disk. Gives None where nothing changed, and
+    `excluded` objects are left as they are on this disk; plans about those `under_way` are
+    not done. Gives None where nothing changed, and
     whether more is to be planned.
     """
     changes = stored.take_changes()
@@ -37,7 +41,7 @@ def plan_changes(
         return None, False
     if len(changes.objects) > FEW_OBJECTS:
         stored.state.changes = changes
-        stored.drop_agreed()
+        stored.drop_agreed(under_way)
         changes = stored.take_changes()
     has_more = len(changes.objects) > PLAN_LIMIT
     if has_more:

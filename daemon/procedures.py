@@ -27,6 +27,7 @@ class RecordActs:
     wall_ms: int
     covered_seq: int  # of our own log: the last that any peer is known to have
     busy: frozenset[int]  # objects that are being changed on disk right now
+    under_way: frozenset[int] = frozenset()  # objects of plans that are not done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Procedures:
         with stored.change():
             recorder = Recorder(stored, command.wall_ms, command.covered_seq, set(command.busy))
             recorded = recorder.record(command.acts)
-            stored.drop_agreed()
+            stored.drop_agreed(command.under_way)
         if recorded.batches:
             emit(
                 BatchesCommitted(

@@ -126,7 +126,35 @@ class Recorder:
                 )
             else:
                 found.append(act)
-        return found
+        return self._without_orphans(found)
+
+    def _without_orphans(self, acts: list[Act]) -> list[Act]:
+        """Leave out the deletion of a directory that would leave rows below it behind.
+
+        Something in it was not judged, since apply was at work there: both are looked at again.
+        """
+        deleted = [act for act in acts if isinstance(act, Deleted)]
+        directories = {r.object_no for a in deleted for r in a.rows if r.kind == Kind.DIRECTORY}
+        if not directories:
+            return acts
+        leaving = {
+            (row.object_no, row.copy)
+            for act in acts
+            if isinstance(act, Deleted | Moved)
+            for row in act.rows
+        }
+        staying = {
+            row.parent_no
+            for row in self._synced.rows_below(sorted(directories))
+            if (row.object_no, row.copy) not in leaving
+        }
+        kept: set[bytes] = set()
+        for act in sorted(deleted, key=lambda each: each.path, reverse=True):
+            if any(row.object_no in staying for row in act.rows):
+                kept.add(act.path)
+                staying.update(row.parent_no for row in act.rows)
+                self.result.look_again.append(act.path)
+        return [act for act in acts if not (isinstance(act, Deleted) and act.path in kept)]
 
     def _view_of(self, nos: set[int]) -> dict[int, dict[bytes, Entry]]:
         entries: dict[int, dict[bytes, Entry]] = {}

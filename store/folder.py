@@ -8,6 +8,7 @@ database when something fails.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 from store.access import Member, Role
@@ -298,16 +299,17 @@ class StoredFolder:
         ).fetchone()
         return files + copies, size + copies_size
 
-    def drop_agreed(self) -> None:
+    def drop_agreed(self, under_way: AbstractSet[int] = frozenset()) -> None:
         """Take out of what is to be planned what synced agrees on already, in bulk.
 
         Own acts mostly: an import of many files plans nothing. Whatever shares a name with
-        something else stays in, since the view decides about it.
+        something else stays in, since the view decides about it, and so do the objects
+        `under_way`: what a plan is doing to them now is not in synced yet.
         """
         changes = self.state.changes
         agreed: set[int] = set()
         gone: list[tuple[int, int, bytes]] = []
-        for marks, part in chunked(list(changes.objects)):
+        for marks, part in chunked(list(changes.objects - under_way)):
             for no, parent_no, name, is_alive in self.db.execute(
                 "SELECT o.no, o.parent_no, o.name, o.flags & 1 FROM object o LEFT JOIN synced s"
                 " ON s.object_no = o.no AND s.copy_event = x''"

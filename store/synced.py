@@ -124,6 +124,10 @@ class FolderSynced:
         """Read the rows that stand in a directory of this disk."""
         return self._select("parent_no", self.directories_at(path))
 
+    def rows_below(self, directory_nos: Sequence[int]) -> list[SyncedRow]:
+        """Read the rows that stand in directories, by their numbers."""
+        return self._select("parent_no", directory_nos)
+
     def rows_at(self, path: bytes) -> list[SyncedRow]:
         """Read the rows that stand at one path (several where objects are collapsed)."""
         parent, _, name = path.rpartition(b"/")
