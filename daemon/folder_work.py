@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,7 +110,7 @@ class FolderWork:
         self._scan_asked: list[asyncio.Future[None]] = []
         self._retries: dict[int, _Retry] = {}
         self._away: set[int] = set()
-        self._under_way: Counter[int] = Counter()  # objects of plans that are not done
+        self._under_way = UnderWay()
         self._delays: dict[int, float] = {}
         self._away_due_s = 0.0
         self._slow = 0
@@ -180,6 +179,7 @@ class FolderWork:
             is_ignored=self._is_ignored,
         )
         self._applier = applier
+        self._under_way = UnderWay()
         displaced = DisplacedWatch(disk, tools.pool, self._journal, tools.clock)
         await tools.pool.run(watcher.start, self._deliver)
         try:
@@ -575,7 +575,7 @@ class FolderWork:
             wall_ms=self._now_ms(),
             covered_seq=self.covered_seq,
             busy=frozenset(),
-            under_way=frozenset(self._under_way),
+            under_way=self._under_way,
         )
 
         def record() -> Recorded:
@@ -649,13 +649,15 @@ class FolderWork:
                 self._stored,
                 due,
                 frozenset(self.local_objects),
-                frozenset(self._under_way),
+                self._under_way,
             )
             if made is None:
                 return False
             quick, slow = split_slow(made)
             if quick.steps or quick.blocked:
                 await self._carry_out(applier, quick)
+            else:
+                self._under_way.end(quick.objects)
             for one in slow:
                 self._slow += 1
                 large.create_task(self._carry_out_slow(applier, one))
@@ -715,12 +717,10 @@ class FolderWork:
         writes = [step for step in made.steps if isinstance(step, WriteFile)]
         figures = (len(writes), sum(step.claim.entry.size for step in writes))
         self.pending = (self.pending[0] + figures[0], self.pending[1] + figures[1])
-        self._under_way.update(made.objects)
         try:
             applied = await applier.apply(made)
         finally:
-            self._under_way.subtract(made.objects)
-            self._under_way += Counter()  # without those that are done
+            self._under_way.end(made.objects)
             self.pending = (self.pending[0] - figures[0], self.pending[1] - figures[1])
         self._note_applied(made, applied)
         arrived = list({BlobHash(step.claim.entry.value) for step in writes})

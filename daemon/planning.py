@@ -6,7 +6,9 @@ Runs on the database thread. The queue is the difference of state and synced, he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from daemon.apply import SMALL_BYTES
 from daemon.placing import numbers_of
@@ -18,6 +20,31 @@ FEW_OBJECTS = 64  # from so many on it pays to leave out what agrees already
 PLAN_LIMIT = 8192  # objects in one plan, so that applying begins before all is known
 
 
+class UnderWay:
+    """The objects of plans that were made and are not done; several may be about one."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._counts: Counter[int] = Counter()
+        self._lock = threading.Lock()  # made on the database thread, done on the loop
+
+    def begin(self, object_nos: Iterable[int]) -> None:
+        """Note a plan."""
+        with self._lock:
+            self._counts.update(object_nos)
+
+    def end(self, object_nos: Iterable[int]) -> None:
+        """Note that it is done."""
+        with self._lock:
+            self._counts.subtract(object_nos)
+            self._counts = +self._counts
+
+    def objects(self) -> frozenset[int]:
+        """Give the objects at this moment."""
+        with self._lock:
+            return frozenset(self._counts)
+
+
 def queue_unsynced(stored: StoredFolder) -> None:
     """Rebuild the queue of what is to be applied from state and synced."""
     stored.state.changes.objects |= stored.find_unsynced().objects
@@ -27,12 +54,12 @@ def plan_changes(
     stored: StoredFolder,
     due: Sequence[int],
     excluded: frozenset[int],
-    under_way: frozenset[int] = frozenset(),
+    under_way: UnderWay,
 ) -> tuple[Plan | None, bool]:
     """Plan what changed and what is `due` again; the rest stays for the next time.
 
-    `excluded` objects are left as they are on this disk; plans about those `under_way` are
-    not done. Gives None where nothing changed, and
+    `excluded` objects are left as they are on this disk; what is planned joins `under_way`.
+    Gives None where nothing changed, and
     whether more is to be planned.
     """
     changes = stored.take_changes()
@@ -41,7 +68,7 @@ def plan_changes(
         return None, False
     if len(changes.objects) > FEW_OBJECTS:
         stored.state.changes = changes
-        stored.drop_agreed(under_way)
+        stored.drop_agreed(under_way.objects())
         changes = stored.take_changes()
     has_more = len(changes.objects) > PLAN_LIMIT
     if has_more:
@@ -64,6 +91,7 @@ def plan_changes(
         parent_of=stored.synced.parent_of,
         objects=considered,
     )
+    under_way.begin(made.objects)
     return made, has_more
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from daemon.acts import Act
+from daemon.planning import UnderWay
 from daemon.record import Recorded, Recorder
 from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
@@ -27,7 +28,7 @@ class RecordActs:
     wall_ms: int
     covered_seq: int  # of our own log: the last that any peer is known to have
     busy: frozenset[int]  # objects that are being changed on disk right now
-    under_way: frozenset[int] = frozenset()  # objects of plans that are not done
+    under_way: UnderWay  # objects of plans that are not done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class Procedures:
         with stored.change():
             recorder = Recorder(stored, command.wall_ms, command.covered_seq, set(command.busy))
             recorded = recorder.record(command.acts)
-            stored.drop_agreed(command.under_way)
+            stored.drop_agreed(command.under_way.objects())
         if recorded.batches:
             emit(
                 BatchesCommitted(
