@@ -27,7 +27,7 @@ from daemon.journal import FolderJournal
 from daemon.looks import QUIET_S, Again, AgainReason, LookSchedule, LookSet
 from daemon.matching import ScanCause, is_mass_deletion, match
 from daemon.outcomes import Why
-from daemon.planning import plan_changes, queue_unsynced, split_slow
+from daemon.planning import UnderWay, plan_changes, queue_unsynced, split_slow
 from daemon.procedures import RecordActs
 from daemon.record import Recorded
 from daemon.scanner import scan
