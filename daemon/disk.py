@@ -20,6 +20,7 @@ from store.errors import DizzyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from store.ids import BlobHash
 
@@ -169,6 +170,13 @@ class Disk(Protocol):
         """Read a piece of a file. Raises NameMissing if it is not the `expected` file any more.
 
         Compared are inode, size and mtime. Less than `length` bytes come only at its end.
+        """
+
+    def together(self) -> AbstractContextManager[None]:
+        """Say that the calls of this thread in the block are one round of steps.
+
+        A directory may then be reached once for many names of it. Nothing is promised more, or
+        less: calls mean what they mean without it.
         """
 
     # -- stages: making content before it is visible ------------------------------------------

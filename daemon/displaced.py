@@ -128,12 +128,14 @@ def settle(
     history: bytes,
     is_unchanged: bool,
     now_ns: int,
+    is_quiet: bool = False,
 ) -> list[Outcome]:
     """Look at a file in tmp that was displaced from `path`, where `row` was expected.
 
-    It goes to history at once, unless somebody is writing to it: then it waits in tmp.
+    It goes to history at once, unless somebody is writing to it: then it waits in tmp. The
+    caller has just seen that nobody does if it `is_quiet`.
     """
-    if disk.is_stage_being_written(stage):
+    if not is_quiet and disk.is_stage_being_written(stage):
         return [Watched(_watch_in_tmp(stage, path, row, now_ns))]
     value = row.value
     looked: Looked | None = None

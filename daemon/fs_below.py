@@ -11,13 +11,16 @@ import errno
 import os
 import re
 import stat as modes
-from contextlib import suppress
+import threading
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from daemon import syscalls
 from daemon.disk import DiskError, FileKind, NameMissing, NameTaken, NotEmpty, Stat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 PRIVATE = b".dizzyd"
@@ -40,6 +43,8 @@ _KINDS = {
 }
 _TYPE_BITS = 0o170000
 _INT64_LIMIT = 2**63
+_HELD_DIRECTORIES = 32
+_HELD_S = 0.020  # so long, at most, a directory once reached is believed to be at its path
 
 
 def is_reachable(path: bytes) -> bool:
@@ -102,7 +107,7 @@ def clamped(time_ns: int) -> int:
 class At:
     """One name in one open directory, for the length of a `with`; OSError becomes DiskError."""
 
-    __slots__ = ("_operation", "_path", "_tree", "directory", "name")
+    __slots__ = ("_is_held", "_operation", "_path", "_tree", "directory", "name")
 
     def __init__(self, tree: Tree, operation: str, path: bytes) -> None:
         """Remember what is to be done, for the sentence of a failure."""
@@ -111,6 +116,7 @@ class At:
         self._path = path
         self.directory = -1
         self.name = b""
+        self._is_held = False
 
     def __enter__(self) -> Self:
         """Open the directory that holds the name."""
@@ -122,7 +128,7 @@ class At:
             )
         parent, _, self.name = self._path.rpartition(b"/")
         try:
-            self.directory = self._tree.open_directory(parent, PATH_ONLY)
+            self.directory, self._is_held = self._tree.reach(parent)
         except OSError as cause:
             raise disk_error(self._operation, self._path, cause) from cause
         return self
@@ -134,13 +140,29 @@ class At:
         trace: TracebackType | None,
     ) -> None:
         """Close the directory."""
-        os.close(self.directory)
+        if not self._is_held:
+            os.close(self.directory)
         if isinstance(value, OSError):
             raise disk_error(self._operation, self._path, value) from value
 
     def lstat(self) -> os.stat_result:
         """Give the lstat of the name."""
         return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+
+
+class _Held:
+    """Directories that one thread has open for a moment."""
+
+    __slots__ = ("directories", "until_s")
+
+    def __init__(self) -> None:
+        self.directories: dict[bytes, int] = {}
+        self.until_s = 0.0
+
+    def let_go(self) -> None:
+        directories, self.directories = self.directories, {}
+        for directory in directories.values():
+            os.close(directory)
 
 
 class Tree:
@@ -151,6 +173,7 @@ class Tree:
         self._root = root
         self._device = os.fstat(root).st_dev
         self._has_openat2 = has_openat2
+        self._local = threading.local()
 
     @property
     def device(self) -> int:
@@ -164,6 +187,36 @@ class Tree:
     def at(self, operation: str, path: bytes) -> At:
         """Reach one name: `with tree.at("move", path) as at`."""
         return At(self, operation, path)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Reach a directory once for many names of it, in this thread, for the block."""
+        held = self._local.held = _Held()
+        try:
+            yield
+        finally:
+            self._local.held = None
+            held.let_go()
+
+    def forget(self) -> None:
+        """Reach every directory anew: one of them got another path."""
+        held: _Held | None = getattr(self._local, "held", None)
+        if held is not None:
+            held.let_go()
+
+    def reach(self, path: bytes) -> tuple[int, bool]:
+        """Give an open directory, and whether it is held for others too: then do not close it."""
+        held: _Held | None = getattr(self._local, "held", None)
+        if held is None:
+            return self.open_directory(path, PATH_ONLY), False
+        now_s = time.monotonic()
+        if now_s >= held.until_s or len(held.directories) >= _HELD_DIRECTORIES:
+            held.let_go()
+            held.until_s = now_s + _HELD_S
+        directory = held.directories.get(path)
+        if directory is None:
+            directory = held.directories[path] = self.open_directory(path, PATH_ONLY)
+        return directory, True
 
     def open_directory(self, path: bytes, flags: int) -> int:
         """Open a directory below the root; the caller closes it.

@@ -228,8 +228,7 @@ def is_open_for_writing(directory: int, name: bytes) -> bool:
         # Who opens it in the very instant of our lease makes the kernel signal us: SIGIO would
         # end the process, SIGURG is ignored unless somebody asked for it.
         fcntl.fcntl(opened, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(opened, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(opened, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        fcntl.fcntl(opened, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # it ends when we close
     except BlockingIOError:
         return True
     except OSError:  # not our file, or a file system without leases

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MADE = b".made-tmp-"
 SHARED_BITS = 0o777  # setuid, setgid and sticky never come from a peer
+_WRITE_OUT_BYTES = 32 << 20
 _READ_BITS = 0o444
 _EXECUTE_BITS = 0o111
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -192,7 +193,15 @@ class Workshop:
 class LinuxStage:
     """A file being made; implements daemon.disk.Stage."""
 
-    __slots__ = ("__weakref__", "_descriptor", "_is_own", "_name", "_shop", "is_executable")
+    __slots__ = (
+        "__weakref__",
+        "_descriptor",
+        "_is_own",
+        "_name",
+        "_shop",
+        "_unsent_bytes",
+        "is_executable",
+    )
 
     def __init__(
         self, shop: Workshop, descriptor: int, name: bytes | None, *, is_own: bool
@@ -202,6 +211,7 @@ class LinuxStage:
         self._descriptor = descriptor
         self._name = name
         self._is_own = is_own
+        self._unsent_bytes = 0
         self.is_executable = False
 
     @property
@@ -227,6 +237,11 @@ class LinuxStage:
             write_all(self.descriptor(), offset, chunk)
         except OSError as cause:
             raise self._error("write", cause) from cause
+        self._unsent_bytes += len(chunk)
+        if self._unsent_bytes >= _WRITE_OUT_BYTES:
+            # The disk begins while more is coming, so that the sync at the end finds little left.
+            syscalls.start_writing_out(self._descriptor)
+            self._unsent_bytes = 0
 
     def read(self, offset: int, length: int) -> bytes:
         """Read back up to `length` bytes."""

@@ -70,8 +70,8 @@ _RETRY_S = 30.0
 # A single save is told at once, event by event. More bunches than this a second, above a few at
 # once, are a burst: there events gather first, which costs the listener fewer calls.
 _BUNCHES_AT_ONCE = 12.0
-_BUNCHES_A_SECOND = 2000.0
-_GATHER_S = 0.002
+_BUNCHES_A_SECOND = 50.0
+_GATHER_S = 0.025
 
 
 class Inotify:

@@ -146,6 +146,8 @@ class _Writing:
         self._closed: list[tuple[bytes]] = []
         self._kept: list[tuple[int, bytes, int, bytes, int]] = []
         self._events: list[bytes] = []
+        self._watched: dict[bytes, bytes] = {}
+        self._unwatched: list[tuple[bytes]] = []
 
     def write(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Write all of it; gives the events that users' displaced bytes make."""
@@ -154,6 +156,11 @@ class _Writing:
             self._take(outcome)
         stored.synced.remove(self._gone - self._rows.keys())
         stored.synced.put(list(self._rows.values()))
+        db.executemany("DELETE FROM displaced WHERE name = ?", self._unwatched)
+        db.executemany(
+            "INSERT OR REPLACE INTO displaced (name, folder_no, record) VALUES (?, ?, ?)",
+            [(name, stored.no, record) for name, record in self._watched.items()],
+        )
         db.executemany("DELETE FROM intent WHERE id = ?", self._closed)
         db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", self._kept)
         return self._events
@@ -175,12 +182,10 @@ class _Writing:
             case Displaced():
                 self._take_displaced(outcome)
             case Watched(watch=watch):
-                self._stored.db.execute(
-                    "INSERT OR REPLACE INTO displaced (name, folder_no, record) VALUES (?, ?, ?)",
-                    (watch.name, self._stored.no, _encode(watch)),
-                )
+                self._watched[watch.name] = _encode(watch)
             case Unwatched(name=name):
-                self._stored.db.execute("DELETE FROM displaced WHERE name = ?", (name,))
+                self._watched.pop(name, None)
+                self._unwatched.append((name,))
             case _:
                 pass  # postponed and failed steps changed nothing
 

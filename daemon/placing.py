@@ -136,6 +136,11 @@ class Placer:
         self._placed = Placed([], set())
         self._now_ns = self._clock.now_ns()
         self._resolved.clear()
+        with self._disk.together():
+            self._execute_all(jobs)
+        return self._placed
+
+    def _execute_all(self, jobs: Sequence[Job]) -> None:
         outcomes = self._placed.outcomes
         for job in jobs:
             self._orphans = []
@@ -158,7 +163,6 @@ class Placer:
             self._has_trouble |= any(
                 isinstance(outcome, Postponed | Failed) for outcome in outcomes[done:]
             )
-        return self._placed
 
     def committed(self) -> None:
         """Forget directories that `paths` knows by now."""
@@ -340,7 +344,15 @@ class Placer:
             and looked.value == row.value
         )
 
-    def _settle(self, intent: Intent, path: bytes, row: SyncedRow, displaced: Stat) -> None:
+    def _settle(
+        self,
+        intent: Intent,
+        path: bytes,
+        row: SyncedRow,
+        displaced: Stat,
+        *,
+        is_quiet: bool = False,
+    ) -> None:
         found = settle(
             self._disk,
             self._names,
@@ -350,6 +362,7 @@ class Placer:
             history=intent.history_name,
             is_unchanged=_is_as_displaced(displaced, row),
             now_ns=self._now_ns,
+            is_quiet=is_quiet,
         )
         self._placed.outcomes += found
 
@@ -415,8 +428,11 @@ class Placer:
                 pass
             else:
                 raise _Waits(path, Why.CHANGED_HERE)
+            self._drop(rows, intent.number)
+            self._settle(intent, path, rows[0], displaced)
+            return
         self._drop(rows, intent.number)
-        self._settle(intent, path, rows[0], displaced)
+        self._settle(intent, path, rows[0], displaced, is_quiet=True)
 
     def _drop(self, rows: tuple[SyncedRow, ...], number: bytes) -> None:
         self._agree((), tuple(key_of(row) for row in rows), number, before=rows)

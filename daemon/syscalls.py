@@ -65,6 +65,10 @@ if _statx is not None:
         ctypes.c_uint,
         ctypes.c_void_p,
     )
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = getattr(_libc, "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _add_watch = _libc.inotify_add_watch
 _add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _kept = threading.local()
@@ -120,6 +124,12 @@ def syncfs(descriptor: int) -> None:
     while _libc.syncfs(ctypes.c_int(descriptor)):
         if ctypes.get_errno() != errno.EINTR:
             raise _failure()
+
+
+def start_writing_out(descriptor: int) -> None:
+    """Have the kernel begin to write a file's changed pages out; says nothing of durability."""
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def is_mount_root(directory: int, name: bytes) -> bool:

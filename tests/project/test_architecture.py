@@ -42,7 +42,7 @@ ADAPTERS = {
     # the shared folder
     "daemon.fs": {"os", "threading"},
     "daemon.fs_abilities": {"os"},
-    "daemon.fs_below": {"os"},
+    "daemon.fs_below": {"os", "threading", "time"},
     "daemon.fs_look": {"os", "fcntl", "threading", "time"},
     "daemon.fs_root": {"os", "fcntl"},
     "daemon.fs_stage": {"os", "time"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -254,6 +255,9 @@ class MemoryDisk:
         return inode.content[offset : offset + length]
 
     # -- stages -------------------------------------------------------------------------------
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @_call
     def stage_many(self, files: Sequence[NewFile]) -> list[Stage]:
