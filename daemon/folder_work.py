@@ -210,6 +210,8 @@ class FolderWork:
             hints, self._delivered = self._delivered, []
             self._is_announced = False
         self._hints.extend(hints)
+        if self.trouble.unreadable:
+            self._forget_unreadable(hints)
         self.was_settled = False
         self._hinted.set()
 
@@ -549,6 +551,15 @@ class FolderWork:
         for path in list(self.trouble.unreadable):
             is_listed = path.rpartition(b"/")[0] in where.directories
             if path in where.paths or is_listed or path.startswith(trees):
+                del self.trouble.unreadable[path]
+
+    def _forget_unreadable(self, hints: Sequence[Hint]) -> None:
+        """Forget what was wrong under names that went: they are not looked at again."""
+        went = {hint.path for hint in hints if hint.kind is HintKind.GONE}
+        went.update(hint.source for hint in hints if hint.source)
+        below = tuple(path + b"/" for path in went)
+        for path in list(self.trouble.unreadable):
+            if path in went or path.startswith(below):
                 del self.trouble.unreadable[path]
 
     def _note_problems(self, problems: Sequence[Problem]) -> None:
