@@ -746,7 +746,7 @@ class FolderWork:
         for no in made.objects - unfinished:
             self._delays.pop(no, None)
         again: list[bytes] = []
-        gone: list[Hint] = []
+        gone: list[bytes] = []
         for postponed in applied.postponed:
             if postponed.why is Why.CONTENT_AWAY:
                 if not self._away:
@@ -754,7 +754,7 @@ class FolderWork:
                 self._away.update(postponed.object_nos)
                 continue
             if postponed.why is Why.MISSING_HERE:
-                gone.append(Hint(HintKind.GONE, postponed.path))
+                gone.append(postponed.path)
             elif postponed.why in (Why.TAKEN, Why.CHANGED_HERE, Why.NOT_EMPTY):
                 again.append(postponed.path)
             self._retry(postponed.object_nos, RETRY_FIRST_S)
@@ -763,7 +763,7 @@ class FolderWork:
             agains = [Again(path, AgainReason.UNSURE, QUIET_S) for path in again]
             self._schedule.look_again(agains, self._now_s())
         if again or gone:
-            self._hints.extend(gone)
+            self._schedule.miss(gone, self._now_s())
             self._hinted.set()
         if not applied.failed:
             self.trouble.failed.clear()

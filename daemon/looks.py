@@ -175,6 +175,13 @@ class LookSchedule:
                 self._wait(again.path, now_s + delay_s, now_s + delay_s)
         self._bound(now_s)
 
+    def miss(self, paths: Iterable[bytes], now_s: float) -> None:
+        """Take note of known names that were not found; what is known to go is not put off."""
+        for path in paths:
+            if not self._is_going(path):
+                self._go(path, now_s, is_known=True)
+        self._bound(now_s)
+
     def _take(self, hint: Hint, known: AbstractSet[bytes], now_s: float) -> None:
         path = hint.path
         if hint.kind is HintKind.LOST:
