@@ -28,6 +28,7 @@ from daemon.control import ControlServer
 from daemon.core import InlineRunner, Runner, ThreadRunner
 from daemon.disk import Disk, DiskError, RootLost
 from daemon.fs import LinuxDisk
+from daemon.greeting import greeting
 from daemon.home import Home, user_directory
 from daemon.joining import Joining
 from daemon.key_file import read_key
@@ -36,7 +37,6 @@ from daemon.operations import NodeOperations
 from daemon.service import Notifier
 from daemon.sharing import Sharing
 from daemon.status import Problem
-from daemon.terminal import escape
 from daemon.watcher import watcher_for
 from peers import certificate
 from peers.address import Address, parse_all
@@ -55,7 +55,6 @@ from store.signing import AgentKey
 
 logger = logging.getLogger(__name__)
 
-VERSION = "0.1.0"
 STOP_LIMIT_S = 8.0
 NETWORK_LOOK_S = 5.0
 SUSPENDED_S = 5.0  # so much more wall clock than loop time: the machine slept
@@ -286,7 +285,7 @@ class Application:
                 if first_folder is not None:
                     await self._share_first(first_folder)
                 await self._control.start()
-                self._greet(first_folder)
+                self._greet()
                 self._notifier.ready()
                 await self._stop.wait()
                 self._notifier.stopping()
@@ -314,20 +313,20 @@ class Application:
         Path(path).mkdir(parents=True, exist_ok=True)
         await self.operations.share(path, None)
 
-    def _greet(self, first_folder: str | None) -> None:
-        """Say what runs and what to do next."""
-        out = self._out
-        listen = ", ".join(str(address) for address in self._listener.addresses) or "nowhere"
-        out.write(f"dizzyd {VERSION} runs as {escape(self.node.config.node.name)}\n")
-        out.write(f"  listens at  {listen}\n")
-        for work in self.node.works.values():
-            name = escape(self.node.shelf[work.folder_no].name)
-            out.write(f"  folder      {name}  {escape(os.fsdecode(work.path))}\n")
-        if first_folder is not None and self.node.works:
-            work = next(iter(self.node.works.values()))
-            name = self.node.shelf[work.folder_no].name
-            out.write(f"next, in another terminal:  {_command(self._home)} invite {name}\n")
-        out.flush()
+    def _greet(self) -> None:
+        """Say what runs and what to do next, to whoever listens."""
+        works = self.node.works.values()
+        folders = [
+            (self.node.shelf[work.folder_no].name, os.fsdecode(work.path)) for work in works
+        ]
+        listen = [str(address) for address in self._listener.addresses]
+        try:
+            self._out.write(greeting(folders, listen, os.environ))
+            self._out.flush()
+        except OSError:  # nobody reads it; what is left of it goes nowhere
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._out.fileno())
+            os.close(null)
 
     async def _reload(self) -> None:
         self._notifier.reloading(time.monotonic_ns() // 1000)
@@ -366,17 +365,6 @@ class Application:
 
 class _Stopped(Exception):  # not an error: it ends the task group
     pass
-
-
-def _command(home: Home) -> str:
-    """Name the command as it works in another terminal: by its whole path, with its home."""
-    program = sys.argv[0] if os.path.sep in sys.argv[0] else "dizzyd"
-    program = os.path.abspath(program) if os.path.sep in program else program  # noqa: PTH100
-    if program.endswith("__main__.py"):
-        program = f"{sys.executable} -m daemon"
-    if "DIZZYD_HOME" in os.environ:
-        return f"DIZZYD_HOME={home.state} {program}"
-    return program
 
 
 def _raise_descriptor_limit() -> None:

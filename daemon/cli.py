@@ -115,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     finally:
         _end_output(sys.stdout)
+        _end_output(sys.stderr)
     return code
 
 

@@ -113,7 +113,7 @@ def chunked(values: Sequence[bytes] | Sequence[int]) -> Iterator[tuple[str, Sequ
 
 
 def open_database(path: Path, *, read_only: bool = False) -> Database:
-    """Open or make the database at `path`.
+    """Open or make the database at `path`, for its owner alone (0600) whatever the umask.
 
     Raises DatabaseDamaged if it is malformed or was written by a newer dizzyd.
     """
@@ -123,6 +123,7 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
                 f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
             )
         else:
+            path.touch(mode=0o600)  # SQLite gives its -wal and -shm the same mode
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")

@@ -153,7 +153,7 @@ class Node:
 
         def greets() -> bool:
             assert process.poll() is None, f"{self.name} ended: {self.log.read_text()[-2000:]}"
-            return b"listens at" in self.greeting.read_bytes()[began:]
+            return b"listening on" in self.greeting.read_bytes()[began:]
 
         eventually(f"{self.name} runs", greets)
 
