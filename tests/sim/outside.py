@@ -144,9 +144,12 @@ class Outside:
     def save_with_backup(self, path: bytes, content: bytes, *, keeps: bool = False) -> None:
         """Save as vim and emacs can: the old file becomes NAME~, a new one is written.
 
-        The backup goes afterwards unless `keeps`.
+        The backup goes afterwards unless `keeps`. A backup that stays is an edit and a create
+        (docs/design.md, 5, rule 3): who renames the file meanwhile has its old bytes twice.
         """
-        self._file(path)
+        inode = self._file(path)
+        if keeps:
+            self._copied(inode.content)
         backup = path + b"~"
         self.rename(path, backup)
         self.write(path, content)
@@ -178,10 +181,16 @@ class Outside:
             self._destroyed(inode)
 
     def rename(self, source: bytes, target: bytes) -> None:
-        """Rename as rename(2): a file that stood at the target is gone."""
+        """Rename as rename(2): a file that stood at the target is gone.
+
+        A rename over a file is an edit of that one, as an atomic save is (docs/design.md, 5,
+        rule 1), and a delete of the other: who moves the other meanwhile keeps it, too.
+        """
         _check(source)
         _check(target)
         old = self.files.rename(source, target, replace=True)
+        if old is not None and old.kind is FileKind.FILE:
+            self._copied(self.files.get(target).content)
         if old is not None and old.links == 0:
             self._destroyed(old)
 
@@ -189,15 +198,24 @@ class Outside:
         """Swap two names in one instant."""
         _check(one)
         _check(other)
+        self._note_swap(one, other)
         self.files.exchange(one, other)
 
     def swap(self, one: bytes, other: bytes) -> None:
         """Swap two names by three renames, as people do."""
         between = one + b".swap"
+        self._note_swap(one, other)
         self.files.get(other)
         self.rename(one, between)
         self.rename(other, one)
         self.rename(between, other)
+
+    def _note_swap(self, one: bytes, other: bytes) -> None:
+        """If one of the two is removed before anybody looked, it was a rename over a file."""
+        for path in (one, other):
+            inode = self.files.find(path)
+            if inode is not None and inode.kind is FileKind.FILE:
+                self._copied(inode.content)
 
     def hard_link(self, source: bytes, target: bytes) -> None:
         """Give a file a second name."""
