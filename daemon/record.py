@@ -620,7 +620,7 @@ class Recorder:
         made = self._kept_heads[row.object_no].get(row.value)
         if made is not None:  # an earlier act of this bunch made it a head
             return (made, *_split(row.events))[:_PREV_LIMIT]
-        return self._prev(row) if row.copy == PRIMARY else _split(row.events)
+        return self._prev(row) if row.copy == PRIMARY else _split(row.events)[:_PREV_LIMIT]
 
     def _keep_others(self, row: SyncedRow) -> None:
         """Make heads of the other versions that only void deletions keep, before an act on one."""

@@ -171,8 +171,8 @@ def _shown(
 ) -> tuple[Head, ...]:
     """Choose what the view shows: live heads, else what void deletions replaced.
 
-    A deletion beside them that is not void took away what it names: deleting one conflict copy
-    of an object that only void deletions keep leaves the others (docs/decisions/0012).
+    A deletion beside them that is not void took away what it names, and no more
+    (docs/decisions/0012).
     """
     alive = [head for head in heads if not head.is_deletion]
     if not alive:

@@ -35,6 +35,9 @@ class StoredFolder:
         self.key = key
         self.is_touched = False  # whether the present transaction has changed it
         self._load()
+        if self.log.has_held_to_apply():  # a newer dizzyd was installed
+            with self.change():
+                self.log.apply_held(self.fold)
 
     def _load(self) -> None:
         root_no, epoch, name, path, had_members = self.db.execute(
@@ -319,7 +322,9 @@ class StoredFolder:
                 " AND NOT s.leftover AND (o.kind = 1 OR s.shared_mtime_ns = o.mtime_ns)"
                 " ELSE s.object_no IS NULL AND o.kind != 1 END"
                 " AND NOT EXISTS (SELECT 1 FROM object m WHERE m.parent_no = o.parent_no"
-                " AND m.name = o.name AND m.no != o.no)",
+                " AND m.name = o.name AND m.no != o.no)"
+                " AND NOT EXISTS (SELECT 1 FROM synced c WHERE c.object_no = o.no"
+                " AND c.copy_event != x'')",
                 part,
             ):
                 if b" (conflict " not in name and self._is_alone(parent_no):

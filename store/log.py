@@ -9,12 +9,13 @@ Two branches of one log (a fork) are both kept: the primary key is the batch id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from store import access
-from store.codec import decode_header, split_events
+from store.codec import DEPS_LIMIT, decode_header, split_events
 from store.db import Database, chunked
 from store.errors import Malformed, UnsafePath
 from store.events import (
@@ -28,7 +29,14 @@ from store.events import (
 )
 from store.ids import AgentId, BatchId, Epoch, EventId, FolderId, LogId, event_id, log_id
 from store.paths import is_reserved, safe_name
-from store.signing import AgentKey, SignedBatch, WireBatch, sign_batch, verify_folder_shared
+from store.signing import (
+    AgentKey,
+    SignedBatch,
+    WireBatch,
+    sign_batch,
+    verify,
+    verify_folder_shared,
+)
 
 PENDING_LIMIT = 10_000  # batches that wait for others, for each peer that sent them
 PENDING_LIMIT_BYTES = 64 * 1024 * 1024
@@ -107,13 +115,14 @@ class FolderLog:
         self._waited_for: dict[bytes, set[BatchId]] = {}
         self._waiting_of: dict[bytes, tuple[int, int]] = {}
         self._access_sets: dict[int, tuple[int, ...]] = {}
-        self._members_at: dict[int, dict[AgentId, access.Member]] = {}
+        self._members_at: dict[tuple[int, ...], dict[AgentId, access.Member]] = {}
         self.batches = 0
         self._events: int | None = None  # counted when first asked for
         self.held_by_newer: set[AgentId] = set()  # logs with an unknown mandatory event
+        self._has_unapplied = False  # such, or what follows them
         self._load()
 
-    def _load(self) -> None:  # noqa: C901 - one table after the other
+    def _load(self) -> None:
         db = self._db
         for no, log in db.execute("SELECT no, id FROM log WHERE folder_no = ?", (self.folder_no,)):
             self._log_nos[LogId(log)] = no
@@ -125,7 +134,7 @@ class FolderLog:
             (self.folder_no,),
         ).fetchall()
         named: set[bytes] = set()
-        forked = {row[0] for row in rows if sum(r[0] == row[0] for r in rows) > 1}
+        forked = {log for log, number in Counter(row[0] for row in rows).items() if number > 1}
         if forked:
             for log in forked:
                 for (header,) in db.execute(
@@ -151,14 +160,24 @@ class FolderLog:
             "SELECT count(*) FROM batch WHERE folder_no = ?", (self.folder_no,)
         ).fetchone()
         self.batches = counted[0]
-        held = db.execute(
-            "SELECT header, body FROM batch WHERE folder_no = ? AND is_applied = 0",
-            (self.folder_no,),
-        ).fetchall()
-        for header_bytes, body in held:
-            header = decode_header(header_bytes)
-            if _needs_newer(split_events(body, header.count)):
-                self.held_by_newer.add(AgentId(header.agent))
+        unapplied = self._unapplied()
+        self._has_unapplied = bool(unapplied)
+        self.held_by_newer = {
+            AgentId(signed.header.agent)
+            for _, signed in unapplied
+            if _needs_newer(signed.events)
+        }
+
+    def _unapplied(self) -> list[tuple[int, SignedBatch]]:
+        """Read what is stored and has no effect yet, in (lamport, batch id) order."""
+        return [
+            (no, verify(WireBatch(header=header, signature=signature, body=body)))
+            for no, header, signature, body in self._db.execute(
+                "SELECT no, header, signature, body FROM batch"
+                " WHERE folder_no = ? AND is_applied = 0 ORDER BY lamport, id",
+                (self.folder_no,),
+            ).fetchall()
+        ]
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -260,15 +279,14 @@ class FolderLog:
             row = self._stored(batch)
             if row is not None:
                 nos.update(self._set(row[2]))
-        return self._members_of(self._intern(tuple(sorted(nos))))
+        return self._members_of(tuple(sorted(nos)))
 
-    def _members_of(self, access_no: int) -> dict[AgentId, access.Member]:
-        known = self._members_at.get(access_no)
+    def _members_of(self, batch_nos: tuple[int, ...]) -> dict[AgentId, access.Member]:
+        """Fold a set of membership batches."""
+        known = self._members_at.get(batch_nos)
         if known is None:
-            known = access.members(
-                grant for no in self._set(access_no) for grant in self._grants_in(no)
-            )
-            self._members_at[access_no] = known
+            known = access.members(grant for no in batch_nos for grant in self._grants_in(no))
+            self._members_at[batch_nos] = known
         return known
 
     def _grants_in(self, batch_no: int) -> list[access.Grant]:
@@ -328,9 +346,9 @@ class FolderLog:
     ) -> SignedBatch:
         head = self.own_head(key.agent, epoch)
         prev = None if head is None else head.batch
-        deps = tuple(sorted(batch for batch in self._frontier if batch != prev))
-        parents = [*self._frontier.values()]
-        if prev is not None and prev not in self._frontier:
+        deps = self._deps(prev)
+        parents = [self._frontier[dep] for dep in deps]
+        if prev is not None:
             parents.append(self._lamport(prev))
         signed = sign_batch(
             key,
@@ -346,6 +364,17 @@ class FolderLog:
         self._store(signed, fold, is_applied=True)
         return signed
 
+    def _deps(self, prev: BatchId | None) -> tuple[BatchId, ...]:
+        """Give what the next batch names beside its prev: the frontier, as far as it has room.
+
+        Somebody with thousands of logs shall not keep us from writing; what finds no room now
+        is named by later batches.
+        """
+        open_heads = [batch for batch in self._frontier if batch != prev]
+        if len(open_heads) > DEPS_LIMIT:
+            open_heads.sort(key=lambda batch: (self._frontier[batch], batch), reverse=True)
+        return tuple(sorted(open_heads[:DEPS_LIMIT]))
+
     def admit(self, batches: Sequence[SignedBatch], source: bytes, fold: Fold) -> Admitted:
         """Store and apply verified batches, inside a transaction; those with gaps wait.
 
@@ -357,6 +386,31 @@ class FolderLog:
             self._offer(signed, source, fold, result)
         result.missing = self.missing() if self._waiting else set()
         return result
+
+    def has_held_to_apply(self) -> bool:
+        """Whether something was held for a newer dizzyd, and this is it."""
+        return any(self._is_readable(signed) for _, signed in self._unapplied())
+
+    def _is_readable(self, signed: SignedBatch) -> bool:
+        """Whether what was held can take effect; what others refuse by now never will."""
+        return (
+            not _needs_newer(signed.events)
+            and self._has_applied_parents(signed)
+            and not self._broken_event(signed)
+        )
+
+    def apply_held(self, fold: Fold) -> list[BatchId]:
+        """Apply what was held and can be read by now, inside a transaction."""
+        applied: list[BatchId] = []
+        for no, signed in self._unapplied():
+            if not self._is_readable(signed):
+                continue
+            is_void = self._judge(no, signed)
+            self._db.execute("UPDATE batch SET is_applied = 1 WHERE no = ?", (no,))
+            self._advance_frontier(signed, _parents(signed))
+            fold(AppliedBatch(no=no, signed=signed, is_void=is_void))
+            applied.append(signed.id)
+        return applied
 
     def forget_waiting(self, source: bytes) -> None:
         """Drop what a peer sent that waits for others: it is gone, or it misbehaved."""
@@ -395,9 +449,7 @@ class FolderLog:
         return [head for head in self._heads.values() if head.log == signed.log]
 
     def _missing_parents(self, signed: SignedBatch) -> list[bytes]:
-        header = signed.header
-        parents = list(header.deps) if header.prev is None else [header.prev, *header.deps]
-        return [p for p in parents if p not in self._heads and self._stored(p) is None]
+        return [p for p in _parents(signed) if p not in self._heads and self._stored(p) is None]
 
     def _broken_rule(self, signed: SignedBatch) -> str:
         """Name the rule that a batch breaks whose parents are all stored; empty if none."""
@@ -451,44 +503,32 @@ class FolderLog:
     def _can_apply(self, signed: SignedBatch) -> bool:
         if _needs_newer(signed.events):
             self.held_by_newer.add(AgentId(signed.header.agent))
+            self._has_unapplied = True
             return False
-        if not self.held_by_newer:
-            return True
-        header = signed.header
-        parents = list(header.deps) if header.prev is None else [header.prev, *header.deps]
-        return all((self._stored(p) or (0, 0, 0))[1] for p in parents)
+        return not self._has_unapplied or self._has_applied_parents(signed)
+
+    def _has_applied_parents(self, signed: SignedBatch) -> bool:
+        return all((self._stored(p) or (0, 0, 0))[1] for p in _parents(signed))
 
     def _store(self, signed: SignedBatch, fold: Fold, *, is_applied: bool) -> bool:
         header = signed.header
-        log_no = self._log_no(signed)
-        parents = list(header.deps) if header.prev is None else [header.prev, *header.deps]
-        nos: set[int] = set()
-        for parent in parents:
-            row = self._stored(parent)
-            if row is not None:
-                nos.update(self._set(row[2]))
-        past = self._intern(tuple(sorted(nos)))
-        is_void = not self._counts(signed, past)
         batch_no = self._db.execute(
             "INSERT INTO batch (folder_no, id, log_no, seq, lamport, access_no, is_applied,"
-            " is_void, header, signature, body) VALUES (?,?,?,?,?,?,?,?,?,?,?) RETURNING no",
+            " is_void, header, signature, body) VALUES (?,?,?,?,?,0,?,0,?,?,?) RETURNING no",
             (
                 self.folder_no,
                 signed.id,
-                log_no,
+                self._log_no(signed),
                 header.seq,
                 header.lamport,
-                past,
                 is_applied,
-                is_void,
                 signed.header_bytes,
                 signed.signature,
                 signed.body,
             ),
         ).fetchone()[0]
-        if not is_void and access.is_membership(signed.events[0]):
-            widened = self._intern(tuple(sorted({*nos, batch_no})))
-            self._db.execute("UPDATE batch SET access_no = ? WHERE no = ?", (widened, batch_no))
+        # What is held is judged when it is read: apply_held().
+        is_void = self._judge(batch_no, signed) if is_applied else False
         if header.prev is not None:
             self._heads.pop(BatchId(header.prev), None)
         self._heads[signed.id] = LogHead(
@@ -502,12 +542,28 @@ class FolderLog:
         if self._events is not None:
             self._events += header.count
         if is_applied:
-            self._advance_frontier(signed, parents)
+            self._advance_frontier(signed, _parents(signed))
             fold(AppliedBatch(no=batch_no, signed=signed, is_void=is_void))
         return is_applied
 
-    def _counts(self, signed: SignedBatch, past: int) -> bool:
-        known = self._members_of(past)
+    def _judge(self, batch_no: int, signed: SignedBatch) -> bool:
+        """Note what the author of a stored batch could know of roles; tell whether it is void."""
+        nos: set[int] = set()
+        for parent in _parents(signed):
+            row = self._stored(parent)
+            if row is not None:
+                nos.update(self._set(row[2]))
+        past = tuple(sorted(nos))
+        is_void = not self._counts(signed, self._members_of(past))
+        if not is_void and access.is_membership(signed.events[0]):
+            past = tuple(sorted({*nos, batch_no}))
+        self._db.execute(
+            "UPDATE batch SET access_no = ?, is_void = ? WHERE no = ?",
+            (self._intern(past), is_void, batch_no),
+        )
+        return is_void
+
+    def _counts(self, signed: SignedBatch, known: Mapping[AgentId, access.Member]) -> bool:
         author = AgentId(signed.header.agent)
         if tag_of(signed.events[0]) < FOLDER_TAG or tag_of(signed.events[0]) >= FIRST_OPTIONAL_TAG:
             return access.may_write(known.get(author))
@@ -579,11 +635,12 @@ class FolderLog:
 
     def _drop_waiters(self, batch: BatchId, result: Admitted) -> None:
         """Drop everything that can never apply because `batch` was refused."""
-        for waiter in list(self._waited_for.get(batch, ())):
-            if waiter in self._waiting:
+        refused = [batch]  # a list: a chain of waiting batches can be thousands long
+        while refused:
+            for waiter in list(self._waited_for.get(refused.pop(), ())):
                 self._stop_waiting(waiter)
                 result.refuse("parent-refused")
-                self._drop_waiters(waiter, result)
+                refused.append(waiter)
 
 
 FOLDER_TAG = 16
@@ -592,6 +649,11 @@ FOLDER_TAG = 16
 def order_key(lamport: int, batch: bytes, index: int) -> bytes:
     """Give the 44 bytes by which events are ordered: lamport, batch id, index."""
     return lamport.to_bytes(8, "big") + batch + index.to_bytes(4, "big")
+
+
+def _parents(signed: SignedBatch) -> list[BatchId]:
+    header = signed.header
+    return list(header.deps) if header.prev is None else [header.prev, *header.deps]
 
 
 def _needs_newer(events: Sequence[bytes]) -> bool:

@@ -26,13 +26,11 @@ from store.events import (
     ObjectCreated,
     ObjectDeleted,
     ObjectMoved,
-    Tagged,
-    Untagged,
     decode,
     tag_of,
 )
 from store.fold import Fact, Folded, fold, value_of
-from store.ids import EventId, FolderId, Kind, LogId, ObjectId, event_id, object_id
+from store.ids import FolderId, Kind, LogId, ObjectId, event_id, object_id
 from store.log import AppliedBatch, order_key
 from store.placement import Directories, Directory, DirectoryMove, Slot
 
@@ -131,6 +129,7 @@ class FolderState:
         self._clean_buckets: set[int] = set()
         self._bucket_hashes: dict[int, bytes] = {}
         self._has_waiting = False
+        self._unions: dict[int, frozenset[int]] = {}  # directories that share their path
         self._batch_cache: OrderedDict[int, BatchEvents] = OrderedDict()
         self._kept_nos: dict[bytes, int] = {}
         self._load()
@@ -162,6 +161,7 @@ class FolderState:
         ):
             directories[parent_no].visible_children = count
         self._recount([directory.no for directory in directories])
+        self._load_unions()
         self.changes = Changes(set(), set())
         self._void = {
             row[0]
@@ -281,7 +281,7 @@ class FolderState:
     def apply(self, applied: AppliedBatch) -> None:
         """Let a batch take effect: rows, changes, dirty buckets. Pure function of the set."""
         signed = applied.signed
-        if applied.is_void or tag_of(signed.events[0]) >= FIRST_FOLDER_TAG:
+        if applied.is_void:
             return
         header = signed.header
         prefix = header.lamport.to_bytes(8, "big") + signed.id
@@ -298,7 +298,8 @@ class FolderState:
                         ),
                     )
                 )
-        self._take(_Work(self, applied.no, header.lamport), numbered)
+        if numbered:
+            self._take(_Work(self, applied.no, header.lamport), numbered)
 
     def _take(self, work: _Work, numbered: Sequence[tuple[int, Fact]]) -> None:
         work.load(fact for _, fact in numbered)
@@ -347,9 +348,13 @@ class FolderState:
 
     # -- visibility ---------------------------------------------------------------------------
 
-    def _recount(self, nos: Iterable[int]) -> None:
-        """Bring the counts of visible children in line, upward from these directories."""
+    def _recount(self, nos: Iterable[int]) -> set[int]:
+        """Bring the counts of visible children in line, upward from these directories.
+
+        Gives those that moved, appeared or went.
+        """
         waiting = list(nos)
+        changed: set[int] = set()
         directories = self.directories
         while waiting:
             directory = directories[waiting.pop()]
@@ -362,7 +367,9 @@ class FolderState:
                 if parent_no:
                     self.count_child(parent_no, delta, waiting)
             directory.counted_in = wanted
-            self.changes.objects.add(directory.no)
+            changed.add(directory.no)
+        self.changes.objects |= changed
+        return changed
 
     def count_child(self, parent_no: int, delta: int, waiting: list[int]) -> None:
         """Count a visible child more or less; a parent that appears or goes joins `waiting`."""
@@ -372,6 +379,52 @@ class FolderState:
         if parent.is_visible != was_visible:
             self.changes.slots.add((parent.parent_no, parent.name))
             waiting.append(parent_no)
+
+    # -- unions -------------------------------------------------------------------------------
+
+    def _load_unions(self) -> None:
+        """Find the directories that share a path, and all below them that do."""
+        directories = self.directories
+        shared = [d.no for d in directories if len(directories.at((d.parent_no, d.name))) > 1]
+        children: dict[int, list[int]] = {}
+        if shared:
+            for directory in directories:
+                children.setdefault(directory.parent_no, []).append(directory.no)
+        while shared:
+            no = shared.pop()
+            self.note_union(no)
+            shared.extend(children.pop(no, ()))
+
+    def note_union(self, no: int) -> None:
+        """Remember with whom a directory shares its path now."""
+        members = class_of(self.directories, no)
+        if len(members) > 1:
+            self._unions[no] = frozenset(members)
+        else:
+            self._unions.pop(no, None)
+
+    def parted_or_met(self, nos: Iterable[int]) -> set[int]:
+        """Find below which directories all may be named anew, since these ones changed.
+
+        That is wherever directories share a path, or did before: tell note_union() of each, and
+        of each directory below.
+        """
+        directories, unions = self.directories, self._unions
+        found: set[int] = set()
+        for no in nos:
+            directory = directories[no]
+            before = unions.get(no)
+            if before is not None:
+                found |= before
+            elif (
+                directory.parent_no not in unions
+                and len(directories.at((directory.parent_no, directory.name))) == 1
+            ):
+                continue
+            now = class_of(directories, no)
+            if len(now) > 1:
+                found.update(now)
+        return found
 
     # -- root ---------------------------------------------------------------------------------
 
@@ -655,7 +708,7 @@ class _Work:
         self._event_rows.append((no, *at))
         if kind is Kind.DIRECTORY:
             state.directories.add(
-                Directory(no, identity, parent_no, event.name, None, None, True)
+                Directory(no, identity, parent_no, event.name, None, None, is_alive=True)
             )
             state.directory_nos[identity] = no
         if state._has_waiting:  # noqa: SLF001
@@ -738,7 +791,7 @@ class _Work:
             row.place_event, row.place_key = directory.place_event, directory.place_key
 
     def _fold_all(self) -> None:
-        """Fold objects from all their events; a deletion that becomes void spreads."""
+        """Fold objects from all their events; a deletion that turns (not) void spreads."""
         state = self._state
         waiting = sorted(self._refold)
         while waiting:
@@ -746,9 +799,7 @@ class _Work:
             row = self._row(no)
             kind = Kind(row.kind)
             folded = fold(kind, state.facts(no), state._void.__contains__)  # noqa: SLF001
-            for deletion in folded.void_deletions - state._void:  # noqa: SLF001
-                state._void.add(deletion)  # noqa: SLF001
-                self._db.execute("INSERT INTO void_deletion VALUES (?, ?)", (deletion, no))
+            for deletion in self._turn_void(no, folded):
                 waiting.extend(
                     along
                     for (along,) in self._db.execute(
@@ -758,6 +809,21 @@ class _Work:
                     if along != no
                 )
             self._set(row, folded)
+
+    def _turn_void(self, no: int, folded: Folded) -> list[bytes]:
+        """Keep which deletions of an object are void; give those that turned."""
+        void = self._state._void  # noqa: SLF001
+        valid = [deletion for deletion in folded.valid_deletions if deletion in void]
+        newly = [deletion for deletion in folded.void_deletions if deletion not in void]
+        void.difference_update(valid)
+        void.update(newly)
+        self._db.executemany(
+            "DELETE FROM void_deletion WHERE event_id = ?", [(deletion,) for deletion in valid]
+        )
+        self._db.executemany(
+            "INSERT INTO void_deletion VALUES (?, ?)", [(deletion, no) for deletion in newly]
+        )
+        return [*valid, *newly]
 
     def _set(self, row: ObjectRow, folded: Folded) -> None:
         state, db = self._state, self._db
@@ -773,7 +839,7 @@ class _Work:
         row.flags = (
             (ALIVE if folded.is_alive else 0)
             | (MANY if is_many else 0)
-            | (HAD_DELETION if folded.had_deletion else 0)
+            | (HAD_DELETION if folded.void_deletions or folded.valid_deletions else 0)
             | (TAGGED if folded.tags else 0)
         )
         if is_many:
@@ -826,7 +892,6 @@ class _Work:
         state = self._state
         changes, directories = state.changes, state.directories
         recount: list[int] = []
-        unions: list[tuple[int, Slot]] = []
         for row in self._by_no.values():
             changes.objects.add(row.no)
             was_alive, old_parent, old_name = self._before.get(row.no, (False, 0, b""))
@@ -840,57 +905,31 @@ class _Work:
             if row.kind == Kind.DIRECTORY:
                 directories[row.no].is_alive = is_alive
                 recount.append(row.no)
-                unions.append((row.no, (old_parent, old_name)))
             elif (was_alive, old_parent) != (is_alive, row.parent_no):
                 if was_alive:
                     state.count_child(old_parent, -1, recount)
                 if is_alive:
                     state.count_child(row.parent_no, 1, recount)
-        state._recount(recount)  # noqa: SLF001
-        for no, old_slot in unions:
-            self._mark_unions(no, old_slot)
+        placed = [no for no in recount if no in self._by_no]
+        touched = state._recount(recount).union(placed)  # noqa: SLF001
+        self._mark_below(state.parted_or_met(touched))
 
-    def _mark_unions(self, no: int, old_slot: Slot) -> None:
-        """Where directories share a name, or did, everything below may be named anew."""
-        directories = self._state.directories
-        directory = directories[no]
-        new_slot = (directory.parent_no, directory.name)
-        for slot in {old_slot, new_slot}:
-            others = [o for o in sharing(directories, slot) if o != no]
-            if others:
-                for one in (no, *others):
-                    self._mark_below(one)
-
-    def _mark_below(self, no: int) -> None:
+    def _mark_below(self, nos: Iterable[int]) -> None:
+        """Ask the view again about everything below directories whose path is, or was, shared."""
         changes = self._state.changes
-        waiting = [no]
+        waiting = list(nos)
+        seen = set(waiting)
         while waiting:
             parent_no = waiting.pop()
+            self._state.note_union(parent_no)
+            changes.objects.add(parent_no)
             for child_no, kind in self._db.execute(
                 "SELECT no, kind FROM object WHERE parent_no = ?", (parent_no,)
             ):
-                if child_no not in changes.objects or kind == Kind.DIRECTORY:
-                    changes.objects.add(child_no)
-                    if kind == Kind.DIRECTORY:
-                        waiting.append(child_no)
-
-
-def sharing(directories: Directories, slot: Slot) -> list[int]:
-    """List the visible directories that share the path of a slot, in any member of its parent.
-
-    The representative comes first: least placement key (a base placement before any move), then
-    least id.
-    """
-    parent_no, name = slot
-    found = [
-        no
-        for member in class_of(directories, parent_no)
-        for no in directories.at((member, name))
-        if directories[no].is_visible
-    ]
-    if len(found) > 1:
-        found.sort(key=lambda no: (directories[no].place_key or b"", directories[no].id))
-    return found
+                changes.objects.add(child_no)
+                if kind == Kind.DIRECTORY and child_no not in seen:
+                    seen.add(child_no)
+                    waiting.append(child_no)
 
 
 def class_of(directories: Directories, no: int) -> list[int]:

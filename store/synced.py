@@ -231,7 +231,8 @@ class FolderSynced:
     # -- writing ------------------------------------------------------------------------------
 
     def put(self, rows: Sequence[SyncedRow]) -> None:
-        """Write rows, replacing those of the same object and copy."""
+        """Write rows, replacing those of the same object and copy; of equals the last counts."""
+        rows = list({(row.object_no, row.copy): row for row in rows}.values())
         self._forget([(row.object_no, row.copy) for row in rows], is_replaced=True)
         self._db.executemany(
             f"INSERT OR REPLACE INTO synced ({_COLUMNS}, folder_no)"

@@ -71,6 +71,7 @@ class View:
             self._add_at(rows, parent_no, name)
         self._add_slot_mates(rows)
         marked = {r.parent_no for r in rows.values() if _CONFLICT_MARK in r.name}
+        marked.update(parent_no for parent_no, name in changes.slots if _CONFLICT_MARK in name)
         for parent_no in marked:
             self._add_conflicted(rows, parent_no)
         if marked:
@@ -104,14 +105,15 @@ class View:
 
     def _add_conflicted(self, rows: dict[int, ObjectRow], parent_no: int) -> None:
         """Consider all conflicts of a directory: a real name may equal a conflict name."""
-        for member in self._class(parent_no):
-            for row in self._db.execute(
-                f"SELECT {_COLUMNS} FROM object WHERE parent_no = ?1 AND (flags & {MANY} OR name"
-                " IN (SELECT name FROM object WHERE parent_no = ?1 AND flags & 1"
-                " GROUP BY name HAVING count(*) > 1))",
-                (member,),
-            ):
-                rows.setdefault(row[0], ObjectRow(*row))
+        members = self._class(parent_no)
+        marks = ",".join("?" * len(members))
+        for row in self._db.execute(
+            f"SELECT {_COLUMNS} FROM object WHERE parent_no IN ({marks}) AND (flags & {MANY} OR"
+            f" name IN (SELECT name FROM object WHERE parent_no IN ({marks})"
+            " GROUP BY name HAVING count(*) > 1))",
+            (*members, *members),
+        ):
+            rows.setdefault(row[0], ObjectRow(*row))
 
     def _class(self, no: int) -> list[int]:
         members = self._classes.get(no)
