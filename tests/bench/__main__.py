@@ -35,6 +35,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", default="", metavar="NAMES", help="rsync,unison")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a line for each figure")
     parser.add_argument("--ground", type=Path, metavar="DIRECTORY", help="where to work")
+    parser.add_argument("--first", action="store_true", help="before other work here (root)")
     parser.add_argument("--no-image", action="store_true", help="no loop-mounted ext4")
     return parser.parse_args()
 
@@ -120,6 +121,8 @@ def main() -> int:
         _note(f"not known here: {', '.join(unknown)}")
         return 2
     systems = [name for name in names if is_installed(name)]
+    if asked.first:
+        machine.go_first()
     has_own_world = machine.enter_own_world()
     has_image = has_own_world and not asked.no_image and machine.can_mount_images()
     if not has_own_world:

@@ -51,7 +51,7 @@ def small_files(
     for number in range(count):
         size = chance.randrange(_KIB, longest_bytes + 1)
         start = chance.randrange(len(pool) - size)
-        with open(root / f"d{number % directories:03}" / f"f{number:06}", "wb") as file:  # noqa: PTH123
+        with open(root / f"d{number % directories:03}" / f"f{number:06}", "wb") as file:
             file.write(number.to_bytes(8, "big") + pool[start : start + size - 8])
 
 
@@ -86,7 +86,7 @@ def digest(root: Path) -> dict[str, str]:
         if Path(directory) == root and ".dizzyd" in names:
             names.remove(".dizzyd")
         for name in names:
-            found[os.path.relpath(os.path.join(directory, name), root)] = "directory"  # noqa: PTH118
+            found[os.path.relpath(os.path.join(directory, name), root)] = "directory"
         for name in files:
             path = Path(directory, name)
             told = str(path.readlink()) if path.is_symlink() else _hash(path)
@@ -130,7 +130,7 @@ def _holds_names(directory: Path, count: int) -> bool:
 
 def _count(directory: Path) -> int:
     try:
-        return len(os.listdir(directory))  # noqa: PTH208 - without objects
+        return len(os.listdir(directory))
     except FileNotFoundError:
         return -1
 
