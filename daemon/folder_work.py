@@ -740,7 +740,9 @@ class FolderWork:
         if applied.agreed:
             self.last_change_ms = self._now_ms()
 
-    def _note_applied(self, made: Plan, applied: Applied) -> None:
+    def _note_applied(  # noqa: C901 - one loop for each outcome
+        self, made: Plan, applied: Applied
+    ) -> None:
         unfinished = {no for postponed in applied.postponed for no in postponed.object_nos}
         unfinished.update(no for failed in applied.failed for no in failed.object_nos)
         for no in made.objects - unfinished:

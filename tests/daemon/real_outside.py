@@ -1,4 +1,4 @@
-# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH211 # paths are bytes here
+# paths are bytes here
 """Act on a real directory as a user's programs do, beside a LinuxDisk."""
 
 from __future__ import annotations

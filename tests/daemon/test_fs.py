@@ -1,4 +1,4 @@
-# ruff: noqa: PTH102, PTH104, PTH116, PTH208 # paths are bytes here
+# paths are bytes here
 """What LinuxDisk keeps beyond the contract of every disk: real hazards of a real system."""
 
 from __future__ import annotations

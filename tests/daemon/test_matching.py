@@ -469,7 +469,7 @@ def test_the_tests_run_where_renames_keep_inodes(tmp_path: Path) -> None:
     one = tmp_path / "one"
     one.write_bytes(b"")
     inode = one.stat().st_ino
-    os.rename(one, tmp_path / "two")  # noqa: PTH104 - the call itself
+    os.rename(one, tmp_path / "two")
     assert (tmp_path / "two").stat().st_ino == inode
 
 

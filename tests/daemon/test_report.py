@@ -196,7 +196,7 @@ async def test_a_peer_that_is_away_is_no_problem(tmp_path: Path) -> None:
         for link in [session.link for session in owner.node.sessions.all()]:
             owner.node._nudges.clear()
             await link.close()
-        other.node.take_link = lambda _link: None  # type: ignore[method-assign]
+        other.node.take_link = lambda link: None  # type: ignore[method-assign]
         await eventually(lambda: not owner.node.sessions.all())
 
         status = await owner.status()

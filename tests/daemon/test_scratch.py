@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from daemon.scratch import KeptBatch, Scratch, differing, read_objects
@@ -63,9 +64,7 @@ def test_scratch_tells_what_rests_on_a_damaged_batch_once() -> None:
         node.create(b"%d" % number, b"content %d" % number)
     kept = list(_kept(node))
     hurt = kept[2]
-    kept[2] = KeptBatch(
-        *(getattr(hurt, f) for f in hurt.__struct_fields__[:-1]), hurt.body[:-1] + b"\xff"
-    )
+    kept[2] = msgspec.structs.replace(hurt, body=hurt.body[:-1] + b"\xff")
     scratch = Scratch(node.stored.id)
 
     told = scratch.admit(kept)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +82,9 @@ class _ControlSocket(http.client.HTTPConnection):
 class Node:
     """One node of its own on this machine, with one folder that most tests share."""
 
-    def __init__(self, base: Path, name: str, exchange: Exchange, *, has_relay: bool = True) -> None:
+    def __init__(
+        self, base: Path, name: str, exchange: Exchange, *, has_relay: bool = True
+    ) -> None:
         self.name = name
         self.user_home = base / name
         self.home = self.user_home / "dizzyd"
@@ -242,7 +245,7 @@ class Node:
 
         def is_recorded() -> bool:
             now = self.about()
-            return now["log"]["events"] >= before + count and now["state"] == "idle"
+            return int(now["log"]["events"]) >= before + count and now["state"] == "idle"
 
         eventually(f"{self.name} records {count} events", is_recorded)
 
@@ -276,7 +279,7 @@ class Nodes:
             if node.relay is not None:
                 node.relay.cut()
         for node in self.all:
-            eventually(f"{node.name} is alone", lambda node=node: not _connected(node))
+            eventually(f"{node.name} is alone", partial(_is_alone, node))
 
     def mend(self) -> None:
         """Let the nodes find each other again."""
@@ -329,6 +332,10 @@ class Pair(Nodes):
 
 def _connected(node: Node) -> bool:
     return any(peer["connected"] for peer in node.status()["peers"])
+
+
+def _is_alone(node: Node) -> bool:
+    return not _connected(node)
 
 
 def agree(

@@ -123,11 +123,15 @@ def test_dizzyd_alone_prints_help_on_stderr(node: Node) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "hint"),
     [
-        ("[node]\nlisen = []\n", r"dizzyd: .*config\.toml:2:1: node\.lisen: unknown key.*", "listen"),
+        ("[node]\nlisen = []\n", r"dizzyd: .*\.toml:2:1: node\.lisen: unknown key.*", "listen"),
         ('[node]\nlisten = "x"\n', r"dizzyd: .*config\.toml:2:1: node\.listen: expected .*", ""),
         ("[node\n", r"dizzyd: .*config\.toml:1:6: expected TOML.*", ""),
         ("[limits]\nupload = 10\n", r"dizzyd: .*config\.toml:2:1: limits\.upload: expected .*", ""),
-        ('[history]\nmin_free = "120%"\n', r"dizzyd: .*config\.toml:2:1: history\.min_free: expected .*", ""),
+        (
+            '[history]\nmin_free = "120%"\n',
+            r"dizzyd: .*config\.toml:2:1: history\.min_free: expected .*",
+            "",
+        ),
         ("[folders.x]\n", r"dizzyd: .*config\.toml:1:1: folders\.x: expected .*path.*", ""),
         ('[node]\nname = "a\\u0007"\n', r"dizzyd: .*config\.toml:2:1: node\.name: expected .*", ""),
     ],
@@ -179,7 +183,8 @@ def test_init_makes_a_node_once(nodes: Nodes, tmp_path: Path) -> None:
 
 def test_share_and_leave_keep_the_comments_of_the_configuration(nodes: Nodes) -> None:
     one = nodes.add("one")
-    one.config.write_text(one.config.read_text() + "\n# mine\n[limits]\nupload = \"1 MiB/s\" # slow\n")
+    mine = '\n# mine\n[limits]\nupload = "1 MiB/s" # slow\n'
+    one.config.write_text(one.config.read_text() + mine)
     one.start()
     nodes.share(one)
 

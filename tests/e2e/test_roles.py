@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +11,7 @@ BASE = {"text": b"base", "sub/other": b"base", "away": b"base"}
 
 
 @pytest.fixture
-def read_only(nodes: Nodes) -> Iterator[tuple[Node, Node]]:
+def read_only(nodes: Nodes) -> tuple[Node, Node]:
     """An owner and a reader that agree on three files."""
     owner, reader = nodes.add("owner"), nodes.add("reader")
     owner.folder.mkdir()
@@ -64,7 +63,9 @@ def test_revert_brings_the_shared_state_back(read_only: tuple[Node, Node]) -> No
     owner, reader = read_only
     change_locally(reader)
     write_files(owner.folder, {"text": b"a newer one"})
-    eventually("it is recorded", lambda: owner.about()["state_root"] == reader.about()["state_root"])
+    eventually(
+        "it is recorded", lambda: owner.about()["state_root"] == reader.about()["state_root"]
+    )
 
     reader.must("revert", "shared")
     agree(owner, reader)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,9 @@ def test_a_file_becomes_a_directory_and_back(pair: Pair, here: tuple[Path, Path]
     assert (left / "thing").read_bytes() == b"a file again"
 
 
-@pytest.mark.parametrize("name", ["näme", "with\nnewline", "e\u0301", " ", "-rf", "a" * 255, "\x1b[31m"])
+@pytest.mark.parametrize(
+    "name", ["näme", "with\nnewline", "e\u0301", " ", "-rf", "a" * 255, "\x1b[31m"]
+)
 def test_any_name_that_is_one(pair: Pair, here: tuple[Path, Path], name: str) -> None:
     left, right = here
 
@@ -233,6 +236,10 @@ def _with_swap(path: Path, content: bytes) -> None:
     swap.unlink()
 
 
+def _holds(path: Path, content: bytes) -> bool:
+    return path.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     "save",
     [
@@ -257,7 +264,7 @@ def test_a_save_of_an_editor_is_one_edit(
     for version in (b"second", b"the third one"):
         events = pair.left.events()
         save(path, version)  # type: ignore[operator]
-        eventually("it arrives", lambda v=version: (right / "text").read_bytes() == v)
+        eventually("it arrives", partial(_holds, right / "text", version))
         eventually(
             "all is recorded",
             lambda: pair.left.about()["state_root"] == pair.right.about()["state_root"],

@@ -46,7 +46,7 @@ async def test_cancellation_beside_a_failure_is_not_lost(turns: int) -> None:
 
 
 @pytest.mark.parametrize("is_inside", [False, True])
-async def test_a_failure_alone_leaves_no_cancellation_behind(is_inside: bool) -> None:  # noqa: FBT001
+async def test_a_failure_alone_leaves_no_cancellation_behind(is_inside: bool) -> None:
     failing = asyncio.Event()
 
     async def live_on() -> int:

@@ -96,8 +96,12 @@ class MemoryDisk:
         trace: Trace | None = None,
         umask: int = 0o022,
         has_exchange: bool = True,
+        prepares: bool = True,
     ) -> None:
-        """Serve the folder at the root of `files`; the marker and our directories are made."""
+        """Serve the folder at the root of `files`.
+
+        With `prepares` the marker and our directories are made, as on sharing or joining.
+        """
         self.files = files
         self.umask = umask
         self.has_exchange = has_exchange
@@ -112,12 +116,18 @@ class MemoryDisk:
         self._faults: dict[int, int] = {}  # number of the call: errno
         self._failing: tuple[int, frozenset[str]] | None = None
         self._stages: list[MemoryStage] = []
-        for path in (OURS, TMP, HISTORY):
-            if files.find(path) is None:
-                self._link_new(FileKind.DIRECTORY, 0o700, path)
-        if files.find(MARKER) is None:
-            self._link_new(FileKind.FILE, 0o600, MARKER)
+        if prepares:
+            for path in (OURS, TMP, HISTORY):
+                if files.find(path) is None:
+                    self._link_new(FileKind.DIRECTORY, 0o700, path)
+            if files.find(MARKER) is None:
+                self._link_new(FileKind.FILE, 0o600, MARKER)
         self._root = files.root
+
+    def reopen(self) -> None:
+        """Take the root that is there now for the folder, if it has the marker."""
+        if self.files.find(MARKER) is not None:
+            self._root = self.files.root
 
     # -- what tests arrange -----------------------------------------------------------------------
 

@@ -123,7 +123,7 @@ class _Author:
             return self._user_args(verb)
         return self._nemesis_args(verb, node)
 
-    def _user_args(self, verb: str) -> tuple[Argument, ...]:  # noqa: PLR0912
+    def _user_args(self, verb: str) -> tuple[Argument, ...]:
         random = self._random
         match verb:
             case "create" | "write":

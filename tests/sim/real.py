@@ -146,14 +146,16 @@ class SimNetwork:
 class RealNode:
     """One life of a real node."""
 
-    def __init__(self, place: Place) -> None:
-        """Wire it to its place."""
+    def __init__(self, place: Place, *, joins: bool = False) -> None:
+        """Wire it to its place; with `joins` it begins by binding the files that are there."""
         self._place = place
         self._port = place.port
         disk, watcher = place.disk, place.watcher
         life, index = place.life, place.index
         if "database" not in place.home:
-            place.home["database"] = _opened(_founded(place.names, index))
+            place.home["database"] = database = _opened(_founded(place.names, index))
+            if joins and index:
+                database.set_meta("joining/1", b"1")
         self._database = cast("Database", place.home["database"])
         key = key_of(place.name)
         random = Random(f"bytes/{place.seed}/{place.name}/{life}")
@@ -163,6 +165,7 @@ class RealNode:
 
         def open_disk(_root: bytes, _folder: FolderId, _umask: int | None) -> Disk:
             try:
+                disk.reopen()
                 disk.check_root()
             except RootLost:
                 raise
@@ -243,11 +246,11 @@ class RealNode:
 
     def state_root(self) -> bytes:
         """Name the state."""
-        return self._stored.state.root()
+        return self.stored.state.root()
 
     def heads(self) -> object:
         """Give the heads of all logs, and whether anything waits to be applied."""
-        log = self._stored.log
+        log = self.stored.log
         return (
             sorted((head.log, head.seq, head.batch) for head in log.heads()),
             log.has_unapplied(),
@@ -275,7 +278,8 @@ class RealNode:
     # -- inside -----------------------------------------------------------------------------------
 
     @property
-    def _stored(self) -> StoredFolder:
+    def stored(self) -> StoredFolder:
+        """Its log, state and synced."""
         return next(iter(self.node.shelf))
 
     def _own_batches(self) -> list[tuple[bytes, bytes]]:
@@ -328,4 +332,10 @@ def make(place: Place) -> RealNode:
     """Make a real node."""
     _listen_to_logs()
     return RealNode(place)
+
+
+def make_joining(place: Place) -> RealNode:
+    """Make a real node that has just joined, if it is not the first."""
+    _listen_to_logs()
+    return RealNode(place, joins=True)
 

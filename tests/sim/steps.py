@@ -67,7 +67,7 @@ class Player:
         except OSError as error:
             place.loop.trace.fold(f"{verb} {error.errno}".encode())
 
-    def _user(  # noqa: PLR0912
+    def _user(
         self, place: Place, verb: str, args: tuple[Argument, ...]
     ) -> None:
         outside = place.outside

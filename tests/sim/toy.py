@@ -213,7 +213,7 @@ class Toy:
                 await asyncio.sleep(AGAIN_S if not is_racy else 0.1)
                 self._wake.set()
 
-    def _look(self) -> bool:  # noqa: PLR0912
+    def _look(self) -> bool:
         """Record how the disk differs from synced; say whether to look again soon."""
         disk, home = self._place.disk, self._home
         disk.check_root()

@@ -116,7 +116,10 @@ class Place:
             self.files,
             trace=self.loop.trace,
             has_exchange=bool(self.disk_options.get("has_exchange", True)),
+            prepares=self.life == 1,
         )
+        if self.life == 1:
+            self.files.sync()  # a folder is shared or joined durably, or not at all
         self.disk.on_look = self.oracle.looked
         self.watcher = MemoryWatcher(self.files, self.loop, self.random)
         self.port = Port(self.net, self.name)
