@@ -26,7 +26,7 @@ from daemon.hints import Hint, HintKind, Watcher, WatchState
 from daemon.journal import FolderJournal
 from daemon.looks import QUIET_S, Again, AgainReason, LookSchedule, LookSet
 from daemon.matching import ScanCause, is_mass_deletion, match
-from daemon.outcomes import Why
+from daemon.outcomes import Postponed, Why
 from daemon.planning import UnderWay, plan_changes, queue_unsynced, split_slow
 from daemon.procedures import RecordActs
 from daemon.record import Recorded
@@ -740,16 +740,23 @@ class FolderWork:
         if applied.agreed:
             self.last_change_ms = self._now_ms()
 
-    def _note_applied(  # noqa: C901 - one loop for each outcome
-        self, made: Plan, applied: Applied
-    ) -> None:
+    def _note_applied(self, made: Plan, applied: Applied) -> None:
         unfinished = {no for postponed in applied.postponed for no in postponed.object_nos}
         unfinished.update(no for failed in applied.failed for no in failed.object_nos)
         for no in made.objects - unfinished:
             self._delays.pop(no, None)
-        again: list[bytes] = []
+        self._note_postponed(applied.postponed)
+        if not applied.failed:
+            self.trouble.failed.clear()
+        for failed in applied.failed:
+            self.trouble.failed[failed.reason] = (failed.what, failed.remedy)
+            self._retry(failed.object_nos, FAILED_RETRY_S)
+
+    def _note_postponed(self, steps: Sequence[Postponed]) -> None:
+        """Look where a step found another disk than synced says; plan it again later."""
+        again: list[Again] = []
         gone: list[bytes] = []
-        for postponed in applied.postponed:
+        for postponed in steps:
             if postponed.why is Why.CONTENT_AWAY:
                 if not self._away:
                     self._away_due_s = asyncio.get_running_loop().time() + AWAY_RETRY_S
@@ -758,20 +765,13 @@ class FolderWork:
             if postponed.why is Why.MISSING_HERE:
                 gone.append(postponed.path)
             elif postponed.why in (Why.TAKEN, Why.CHANGED_HERE, Why.NOT_EMPTY):
-                again.append(postponed.path)
+                # Not at once: perhaps somebody renames just now, and the other half is to come.
+                again.append(Again(postponed.path, AgainReason.UNSURE, QUIET_S))
             self._retry(postponed.object_nos, RETRY_FIRST_S)
-        if again:
-            # Not at once: perhaps somebody renames just now, and the other half is to come.
-            agains = [Again(path, AgainReason.UNSURE, QUIET_S) for path in again]
-            self._schedule.look_again(agains, self._now_s())
         if again or gone:
+            self._schedule.look_again(again, self._now_s())
             self._schedule.miss(gone, self._now_s())
             self._hinted.set()
-        if not applied.failed:
-            self.trouble.failed.clear()
-        for failed in applied.failed:
-            self.trouble.failed[failed.reason] = (failed.what, failed.remedy)
-            self._retry(failed.object_nos, FAILED_RETRY_S)
 
     async def _watch_displaced(self, displaced: DisplacedWatch) -> None:
         while True:

@@ -26,7 +26,7 @@ FILE_METHODS = {
 HARMLESS = re.compile(
     r"(os\.(fsencode|fsdecode|fspath|sep|strerror|path\.(sep|join|normpath|basename|dirname))"
     r"|(socket|os|signal|fcntl|ssl)\.[A-Z][A-Z0-9_]*"
-    r"|socket\.gaierror|ssl\.(SSLError|SSLObject)|sqlite3\.(Database)?Error|random\.Random"
+    r"|socket\.gaierror|ssl\.(SSLError|SSLObject)|sqlite3\.(Database|Programming)?Error|random\.Random"
     r"|subprocess\.TimeoutExpired)\b.*"
 )
 
@@ -53,7 +53,8 @@ ADAPTERS = {
     "daemon.config": {"os", "socket", "open"},
     "daemon.home": {"os", "fcntl", "open", "pwd"},
     "daemon.key_file": {"os", "open"},
-    "daemon.operations": {"os"},
+    "daemon.joining": {"os"},
+    "daemon.sharing": {"os"},
     "daemon.replacing": {"os"},
     "daemon.setup": {"os", "socket"},
     # the control socket, the command line, systemd
@@ -64,6 +65,8 @@ ADAPTERS = {
     "daemon.service": {"os", "open", "pwd", "shutil", "socket", "subprocess"},
     # where the watcher's thread hands over
     "daemon.folder_work": {"threading"},
+    # where the loop and the database thread look at the same plans
+    "daemon.planning": {"threading"},
     # the one wiring place
     "daemon.app": {"os", "secrets", "time"},
 }
