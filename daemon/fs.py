@@ -224,7 +224,7 @@ class LinuxDisk:
             return self._read_at(at.directory, at.name, offset, length, expected)
 
     def together(self) -> AbstractContextManager[None]:
-        """Reach a directory once for the names of a round; not longer than 20 ms."""
+        """Reach a directory once for the names of a round; not longer than 5 ms."""
         return self._tree.together()
 
     # -- stages -----------------------------------------------------------------------------

@@ -44,7 +44,7 @@ _KINDS = {
 _TYPE_BITS = 0o170000
 _INT64_LIMIT = 2**63
 _HELD_DIRECTORIES = 32
-_HELD_S = 0.020  # so long, at most, a directory once reached is believed to be at its path
+_HELD_S = 0.005  # so long, at most, a directory once reached is believed to be at its path
 
 
 def is_reachable(path: bytes) -> bool:
