@@ -222,8 +222,11 @@ def copy_in(files: dict[bytes, bytes | None]) -> bytes:
 def test_a_copy_that_another_node_resolved_leaves_this_disk_too() -> None:
     anna, bert = in_conflict()
     bert.delete(copy_in(bert.files()))
-
+    bert.materialise()
+    bert.edit(b"a", b"new")
     deliver(bert, anna)
+
+    assert anna.edit(b"a", b"new").bound == 1
     anna.stored.drop_agreed()
 
     plan(anna)
