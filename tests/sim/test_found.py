@@ -1,0 +1,116 @@
+"""Replay the histories that found an error, cut down to what it needed."""
+
+from __future__ import annotations
+
+import errno
+
+from tests.sim.history import Step
+from tests.sim.playing import content, files, played, step
+
+
+def test_nodes_that_lose_their_links_while_they_are_stopped_end() -> None:
+    played()
+
+
+def test_a_conflict_copy_that_could_not_be_carried_is_written() -> None:
+    played(
+        step(18_499, 2, "twice", "ä.md", 39, 40),
+        step(19_270, 0, "backup", "ä.md", 43, 1),
+        step(19_270, 1, "backup", "ä.md", 44, 0),
+        seed=23,
+    )
+
+
+def test_a_file_with_a_time_to_come_can_be_removed() -> None:
+    world = played(
+        step(129, 2, "clock", 257_845_854),
+        step(592, 2, "write", "a", 1),
+        step(1365, 1, "remove", "a"),
+        seed=6,
+    )
+
+    assert files(world) == {}
+
+
+def test_members_that_were_alone_together_find_each_other() -> None:
+    played(
+        step(14_373, 2, "alone", 3836),
+        step(14_373, 0, "alone", 4233),
+        step(15_395, 0, "create", "b", 27),
+        seed=10,
+    )
+
+
+def test_an_edit_made_after_a_crash_behind_the_exchange_is_of_what_was_placed() -> None:
+    played(
+        step(10_160, 1, "save", "x y", 7),
+        step(14_847, 0, "crash_at", 67, 2627, 0),
+        step(17_679, 2, "save", "x y", 19),
+        step(18_573, 0, "save", "x y", 21),
+        step(18_573, 2, "write", "x y", 22),
+        step(19_902, 0, "write", "x y", 25),
+        seed=3,
+    )
+
+
+def test_a_directory_is_not_recorded_gone_before_what_apply_moves_out_of_it() -> None:
+    played(
+        step(180, 2, "mkdir", "Neuer Ordner"),
+        step(6224, 1, "twice", "Notes.txt", 4, 5),
+        step(10_952, 0, "write", "Neuer Ordner/c", 13),
+        step(12_160, 0, "save", "Neuer Ordner/ä.md", 14),
+        step(12_331, 2, "move", "Neuer Ordner/ä.md", "a"),
+        step(12_331, 1, "full", 323),
+        step(12_331, 1, "rmtree", "Neuer Ordner"),
+        seed=175,
+    )
+
+
+def test_a_deletion_that_comes_while_its_file_is_fetched_is_not_forgotten() -> None:
+    played(
+        step(2105, 1, "mkdir", "d"),
+        step(4196, 1, "save", "d/notes.txt", 9),
+        step(8826, 0, "weather", 1, "slow", 6661),
+        step(11_084, 0, "hold", "d/a", 19, 20, 2686),
+        step(11_893, 2, "weather", 1, "thin", 3707),
+        step(14_533, 0, "alone", 60),
+        step(15_838, 0, "rmtree", "d"),
+        step(17_423, 1, "append", "d/notes.txt", 26),
+        seed=161,
+    )
+
+
+def test_a_name_that_could_not_be_read_and_was_moved_is_no_problem() -> None:
+    played(
+        step(312, 2, "kill", 5586),
+        step(748, 1, "fault", 21, errno.EACCES, 1),
+        step(9774, 1, "write", "Notes.txt", 6),
+        step(9774, 0, "weather", 2, "thin", 4569),
+        step(9774, 2, "mkdir", "Neuer Ordner"),
+        step(9780, 2, "mkdir", "Neuer Ordner/e"),
+        step(9780, 0, "save", "Notes.txt", 8),
+        step(11_109, 1, "swap", "Notes.txt", "Notes.txt"),
+        seed=200,
+    )
+
+
+def test_a_name_that_apply_misses_is_judged_with_the_other_half_of_its_rename() -> None:
+    move: list[Step] = [
+        step(1062, 1, "write", "ä.md", 7),
+        step(1134, 0, "write", "ä.md", 9),
+        step(1134, 2, "move", "ä.md", "b"),
+    ]
+
+    world = played(*move, seed=155)
+
+    assert files(world) == {"b": content(9, 155)}
+
+
+def test_one_failed_sync_is_no_problem_for_ever() -> None:
+    played(
+        step(805, 2, "meddle", 16, "mkdir", "d"),
+        step(7000, 0, "fault", 1, errno.EIO, 6),
+        step(7000, 1, "create", "a", 1),
+        step(7000, 0, "create", "b", 2),
+        step(20_000, 1, "mkdir", "e"),
+    )

@@ -1,0 +1,33 @@
+"""Play a sample of random histories on real nodes; `make sim N=…` plays many more."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim import real
+from tests.sim.history import MIXES
+from tests.sim.world import World, same_twice
+
+SEEDS = range(20_000, 20_012)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mix", MIXES)
+def test_P13_P19_P20_P24_P29_P31_P32_a_random_history_converges(mix: str, seed: int) -> None:
+    verdict = World(seed, real.make, mix=MIXES[mix]).run()
+
+    assert verdict.failures == (), f"seed {seed}, mix {mix}"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_one_seed_leaves_the_same_trace_twice(seed: int) -> None:
+    _, difference = same_twice(lambda: World(seed, real.make))
+
+    assert difference == ""
+
+
+@pytest.mark.parametrize("mix", ["tree", "full"])
+def test_a_disk_without_exchange_converges(mix: str) -> None:
+    verdict = World(7, real.make, mix=MIXES[mix], disk_options={"has_exchange": False}).run()
+
+    assert verdict.failures == ()
