@@ -271,6 +271,15 @@ class StoredFolder:
             for directory in self.state.directories
             if directory.is_visible and not directory.is_alive
         )
+        for directory_no, first_no in self.state.unions():
+            nos.update(
+                row[0]
+                for row in self.db.execute(
+                    "SELECT o.no FROM object o JOIN synced s ON s.object_no = o.no"
+                    " WHERE o.parent_no = ? AND s.parent_no != ?",
+                    (directory_no, first_no),
+                )
+            )
         return Changes(nos, set())
 
     def count_missing(self, nos: Sequence[int] | None = None) -> tuple[int, int]:

@@ -395,6 +395,10 @@ class FolderState:
             self.note_union(no)
             shared.extend(children.pop(no, ()))
 
+    def unions(self) -> list[tuple[int, int]]:
+        """List the directories that share their path, each with the one that represents all."""
+        return [(no, class_of(self.directories, no)[0]) for no in self._unions]
+
     def note_union(self, no: int) -> None:
         """Remember with whom a directory shares its path now."""
         members = class_of(self.directories, no)

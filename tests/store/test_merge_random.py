@@ -119,6 +119,8 @@ class Game:
             if entry.object_no in considered:
                 planned[entry.object_no, entry.copy] = entry
         assert planned == whole(player.node)
+        if self.rng.random() < 0.3:
+            assert_found_again(player.node)
 
     def drop_agreed(self, player: Player) -> None:
         """What is left out has nothing to do: synced says what the view says."""
@@ -302,6 +304,15 @@ def assert_agreed(node: Node, wanted: dict[Key, Entry], nos: Iterable[int]) -> N
             assert getattr(row, name) == getattr(entry, name), (name, entry, row)
         if entry.kind != Kind.DIRECTORY:
             assert row.shared_mtime_ns == entry.mtime_ns
+
+
+def assert_found_again(node: Node) -> None:
+    """What a restart finds to do is everything that stands otherwise than the view says."""
+    stored = node.stored
+    considered, _ = stored.view().entries(stored.find_unsynced())
+    wanted = {key: entry for key, entry in whole(node).items() if key[0] not in considered}
+    others = [no for no in stored.state.object_nos() if no not in considered]
+    assert_agreed(node, wanted, others)
 
 
 def shown(node: Node) -> set[tuple[object, ...]]:

@@ -177,6 +177,26 @@ def test_what_is_in_a_union_gets_its_name_back_when_all_members_part_in_one_batc
     assert set(files) == {b"left", b"left/x", b"right", b"right/x"}
 
 
+def test_what_is_to_join_the_first_of_a_union_is_found_again_after_a_restart() -> None:
+    anna, bert = make_nodes(2)
+    for name in (b"d", b"e"):
+        anna.make_directory(name)
+        anna.create(name + b"/in-" + name, b"in " + name)
+    agree(anna, bert)
+    bert.move(b"e", b"u")  # the least key: `e` stands for both
+    for number in range(3):
+        anna.create(b"%d" % number, b"")
+    anna.move(b"d", b"u")
+    deliver(bert, anna)
+    inside = anna.rows()[b"u/in-d"][0]
+
+    found = anna.stored.find_unsynced()
+
+    assert inside.object_no in found.objects
+    entries = {e.object_no: e for e in anna.stored.view().all_entries()}
+    assert entries[inside.object_no].parent_no != inside.parent_no
+
+
 def test_deleting_a_union_while_one_member_is_moved_keeps_that_member_with_its_content() -> None:
     """A child names the deletion of the very directory that held it."""
     anna, bert, carl = make_nodes(3)
