@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
-from store.access import Member, Role
+from store.access import Member, Role, is_membership
 from store.codec import decode_header
 from store.db import Database, chunked
 from store.events import EpochOpened, Granted, encode
@@ -52,6 +52,7 @@ class StoredFolder:
         self.log = FolderLog(self.db, self.no, self.id)
         self.state = FolderState(self.db, self.no, self.id, root_no)
         self.synced = FolderSynced(self.db, self.no, root_no)
+        self._labels = self._labels_now()  # they stand in conflict names
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -176,6 +177,17 @@ class StoredFolder:
     def fold(self, applied: AppliedBatch) -> None:
         """Let an applied batch take effect on the state."""
         self.state.apply(applied)
+        if not applied.is_void and is_membership(applied.signed.events[0]):
+            self._follow_labels()
+
+    def _follow_labels(self) -> None:
+        """Look at conflict names again if an earlier grant gave their author another label."""
+        before, self._labels = self._labels, self._labels_now()
+        if any(self._labels.get(agent) != label for agent, label in before.items()):
+            self.state.changes.objects |= self.synced.objects_in_conflict()
+
+    def _labels_now(self) -> dict[AgentId, bytes]:
+        return {agent: member.label for agent, member in self.log.members().items()}
 
     def writer(self) -> OwnWriter:
         """Begin to write own events."""

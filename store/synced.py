@@ -215,6 +215,10 @@ class FolderSynced:
             ).fetchone()[0]
         return found
 
+    def objects_in_conflict(self) -> set[int]:
+        """Give the objects that have, or may have, a name here that a conflict made."""
+        return {no for no, _ in self._marked}
+
     def _select(self, column: str, nos: Sequence[int]) -> list[SyncedRow]:
         found: list[SyncedRow] = []
         for marks, part in chunked(nos):

@@ -13,6 +13,7 @@ from store.events import (
     Content,
     ContentChanged,
     Event,
+    Granted,
     ObjectCreated,
     ObjectDeleted,
     ObjectMoved,
@@ -20,7 +21,7 @@ from store.events import (
     encode,
 )
 from store.folder import StoredFolder
-from store.ids import Kind, ObjectId, blob_hash, object_id
+from store.ids import Epoch, Kind, ObjectId, blob_hash, object_id
 from store.signing import SignedBatch, sign_batch
 from tests.store.nodes import CONTENTS, Node, deliver, looked, make_nodes
 
@@ -490,6 +491,50 @@ def test_a_longer_conflict_name_is_short_again_when_what_had_that_name_was_moved
     bert.move(copy, b"elsewhere")
 
     assert set(agree(anna, bert)) == {b"a", copy, b"elsewhere"}
+
+
+def test_P25_a_label_of_an_earlier_grant_that_comes_later_renames_the_copies() -> None:
+    anna, bert, carl = make_nodes(3, roles={1: Role.ADMIN})
+    bert.create(b"z", b"")
+    bert.create(b"a", b"1")  # the greater lamport has the name
+    carl.create(b"a", b"2")
+    assert b"(conflict c " in copy_in(agree(anna, bert, carl))
+    _, given_to_bert, granted = [batch for batch in anna.wires() if batch.is_about_folder]
+    earlier = next(
+        batch
+        for wall_ms in range(99)
+        if (batch := grant_by(bert, given_to_bert, carl, b"early", wall_ms)).id < granted.id
+    )
+
+    for node in (anna, bert, carl):
+        node.stored.admit([earlier], b"")
+
+    files = agree(anna, bert, carl)
+    assert b"(conflict early " in copy_in(files)
+
+
+def grant_by(admin: Node, after: SignedBatch, node: Node, label: bytes, wall: int) -> SignedBatch:
+    return sign_batch(
+        admin.stored.key,
+        folder=admin.stored.id,
+        epoch=Epoch(b"\x77" * 16),
+        seq=0,
+        prev=None,
+        deps=(after.id,),
+        lamport=after.header.lamport + 1,
+        wall_ms=wall,
+        events=[
+            encode(
+                Granted(
+                    agent=node.stored.key.agent,
+                    role=2,
+                    may_delegate=False,
+                    expires_ms=None,
+                    label=label,
+                )
+            )
+        ],
+    )
 
 
 def test_a_losers_name_does_not_change_with_its_content() -> None:
