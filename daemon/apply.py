@@ -205,6 +205,7 @@ class Applier:
         await self._runner.run(self._disk.sync)
         await self._journal.commit(outcomes)
         self._needs_recovery = False
+        self._busy.clear()
         applied = Applied()
         applied.add(outcomes)
         return applied
@@ -481,7 +482,8 @@ class Applier:
             run.applied.add(placed.outcomes)
             self._needs_recovery = had_trouble
         finally:
-            self._busy.clear()
+            if not self._needs_recovery:  # else no look may judge what stands there
+                self._busy.clear()
 
     def _make_durable(self, placed: Placed) -> None:
         # One sync of the whole file system also makes the names in tmp and history durable.

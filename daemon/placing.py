@@ -204,6 +204,14 @@ class Placer:
         self._placed.directories.add(path.rpartition(b"/")[0])
         return path
 
+    def _must_be_reachable(
+        self, rows: tuple[SyncedRow, ...], source: Place, number: bytes
+    ) -> None:
+        """Forget rows below a directory that synced has no more: nothing stands there."""
+        if self._path(source) is None:
+            self._drop(self._current(rows), number)
+            raise _Waits(b"", Why.BLOCKED)
+
     def _current(self, rows: tuple[SyncedRow, ...]) -> tuple[SyncedRow, ...]:
         return self._ledger.telling_of(rows)
 
@@ -367,6 +375,7 @@ class Placer:
         self._placed.outcomes += found
 
     def _move(self, job: Job, step: MoveName) -> None:
+        self._must_be_reachable(step.rows, step.source, job.number)
         source, target = self._must_path(step.source), self._must_path(step.target)
         rows = self._current(step.rows)
         before = self._check(source, rows[0], whole=False)
@@ -410,6 +419,7 @@ class Placer:
         self._moved(step.other, other_rows, other_before, other_stat or _NO_STAT, job.number)
 
     def _remove(self, job: Job, step: RemoveFile) -> None:
+        self._must_be_reachable(step.rows, step.source, job.number)
         path = self._must_path(step.source)
         intent = job.intent
         if intent is None:
@@ -439,6 +449,9 @@ class Placer:
 
     def _remove_directory(self, job: Job, step: RemoveDirectory) -> None:
         path = self._must_path(step.source)
+        if self._has_trouble:
+            # What was postponed may stand in it, in synced at least.
+            raise _Waits(path, Why.BLOCKED)
         rows = self._current(step.rows)
         self._check(path, rows[0], whole=False)
         try:
