@@ -92,6 +92,7 @@ class Node:
         self.port = free_port()
         self.relay: Relay | None = exchange.relay(self.port) if has_relay else None
         self.process: subprocess.Popen[bytes] | None = None
+        self._greeted_bytes = 0
         self.user_home.mkdir(parents=True)
         self._write_config()
 
@@ -141,8 +142,13 @@ class Node:
 
     def start(self, *arguments: str) -> None:
         """Start the daemon and return when it answers."""
+        self.begin(*arguments)
+        self.await_greeting()
+
+    def begin(self, *arguments: str) -> None:
+        """Start the daemon and do not wait for it."""
         assert self.process is None
-        began = self.greeting.stat().st_size if self.greeting.exists() else 0
+        self._greeted_bytes = self.greeting.stat().st_size if self.greeting.exists() else 0
         with self.log.open("ab") as log, self.greeting.open("ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "daemon", "run", *arguments],
@@ -152,11 +158,15 @@ class Node:
                 stdout=out,
                 stderr=log,
             )
+
+    def await_greeting(self) -> None:
+        """Return when the daemon answers."""
         process = self.process
+        assert process is not None
 
         def greets() -> bool:
-            assert process.poll() is None, f"{self.name} ended: {self.log.read_text()[-2000:]}"
-            return b"listening on" in self.greeting.read_bytes()[began:]
+            assert process.poll() is None, f"{self.name} ended: {self._tail()}"
+            return b"listening on" in self.greeting.read_bytes()[self._greeted_bytes :]
 
         eventually(f"{self.name} runs", greets)
 
@@ -318,8 +328,7 @@ class Pair(Nodes):
 
     def meet(self) -> Pair:
         """Start both and let them share."""
-        self.left.start()
-        self.right.start()
+        start_all(self.left, self.right)
         self.share(self.left)
         self.join(self.left, self.right)
         self.agree()
@@ -328,6 +337,14 @@ class Pair(Nodes):
     def agree(self, within_s: float = PATIENCE_S) -> Tree:
         """Wait until both agree."""
         return agree(self.left, self.right, within_s=within_s)
+
+
+def start_all(*nodes: Node) -> None:
+    """Start some nodes side by side and return when all answer."""
+    for node in nodes:
+        node.begin()
+    for node in nodes:
+        node.await_greeting()
 
 
 def _connected(node: Node) -> bool:

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from tests.e2e.nodes import Node, Nodes, agree, eventually
+from tests.e2e.nodes import Node, Nodes, agree, eventually, start_all
 from tests.e2e.trees import contents, fill, noise, write_files
 
 
 def make_chain(nodes: Nodes) -> tuple[Node, Node, Node]:
     """Three nodes, of which nobody can call the ends: all that they say goes by the middle."""
     first, middle, last = nodes.add("first"), nodes.add("middle"), nodes.add("last")
-    for node in (first, middle, last):
-        node.start()
+    start_all(first, middle, last)
     nodes.share(first)
     nodes.join(first, middle, role="admin")
     agree(first, middle)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.e2e.nodes import Nodes, Pair, agree, eventually, sized
+from tests.e2e.nodes import Nodes, Pair, agree, eventually, sized, start_all
 from tests.e2e.trees import contents, fill, noise, write_files
 
 MANY = sized(600, 10_000)
@@ -118,8 +118,7 @@ def test_both_killed_with_concurrent_edits(fresh: Pair) -> None:
     for node in (fresh.left, fresh.right):
         node.kill()
     fresh.mend()
-    for node in (fresh.left, fresh.right):
-        node.start()
+    start_all(fresh.left, fresh.right)
     fresh.agree()
 
     assert sorted(contents(fresh.left.folder).values()) == [b"of the left", b"of the right"]
@@ -129,8 +128,7 @@ def test_a_kill_during_the_import(nodes: Nodes) -> None:
     left, right = nodes.add("left"), nodes.add("right")
     left.folder.mkdir()
     fill(left.folder, MANY * 2, seed=16)
-    left.start()
-    right.start()
+    start_all(left, right)
     nodes.share(left)
     nodes.join(left, right)
 
@@ -152,8 +150,7 @@ def test_a_kill_of_both_while_they_bind_equal_files(nodes: Nodes) -> None:
 
     for node in (right, left):
         node.kill()
-    for node in (left, right):
-        node.start()
+    start_all(left, right)
     agree(left, right, within_s=90, with_times=False)
 
     assert len(contents(left.folder)) == MANY

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.nodes import Node, Nodes, agree, eventually
+from tests.e2e.nodes import Node, Nodes, agree, eventually, start_all
 from tests.e2e.relay import free_port
 
 
@@ -13,8 +13,7 @@ from tests.e2e.relay import free_port
 def three(nodes: Nodes) -> tuple[Node, Node, Node]:
     """An owner that shares, and two that know nobody."""
     owner, one, two = nodes.add("owner"), nodes.add("one"), nodes.add("two")
-    for node in (owner, one, two):
-        node.start()
+    start_all(owner, one, two)
     nodes.share(owner)
     return owner, one, two
 

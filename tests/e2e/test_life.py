@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tests.e2e.nodes import STOP_LIMIT_S, Node, Nodes, Pair, agree, eventually
+from tests.e2e.nodes import STOP_LIMIT_S, Node, Nodes, Pair, agree, eventually, start_all
 from tests.e2e.trees import contents, fill, standing, write_files
 
 
@@ -41,8 +41,7 @@ def test_a_restart_over_an_unchanged_tree_makes_no_event(pair: Pair) -> None:
 
     for node in (pair.left, pair.right):
         node.stop()
-    for node in (pair.left, pair.right):
-        node.start()
+    start_all(pair.left, pair.right)
     pair.agree()
     for node in (pair.left, pair.right):
         node.must("scan", "shared")
@@ -374,8 +373,7 @@ def test_wait_without_a_peer_ends_at_its_timeout(alone: Node) -> None:
 
 def test_a_new_name_of_a_node_is_shown_to_its_peers(nodes: Nodes) -> None:
     one, two = nodes.add("one"), nodes.add("two")
-    one.start()
-    two.start()
+    start_all(one, two)
     nodes.share(one)
     nodes.join(one, two)
     agree(one, two)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.e2e.nodes import Node, Nodes, agree, eventually
+from tests.e2e.nodes import Node, Nodes, agree, eventually, start_all
 from tests.e2e.trees import contents, write_files
 
 BASE = {"text": b"base", "sub/other": b"base", "away": b"base"}
@@ -16,8 +16,7 @@ def read_only(nodes: Nodes) -> tuple[Node, Node]:
     owner, reader = nodes.add("owner"), nodes.add("reader")
     owner.folder.mkdir()
     write_files(owner.folder, BASE)
-    owner.start()
-    reader.start()
+    start_all(owner, reader)
     nodes.share(owner)
     nodes.join(owner, reader, role="read")
     agree(owner, reader)
@@ -85,8 +84,7 @@ def test_a_reader_can_not_invite(read_only: tuple[Node, Node]) -> None:
 
 def test_only_the_owner_gives_admin_and_an_admin_gives_the_rest(nodes: Nodes) -> None:
     owner, admin, writer = nodes.add("owner"), nodes.add("admin"), nodes.add("writer")
-    for node in (owner, admin, writer):
-        node.start()
+    start_all(owner, admin, writer)
     nodes.share(owner)
     nodes.join(owner, admin, role="admin")
     agree(owner, admin)
@@ -104,8 +102,7 @@ def test_only_the_owner_gives_admin_and_an_admin_gives_the_rest(nodes: Nodes) ->
 
 def test_a_reader_passes_on_what_it_has(nodes: Nodes) -> None:
     owner, reader, other = nodes.add("owner"), nodes.add("reader"), nodes.add("other")
-    for node in (owner, reader, other):
-        node.start()
+    start_all(owner, reader, other)
     nodes.share(owner)
     nodes.join(owner, reader, role="read")
     nodes.join(owner, other, role="write")
