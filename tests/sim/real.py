@@ -28,6 +28,7 @@ from store.errors import DizzyError, TryLater
 from store.folder import StoredFolder, add_folder, share_folder
 from store.ids import AgentId, Epoch, FolderId
 from store.signing import AgentKey, verify
+from store.state import Changes
 from tests.sim.loop import Crashed, VirtualLoop
 from tests.sim.net import Port, Said
 
@@ -241,8 +242,25 @@ class RealNode:
 
     async def quiet(self) -> None:
         """Wait until nothing is pending here."""
-        while not self.work.is_settled:
+        while not self._is_quiet():
             await asyncio.sleep(LOOK_S)
+
+    def _is_quiet(self) -> bool:
+        """Whether nothing is pending but contents that no peer has; those are lacking()."""
+        work = self.work
+        away, work._away = work._away, set()
+        try:
+            return work.is_settled
+        finally:
+            work._away = away
+
+    def lacking(self) -> set[bytes]:
+        """Name the contents that no peer at hand has."""
+        away = self.work._away
+        if not away:
+            return set()
+        entries = self.stored.view().entries(Changes(set(away), set()))[1]
+        return {entry.value for entry in entries if entry.object_no in away}
 
     def state_root(self) -> bytes:
         """Name the state."""

@@ -116,6 +116,9 @@ class Toy:
     async def quiet(self) -> None:
         await self._rest.wait()
 
+    def lacking(self) -> set[bytes]:
+        return set()
+
     def state_root(self) -> bytes:
         return blake3(b"".join(sorted(self._home.facts))).digest()
 

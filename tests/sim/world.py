@@ -59,6 +59,9 @@ class SimNode(Protocol):
     async def quiet(self) -> None:
         """Return when nothing is pending here: no look, no record, no fetch, no apply."""
 
+    def lacking(self) -> set[bytes]:
+        """Name the contents (BLAKE3) that it waits for since no peer has them."""
+
     def state_root(self) -> bytes:
         """Name the state of the one folder."""
 
@@ -403,12 +406,30 @@ class World:
                 found.append(f"down: {place.name} does not run")
                 continue
             found += [f"problem: {place.name}: {each}" for each in place.node.problems()]
-            found += _tree_differences(first, tree, place)
+            if not self._waits_in_vain():
+                found += _tree_differences(first, tree, place)
             if place.node.state_root() != first.node.state_root():
                 found.append(f"state: {first.name} and {place.name} have other roots")
             if place.node.heads() != first.node.heads():
                 found.append(f"heads: {first.name} and {place.name} have other heads")
         return found
+
+    def _waits_in_vain(self) -> bool:
+        """Whether a node waits for a content that its user destroyed before anybody got it.
+
+        A version that was edited and removed within the time of its transfer can still be wanted:
+        where somebody moved the file meanwhile. It stays pending; the others show what they have.
+        """
+        lacking = {
+            value
+            for place in self.places
+            if place.node is not None and not place.is_dead
+            for value in place.node.lacking()
+        }
+        if not lacking:
+            return False
+        there = {blake3(each).digest() for place in self.places for each in _contents(place)}
+        return lacking.isdisjoint(there) and lacking <= self.oracle.gone
 
     async def _watch_for_echo(self) -> None:
         if "echo" not in self._checks or self.failures:
