@@ -429,7 +429,8 @@ class World:
         if not lacking:
             return False
         there = {blake3(each).digest() for place in self.places for each in _contents(place)}
-        return lacking.isdisjoint(there) and lacking <= self.oracle.gone
+        lost = lacking - there
+        return bool(lost) and lost <= self.oracle.gone
 
     async def _watch_for_echo(self) -> None:
         if "echo" not in self._checks or self.failures:
