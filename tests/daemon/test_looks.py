@@ -260,3 +260,24 @@ def test_an_exchange_of_two_names_looks_at_both() -> None:
     schedule = schedule_with(b"a", b"b")
     schedule.touch([moved(b"b", b"a"), moved(b"a", b"b")], 10.0)
     assert set(schedule.due(10.0 + JUST).paths) == {b"a", b"b"}
+
+
+def test_a_known_name_that_was_missed_is_judged_with_what_goes_around_it() -> None:
+    schedule = schedule_with(b"a")
+    schedule.touch([moved(b"b", b"a")], 10.0)
+
+    schedule.miss([b"a"], 10.0 + QUIET_S / 2)
+
+    where = schedule.due(10.0 + JUST)  # not put off, and both halves at once
+    assert set(where.paths) == {b"a", b"b"}
+    assert where.moves == {b"b": b"a"}
+
+
+def test_a_further_look_does_not_come_before_the_other_half_of_a_rename() -> None:
+    schedule = schedule_with(b"a")
+    schedule.touch([moved(b"b", b"a")], 10.0)
+
+    schedule.look_again([Again(b"a", AgainReason.UNSURE, 0.0)], 10.0)
+
+    assert not schedule.due(10.0)
+    assert set(schedule.due(10.0 + JUST).paths) == {b"a", b"b"}

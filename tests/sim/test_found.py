@@ -114,3 +114,28 @@ def test_one_failed_sync_is_no_problem_for_ever() -> None:
         step(7000, 0, "create", "b", 2),
         step(20_000, 1, "mkdir", "e"),
     )
+
+
+def test_a_row_below_a_directory_that_is_gone_does_not_stay_for_ever() -> None:
+    played(
+        step(1139, 2, "mkdir", "d"),
+        step(1139, 1, "save", "run.sh", 1),
+        step(1757, 0, "move", "run.sh", "d/b"),
+        step(1757, 0, "move", "d/b", "d/a"),
+        step(2286, 2, "rmtree", "d"),
+        step(2301, 1, "remove", "d/a"),
+        seed=320,
+    )
+
+
+def test_what_a_failed_sync_left_open_is_not_taken_for_an_edit() -> None:
+    played(
+        step(499, 2, "save", "ä.md", 2),
+        step(3852, 0, "move", "ä.md", "c"),
+        step(5923, 2, "fault", 15, errno.EIO, 3),
+        step(5984, 2, "move", "c", "run.sh"),
+        step(5984, 1, "symlink", "/etc/passwd", "b"),
+        step(5984, 1, "write", "run.sh", 5),
+        step(6331, 2, "move", "d/Notes.txt", "d/run.sh"),
+        seed=321,
+    )

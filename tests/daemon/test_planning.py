@@ -1,0 +1,53 @@
+"""Show that what is being brought to the disk is not taken for what is there."""
+
+from __future__ import annotations
+
+from daemon.acts import Created, Deleted
+from daemon.disk import FileKind
+from daemon.planning import UnderWay, plan_changes
+from tests.store.nodes import Node, deliver, looked, make_nodes
+
+
+def pair() -> tuple[Node, Node]:
+    anna, bert = make_nodes(2)
+    return anna, bert
+
+
+def test_a_deletion_that_comes_while_the_file_is_fetched_stays_to_be_planned() -> None:
+    anna, bert = pair()
+    anna.record(Created(b"a", looked(b"one")))
+    deliver(anna, bert)
+    under_way = UnderWay()
+    made, _ = plan_changes(bert.stored, [], frozenset(), under_way)
+    assert made is not None
+    anna.record(Deleted(b"a", tuple(anna.rows()[b"a"])))
+    deliver(anna, bert)
+
+    bert.stored.drop_agreed(under_way.objects())
+
+    assert set(bert.stored.take_changes().objects) == set(made.objects)
+
+
+def test_what_is_done_is_under_way_no_more() -> None:
+    under_way = UnderWay()
+    under_way.begin([1, 2])
+    under_way.begin([2])
+
+    under_way.end([1, 2])
+
+    assert under_way.objects() == {2}
+
+
+def test_a_directory_is_not_deleted_before_what_synced_has_in_it() -> None:
+    anna, _ = pair()
+    anna.record(
+        Created(b"d", looked(b"", kind=FileKind.DIRECTORY)),
+        Created(b"d/e", looked(b"", kind=FileKind.DIRECTORY)),
+        Created(b"d/e/a", looked(b"one")),
+    )
+    rows = anna.rows()
+
+    recorded = anna.record(Deleted(b"d", tuple(rows[b"d"])), Deleted(b"d/e", tuple(rows[b"d/e"])))
+
+    assert sorted(recorded.look_again) == [b"d", b"d/e"]
+    assert set(anna.rows()) == {b"d", b"d/e", b"d/e/a"}
