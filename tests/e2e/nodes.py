@@ -125,7 +125,7 @@ class Node:
         """An environment in which nothing leads to the real home."""
         home = self.user_home
         return {
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": os.defpath,  # no dizzyd in it, so that greetings name the whole path
             "PYTHONPATH": str(ROOT),
             "HOME": str(home),
             "DIZZYD_HOME": str(self.home),
