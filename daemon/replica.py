@@ -217,7 +217,8 @@ class NodeReplica:
         self, agent: AgentId, folder: FolderId, blob: BlobHash, offset: int, length: int
     ) -> bytes | None:
         work = self._folders.get(folder)
-        if work is None or work.disk is None or not self.may_read(agent, folder):
+        disk = None if work is None else work.disk
+        if work is None or disk is None or not self.may_read(agent, folder):
             return None
         place = self._places.get((folder, blob))
         if place is None:
@@ -228,7 +229,7 @@ class NodeReplica:
             while len(self._places) > _PLACES_LIMIT:
                 self._places.popitem(last=False)
         try:
-            return await self._pool.run(place.read, work.disk, offset, length)
+            return await self._pool.run(place.read, disk, offset, length)
         except DiskError as failure:
             logger.debug("blob not readable blob=%s why=%s", short(blob), failure.why)
             return None
@@ -237,13 +238,14 @@ class NodeReplica:
         self, work: SharedFolder, blob: BlobHash, offset: int, length: int
     ) -> bytes | None:
         """Read a piece of a content of this folder for ourselves; None if it is not here."""
-        if work.disk is None:
+        disk = work.disk
+        if disk is None:
             return None
         [place] = await self._core.run(self._find_places, work.folder_no, [blob])
         if place is None:
             return None
         try:
-            return await self._pool.run(place.read, work.disk, offset, length)
+            return await self._pool.run(place.read, disk, offset, length)
         except DiskError:
             return None
 
@@ -252,10 +254,11 @@ class NodeReplica:
     ) -> list[bytes | None]:
         """Read many contents of at most 1 MiB whole, in order, in one go."""
         work = self._folders.get(folder)
-        if work is None or work.disk is None or not self.may_read(agent, folder):
+        disk = None if work is None else work.disk
+        if work is None or disk is None or not self.may_read(agent, folder):
             return [None] * len(blobs)
         places = await self._core.run(self._find_places, work.folder_no, blobs)
-        return await self._pool.run(_read_places, work.disk, places, limit_bytes)
+        return await self._pool.run(_read_places, disk, places, limit_bytes)
 
     async def which_are_here(
         self, folder: FolderId, blobs: Sequence[BlobHash]
