@@ -126,6 +126,7 @@ class Placer:
         self._ledger = Ledger(steps)
         self._orphans: list[SyncedRow] = []
         self._has_trouble = False
+        self._held: set[Place] = set()  # where synced has what could not be moved or removed
         self._made: dict[int, Place] = {}  # directories not yet known to `paths`
         self._resolved: dict[int, bytes | None] = {}
         self._now_ns = 0
@@ -160,9 +161,9 @@ class Placer:
                 path = self._path(place_of(job.step)) or b""
                 outcomes.append(failure(path, numbers_of(job.step), cause))
                 self._close(job)
-            self._has_trouble |= any(
-                isinstance(outcome, Postponed | Failed) for outcome in outcomes[done:]
-            )
+            if any(isinstance(outcome, Postponed | Failed) for outcome in outcomes[done:]):
+                self._has_trouble = True
+                self._held.update(_places_before(job.step))
 
     def committed(self) -> None:
         """Forget directories that `paths` knows by now."""
@@ -233,7 +234,12 @@ class Placer:
         self._placed.outcomes.append(Agreed(stored, ended, number))
 
     def _must_leave_none_behind(self, claim: Claim, before: tuple[SyncedRow, ...]) -> None:
-        """See that each file that loses its key to this claim gets one that becomes free."""
+        """See that each file that loses its key to this claim gets one that becomes free.
+
+        Nor may two files have one place in synced: what stands there would be taken for both.
+        """
+        if claim.place in self._held:
+            raise _Waits(self._path(claim.place) or b"", Why.BLOCKED)
         self._orphans = self._ledger.orphans(claim, before)
         free = {key[0] for key in ended_keys(claim, before)}
         if any(row.object_no not in free for row in self._orphans):
@@ -670,6 +676,16 @@ def place_of(step: Step) -> Place:
         case SetAttributes(claim, _, _):
             return claim.place
     raise TypeError(step)
+
+
+def _places_before(step: Step) -> set[Place]:
+    """Give where synced has what a step was to move or remove."""
+    match step:
+        case SwapNames(one, other):
+            return _places_before(one) | _places_before(other)
+        case MoveName(rows, _, _, _) | RemoveFile(rows, _) | RemoveDirectory(rows, _):
+            return {Place(row.parent_no, row.name) for row in rows}
+    return set()
 
 
 def numbers_of(step: Step) -> tuple[int, ...]:

@@ -247,6 +247,8 @@ class RealNode:
 
     def _is_quiet(self) -> bool:
         """Whether nothing is pending but contents that no peer has; those are lacking()."""
+        if FOLDER not in self.node.works:
+            return False  # it is only starting
         work = self.work
         away, work._away = work._away, set()
         try:
@@ -256,7 +258,7 @@ class RealNode:
 
     def lacking(self) -> set[bytes]:
         """Name the contents that no peer at hand has."""
-        away = self.work._away
+        away = self.work._away if FOLDER in self.node.works else set()
         if not away:
             return set()
         entries = self.stored.view().entries(Changes(set(away), set()))[1]
@@ -285,6 +287,8 @@ class RealNode:
 
     def problems(self) -> list[str]:
         """List what is wrong."""
+        if FOLDER not in self.node.works:
+            return ["it has not started"]
         work = self.work
         found = [f"root: {work.trouble.root}"] if work.trouble.root else []
         found += [f"failed: {what}" for what in work.trouble.failed.values()]
@@ -298,7 +302,10 @@ class RealNode:
     @property
     def stored(self) -> StoredFolder:
         """Its log, state and synced."""
-        return next(iter(self.node.shelf))
+        found = self.node.shelf.find(FOLDER)
+        if found is None:  # it is only starting
+            return StoredFolder(self._database, 1, FOLDER, self.node.key)
+        return found
 
     def _own_batches(self) -> list[tuple[bytes, bytes]]:
         return self._database.execute(
