@@ -139,3 +139,20 @@ def test_what_a_failed_sync_left_open_is_not_taken_for_an_edit() -> None:
         step(6331, 2, "move", "d/Notes.txt", "d/run.sh"),
         seed=321,
     )
+
+
+def test_nothing_is_put_where_synced_has_what_could_not_be_moved_away() -> None:
+    played(
+        step(1158, 1, "save", "ä.md", 1),
+        step(1760, 0, "write", "c", 4),
+        step(2049, 0, "swap", "c", "ä.md"),
+        step(2049, 1, "write", "c", 5),
+        step(2077, 2, "mkdir", "d"),
+        step(2077, 0, "kill", 60),
+        step(2077, 2, "remove", "c"),
+        step(2077, 2, "mute", 2947),
+        step(2252, 2, "meddle", 16, "swap", "ä.md", "ä.md"),
+        step(2979, 1, "write", "d/ä.md", 11),
+        step(2979, 2, "hold", "d/ä.md", 12, 13, 3458),
+        seed=1117,
+    )
