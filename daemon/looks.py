@@ -43,6 +43,7 @@ class AgainReason(IntEnum):
     RACY = 0  # read too soon after it changed to be sure
     CHANGING = 1  # it changed while it was read, or is being written
     UNSURE = 2  # it went or came while we looked, or could not be read
+    UNLISTED = 3  # a directory that could not be listed: all below is to be looked at
 
 
 class Again(Struct, frozen=True, gc=False):
@@ -167,6 +168,9 @@ class LookSchedule:
         """Schedule further looks at paths that the scanner could not be sure of."""
         for again in agains:
             delay_s = again.delay_s
+            if again.reason is AgainReason.UNLISTED:
+                self._wait_tree(again.path, now_s + delay_s)
+                continue
             if again.reason is AgainReason.CHANGING:
                 attempts = self._attempts.get(again.path, 0)
                 delay_s = max(delay_s, min(CHANGING_FIRST_S * 2**attempts, CHANGING_LIMIT_S))
@@ -203,10 +207,15 @@ class LookSchedule:
 
     def _take_lost(self, path: bytes, now_s: float) -> None:
         if path:
-            self._trees[path] = _Waiting(due_s=now_s, first_s=now_s)
-            heapq.heappush(self._queue, (now_s, _Table.TREE, path))
+            self._wait_tree(path, now_s)
         else:
             self.rescan(now_s)
+
+    def _wait_tree(self, path: bytes, due_s: float) -> None:
+        waiting = self._trees.get(path)
+        if waiting is None or due_s < waiting.due_s:
+            self._trees[path] = _Waiting(due_s=due_s, first_s=due_s)
+            heapq.heappush(self._queue, (due_s, _Table.TREE, path))
 
     def _take_move(self, hint: Hint, known: AbstractSet[bytes], now_s: float) -> None:
         target, source = hint.path, hint.source

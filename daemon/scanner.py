@@ -328,7 +328,7 @@ class _Scan:
 
     def _cannot_read(self, path: bytes, failure: DiskError) -> None:
         self._problems.append(Problem(ProblemKind.UNREADABLE, path, failure.why))
-        self._agains.append(Again(path, AgainReason.UNSURE, UNREADABLE_AGAIN_S))
+        self._agains.append(Again(path, AgainReason.UNLISTED, UNREADABLE_AGAIN_S))
 
     def _merge(self, job: Job, rows: list[SyncedRow], result: Compared) -> None:
         """Take what a listing gave into the scan."""
