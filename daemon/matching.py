@@ -118,13 +118,16 @@ class _Matching:
         self._pair_by_hash()
         placements: dict[bytes, Created | Moved] = {}
         in_place: list[Act] = []
+        carried = {
+            (row.object_no, row.copy) for one in self._differences.carried for row in one.rows
+        }
         for one in self._differences.carried:
             placements[one.target] = Moved(one.source, one.target, one.rows, one.looked)
         for path, found in self._found.items():
             source = self._source_of.get(path)
             if source is not None:
                 placements[path] = Moved(source, path, self._rows(source), found.looked)
-            elif found.rows:
+            elif any((row.object_no, row.copy) not in carried for row in found.rows):
                 in_place.append(_in_place(found))
             else:
                 placements[path] = Created(path=path, looked=found.looked)
