@@ -582,7 +582,12 @@ class Recorder:
         nos = [no for p in parents if (no := self._state.directory_nos.get(p)) is not None]
         if not nos or not self._folder.has_anything_in(nos):
             return {}
-        return self._folder.entries_at(nos, names)
+        # The view is that of before this bunch: what it moved away or deleted stands there still.
+        left = self._moved_away | self._deleted.keys()
+        return {
+            name: [entry for entry in entries if entry.object_no not in left]
+            for name, entries in self._folder.entries_at(nos, names).items()
+        }
 
     def _stands_at(self, entry: Entry, parent_path: bytes, name: bytes) -> bool:
         if entry.name != name:
