@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.acts import Created, Deleted
+from daemon.acts import Created, Deleted, Moved
 from daemon.disk import FileKind
 from daemon.planning import UnderWay, plan_changes
 from tests.store.nodes import Node, deliver, looked, make_nodes
@@ -51,3 +51,17 @@ def test_a_directory_is_not_deleted_before_what_synced_has_in_it() -> None:
 
     assert sorted(recorded.look_again) == [b"d", b"d/e"]
     assert set(anna.rows()) == {b"d", b"d/e", b"d/e/a"}
+
+
+def test_a_new_directory_at_the_name_of_a_moved_one_is_another() -> None:
+    anna, bert = pair()
+    anna.record(Created(b"d", looked(b"", kind=FileKind.DIRECTORY)))
+    rows = tuple(anna.rows()[b"d"])
+    deliver(anna, bert)
+
+    again = looked(b"", kind=FileKind.DIRECTORY)
+    anna.record(Moved(b"d", b"e", rows, looked(b"", kind=FileKind.DIRECTORY)), Created(b"d", again))
+
+    assert set(anna.rows()) == {b"d", b"e"}
+    assert anna.rows()[b"e"][0].object_no == rows[0].object_no
+    assert anna.rows()[b"d"][0].inode == again.stat.inode

@@ -156,3 +156,15 @@ def test_nothing_is_put_where_synced_has_what_could_not_be_moved_away() -> None:
         step(2979, 2, "hold", "d/ä.md", 12, 13, 3458),
         seed=1117,
     )
+
+
+def test_a_directory_that_could_not_be_listed_is_listed_later() -> None:
+    played(
+        step(1062, 1, "mkdir", "d"),
+        step(2578, 2, "mkdir", "Neuer Ordner"),
+        step(5429, 2, "fault", 9, errno.ENOSPC, 30),
+        step(5429, 2, "move_directory", "d", "Neuer Ordner/e"),
+        step(5592, 2, "mkdir", "Neuer Ordner/d"),
+        step(15_252, 2, "move_directory", "Neuer Ordner/d", "d"),
+        seed=2084,
+    )
