@@ -295,7 +295,7 @@ class Recovery:
             self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
         elif is_placed:
             inode = looked.stat.inode if isinstance(looked, Looked) and is_new else 0
-            unseen = Stat(FileKind.FILE, inode, -1, 0, 0, 0, 1)
+            unseen = Stat(FileKind.FILE, inode, step.claim.entry.size, 0, 0, 0, 1)
             agreed = tuple(row_of(each, unseen, 0) for each in entries)
             self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
 
