@@ -813,6 +813,9 @@ class _Paths:
     def path_of(self, directory_no: int) -> bytes | None:
         return self._shelf[self._folder_no].synced.path_of(directory_no)
 
+    def inode_of(self, directory_no: int) -> int | None:
+        return self._shelf[self._folder_no].synced.inode_of(directory_no)
+
 
 def _first(group: BaseExceptionGroup[DiskError]) -> DiskError:
     for error in group.exceptions:

@@ -72,6 +72,9 @@ class DirectoryPaths(Protocol):
     def path_of(self, directory_no: int) -> bytes | None:
         """Give the path of a directory, the root's being empty; None if it is not there."""
 
+    def inode_of(self, directory_no: int) -> int | None:
+        """Give the inode that it had when synced last saw it; None for the root."""
+
 
 class Job(Struct, frozen=True, gc=False):
     """A step, the intent that covers it, and the content if it has one."""
@@ -129,6 +132,7 @@ class Placer:
         self._held: set[Place] = set()  # where synced has what could not be moved or removed
         self._made: dict[int, Place] = {}  # directories not yet known to `paths`
         self._resolved: dict[int, bytes | None] = {}
+        self._proven: set[int] = set()  # directories found to be those that synced means
         self._now_ns = 0
         self._placed = Placed([], set())
 
@@ -137,6 +141,7 @@ class Placer:
         self._placed = Placed([], set())
         self._now_ns = self._clock.now_ns()
         self._resolved.clear()
+        self._proven.clear()
         with self._disk.together():
             self._execute_all(jobs)
         return self._placed
@@ -202,8 +207,25 @@ class Placer:
         if path is None:
             raise _Waits(b"", Why.MISSING_HERE)
         self._busy.add(path)
-        self._placed.directories.add(path.rpartition(b"/")[0])
+        parent = path.rpartition(b"/")[0]
+        self._must_be_known(place.parent_no, parent)
+        self._placed.directories.add(parent)
         return path
+
+    def _must_be_known(self, directory_no: int, path: bytes) -> None:
+        """Wait where another directory stands at the path than the one that synced means.
+
+        Somebody moved that one away and made another of its name: what belongs into the first
+        must not land in the second.
+        """
+        if directory_no in self._proven or directory_no in self._made:
+            return
+        expected = self._paths.inode_of(directory_no)
+        if path and expected is not None:
+            stat = self._disk.stat(path)
+            if stat is None or stat.inode != expected:
+                raise _Waits(path, Why.MISSING_HERE)
+        self._proven.add(directory_no)
 
     def _must_be_reachable(
         self, rows: tuple[SyncedRow, ...], source: Place, number: bytes

@@ -34,6 +34,7 @@ class FolderSynced:
         self.folder_no = folder_no
         self.root_no = root_no
         self._directories: dict[int, tuple[int, bytes]] = {}
+        self._inodes: dict[int, int] = {}  # of the directories
         self._children: dict[int, dict[bytes, list[int]]] = {}
         self._marked: set[Key] = set()  # what may be a conflict copy, by its name
         self.files = 0
@@ -43,12 +44,14 @@ class FolderSynced:
     def reload(self) -> None:
         """Read the directories and the counts again."""
         self._directories.clear()
+        self._inodes.clear()
         self._children.clear()
-        for no, parent_no, name in self._db.execute(
-            "SELECT object_no, parent_no, name FROM synced WHERE folder_no = ? AND kind = 1",
+        for no, parent_no, name, inode in self._db.execute(
+            "SELECT object_no, parent_no, name, inode FROM synced"
+            " WHERE folder_no = ? AND kind = 1",
             (self.folder_no,),
         ):
-            self._add_directory(no, parent_no, name)
+            self._add_directory(no, parent_no, name, inode)
         self.files, self.file_bytes = self._db.execute(
             "SELECT count(*), coalesce(sum(size), 0) FROM synced"
             " WHERE folder_no = ? AND kind != 1",
@@ -80,6 +83,10 @@ class FolderSynced:
             names.append(place[1])
             no = place[0]
         return b"/".join(reversed(names))
+
+    def inode_of(self, directory_no: int) -> int | None:
+        """Give the inode that a directory had when it was last seen; None for the root."""
+        return self._inodes.get(directory_no)
 
     def directories_at(self, path: bytes) -> list[int]:
         """List the directory objects at a path of this disk (several where they share it)."""
@@ -247,7 +254,7 @@ class FolderSynced:
             if row.copy or _CONFLICT_MARK in row.name:
                 self._marked.add((row.object_no, row.copy))
             if row.kind == Kind.DIRECTORY:
-                self._add_directory(row.object_no, row.parent_no, row.name)
+                self._add_directory(row.object_no, row.parent_no, row.name, row.inode)
             else:
                 self.files += 1
                 self.file_bytes += row.size
@@ -283,12 +290,14 @@ class FolderSynced:
                 self.files -= 1
                 self.file_bytes -= size
 
-    def _add_directory(self, no: int, parent_no: int, name: bytes) -> None:
+    def _add_directory(self, no: int, parent_no: int, name: bytes, inode: int) -> None:
         self._directories[no] = (parent_no, name)
+        self._inodes[no] = inode
         self._children.setdefault(parent_no, {}).setdefault(name, []).append(no)
 
     def _remove_directory(self, no: int) -> None:
         place = self._directories.pop(no, None)
+        self._inodes.pop(no, None)
         if place is None:
             return
         names = self._children[place[0]]

@@ -109,6 +109,10 @@ class MemoryJournal:
             directory_no = row.parent_no
         return b"/".join(reversed(names))
 
+    def inode_of(self, directory_no: int) -> int | None:
+        row = self.rows.get((directory_no, b""))
+        return None if row is None else row.inode
+
     def path_of_row(self, about: SyncedRow | Entry) -> bytes | None:
         parent = self.path_of(about.parent_no)
         if parent is None:

@@ -293,6 +293,18 @@ async def test_nothing_unknown_is_overwritten(world: World) -> None:
     assert (world.root / "b").read_bytes() == b"one"
 
 
+async def test_a_file_is_not_put_into_another_directory_of_the_name(world: World) -> None:
+    await world.converge([directory_entry(1, ROOT, b"d")])
+    (world.root / "d").rename(world.root / "elsewhere")
+    (world.root / "d").mkdir()
+
+    applied = await world.apply([directory_entry(1, ROOT, b"d"), file_entry(2, 1, b"f", b"one")])
+
+    assert [postponed.why for postponed in applied.postponed] == [Why.MISSING_HERE]
+    assert not (world.root / "d" / "f").exists()
+    assert not (world.root / "elsewhere" / "f").exists()
+
+
 async def test_E22_a_file_open_for_writing_waits(world: World) -> None:
     await world.converge([file_entry(1, ROOT, b"a", b"one")])
 
