@@ -62,7 +62,7 @@ class NodeOperations:
         await self._sharing.leave(name)
 
     async def unshare(self, name: str) -> None:
-        """End the folder for all; the owner's."""
+        """Stop sharing it; the owner's alone (docs/decisions/0013)."""
         await self._sharing.unshare(name)
 
     async def invite(

@@ -125,7 +125,7 @@ class Sharing:
         await self._end(work)
 
     async def unshare(self, name: str) -> None:
-        """End the folder for all; the owner's."""
+        """Stop sharing it; the owner's alone (docs/decisions/0013)."""
         [work] = self.works(name)
         await work.refresh_members()
         member = work.own_member

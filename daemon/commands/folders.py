@@ -56,7 +56,8 @@ def define_unshare(parser: ArgumentParser) -> None:
     """Define `dizzyd unshare`."""
     describe(
         parser,
-        "End a folder for all its members; only its owner can. Everybody keeps the files.",
+        "Stop sharing a folder of your own; only its owner can. Everybody keeps the files, and "
+        "the other members go on among themselves until each leaves.",
         "dizzyd unshare photos",
     )
     add_name(parser)
