@@ -193,10 +193,7 @@ async def _in_sync(node: Working) -> None:
 async def test_a_peer_that_is_away_is_no_problem(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
         await _in_sync(owner)
-        for link in [session.link for session in owner.node.sessions.all()]:
-            owner.node._nudges.clear()
-            await link.close()
-        other.node.take_link = lambda link: None  # type: ignore[method-assign]
+        await other.stop()
         await eventually(lambda: not owner.node.sessions.all())
 
         status = await owner.status()
