@@ -259,7 +259,7 @@ def test_a_save_of_an_editor_is_one_edit(
     path = left / "text"
     path.write_bytes(b"first")
     pair.agree()
-    keeps = 1 if save is _copied_aside else 0  # the backup is a file of its own
+    keeps = 2 if save is _copied_aside else 0  # the backup is a file, and then gets its time
 
     for version in (b"second", b"the third one"):
         events = pair.left.events()
