@@ -547,10 +547,11 @@ class FolderWork:
             self.trouble.unreadable.clear()
             self.skipped.clear()
             return
-        trees = tuple(tree + b"/" for tree in where.trees)
+        looked = {*where.paths, *where.trees}
+        below = tuple(tree + b"/" for tree in where.trees)
         for path in list(self.trouble.unreadable):
             is_listed = path.rpartition(b"/")[0] in where.directories
-            if path in where.paths or is_listed or path.startswith(trees):
+            if path in looked or is_listed or path.startswith(below):
                 del self.trouble.unreadable[path]
 
     def _forget_unreadable(self, hints: Sequence[Hint]) -> None:
