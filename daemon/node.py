@@ -202,7 +202,7 @@ class Node:
                 if asyncio.current_task() is self._work_tasks.get(work.folder):
                     raise
                 return  # this folder alone was stopped
-            except Exception as failure:
+            except Exception as failure:  # a fault of one folder must not end the others
                 logger.exception("folder stopped folder=%s", short(work.folder))
                 work.trouble.root = (f"stopped by {_innermost(failure)}", "it is tried again")
             await asyncio.sleep(WORK_AGAIN_S)
@@ -299,7 +299,7 @@ class Node:
             logger.debug("session ended agent=%s why=%s", short(link.agent), ended.reason)
             if ended.is_struck:
                 self.rejected["struck-off"] += 1
-        except Exception:
+        except Exception:  # a fault of one session must not end the node
             logger.exception("session failed agent=%s", short(link.agent))
             await link.close()
         finally:
