@@ -1,0 +1,143 @@
+"""Fold a folder's log up to a moment, apart from the state in use: what the tree was then.
+
+A pure function of the log: the same batches and the same moment give the same tree, on every
+node. It takes batches and gives entries; it touches no row of the node's own database and says
+nothing about where contents can be had.
+
+The wall clock orders nothing, so a moment is a cut of the log: closed under prev and deps
+(docs/decisions/0014-a-moment-is-a-cut-of-the-log.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from store.codec import decode_header
+from store.db import scratch_database
+from store.errors import Malformed
+from store.folder import add_folder
+from store.ids import EPOCH_BYTES, BatchId, Epoch, FolderId, Kind
+from store.log import FolderLog
+from store.records import Entry
+from store.signing import WireBatch, verify
+from store.state import FolderState
+from store.view import View
+
+
+class Dated(Struct, frozen=True, gc=False):
+    """One applied batch as far as its time is concerned; `no` is this node's number of it."""
+
+    no: int
+    id: BatchId
+    parents: tuple[BatchId, ...]
+    wall_ms: int
+
+
+def dated(no: int, batch: BatchId, header_bytes: bytes) -> Dated:
+    """Read what a header says of a batch's time and of what it rests on."""
+    header = decode_header(header_bytes)
+    parents = header.deps if header.prev is None else (header.prev, *header.deps)
+    return Dated(no, batch, tuple(parents), header.wall_ms)
+
+
+def moments(batches: Iterable[Dated], now_ms: int) -> dict[BatchId, int]:
+    """Say when each batch was recorded, in milliseconds: its clock's word, within reason.
+
+    `batches` come parents first, as (lamport, batch id) orders them. A batch is never earlier
+    than what it rests on, so a clock that is behind changes nothing; a clock that says a time
+    after `now_ms` says nothing.
+    """
+    found: dict[BatchId, int] = {}
+    for batch in batches:
+        said_ms = batch.wall_ms if batch.wall_ms <= now_ms else 0
+        found[batch.id] = max((found.get(parent, 0) for parent in batch.parents), default=0)
+        found[batch.id] = max(found[batch.id], said_ms)
+    return found
+
+
+def cut_at(batches: Sequence[Dated], at_ms: int, now_ms: int) -> list[Dated]:
+    """Choose the batches that were recorded at a moment or before: closed under prev and deps."""
+    recorded = moments(batches, now_ms)
+    return [batch for batch in batches if recorded[batch.id] <= at_ms]
+
+
+def cut_before(batches: Sequence[Dated], batch: BatchId) -> list[Dated]:
+    """Choose what the author of a batch knew when it was recorded: all that it rests on."""
+    by_id: Mapping[BatchId, Dated] = {one.id: one for one in batches}
+    waiting = list(by_id[batch].parents)
+    known: set[BatchId] = set()
+    while waiting:
+        one = waiting.pop()
+        if one not in known and one in by_id:
+            known.add(one)
+            waiting.extend(by_id[one].parents)
+    return [one for one in batches if one.id in known]
+
+
+class Past:
+    """A folder as it was. Calls may come from any thread, one after the other."""
+
+    def __init__(self, folder: FolderId) -> None:
+        """Begin without a batch; close() when done."""
+        self._db = scratch_database()
+        self._no = add_folder(
+            self._db, folder=folder, name="", path=b"", epoch=Epoch(bytes(EPOCH_BYTES))
+        )
+        (self._root_no,) = self._db.execute(
+            "SELECT root_no FROM folder WHERE no = ?", (self._no,)
+        ).fetchone()
+        self._log = FolderLog(self._db, self._no, folder)
+        self._state = FolderState(self._db, self._no, folder, self._root_no)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._db.connection.close()
+
+    def admit(self, batches: Sequence[WireBatch]) -> None:
+        """Prove batches and let them take effect; parents come before or along.
+
+        Raises Malformed, BadSignature where the log is damaged.
+        """
+        with self._db.transaction():
+            admitted = self._log.admit(
+                [verify(batch) for batch in batches], b"", self._state.apply
+            )
+        if admitted.refused:
+            raise Malformed("log", f"a batch breaks a rule: {', '.join(sorted(admitted.refused))}")
+
+    def tree(self) -> dict[bytes, Entry]:
+        """Give every path of the view with what stood there; directories come before their names.
+
+        `object_no` of the entries are numbers of this fold alone; `id_of` tells whose they are.
+        """
+        view = View(self._db, self._state, self._log.members())
+        entries = [entry for entry in view.all_entries() if not entry.collapsed]
+        directories = {e.object_no: e for e in entries if e.kind is Kind.DIRECTORY}
+        paths: dict[int, bytes] = {self._root_no: b""}
+        found = {_path(entry, directories, paths): entry for entry in entries}
+        return dict(sorted(found.items()))
+
+    def id_of(self, object_no: int) -> bytes:
+        """Give the id of an object of this fold. Raises KeyError."""
+        row = self._db.execute("SELECT id FROM object WHERE no = ?", (object_no,)).fetchone()
+        if row is None:
+            raise KeyError(object_no)
+        return bytes(row[0])
+
+
+def _path(entry: Entry, directories: Mapping[int, Entry], paths: dict[int, bytes]) -> bytes:
+    """Give the path of an entry; remembers those of the directories above it."""
+    above: list[Entry] = []
+    no = entry.parent_no
+    while no not in paths:
+        above.append(directories[no])
+        no = directories[no].parent_no
+    for directory in reversed(above):
+        paths[directory.object_no] = _join(paths[directory.parent_no], directory.name)
+    return _join(paths[entry.parent_no], entry.name)
+
+
+def _join(parent: bytes, name: bytes) -> bytes:
+    return parent + b"/" + name if parent else name
