@@ -36,10 +36,11 @@ def folder_problems(
     if work.trouble.watch is None and work.watch_state is WatchState.PARTIAL:
         found.append(Problem(problem="some directories cannot be watched", hint=WATCHES_HINT))
     if work.held:
+        held = counted(len(work.held), "deletion")
         name = figures.name
         found.append(
             Problem(
-                problem=f"{counted(work.held, 'deletion')} held: most of the folder went unseen",
+                problem=f"{held} held: most of the folder went unseen",
                 hint=f"`dizzyd confirm {name}` deletes, `dizzyd undo-deletions {name}` puts back",
             )
         )

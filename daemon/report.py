@@ -150,7 +150,7 @@ class Reporter:
             is_running=self._pid is not None,
             is_settled=work.is_settled,
             waiting=frozenset(work.waiting_objects),
-            excluded=frozenset(work.local_objects),
+            excluded=frozenset(work.local.objects),
             in_flight=work.pending,
             theirs=dict(work.peer_heads),
         )
@@ -229,8 +229,8 @@ class Reporter:
             bytes=figures.file_bytes,
             pending=figures.pending,
             conflicts=figures.conflicts,
-            local_changes=len(work.local_changes),
-            held_deletions=work.held,
+            local_changes=len(work.local.paths),
+            held_deletions=len(work.held),
             watch=work.watch_state.name.lower(),
             history=figures.history,
             log=LogStatus(

@@ -48,10 +48,10 @@ async def revert_local_changes(node: Node, work: FolderWork) -> None:
     disk = _disk_of(work, f"revert {name}")
     try:
         await _take_back(node, work, disk, f"revert {name}", lambda acts: acts)
-        work.local_changes.clear()
-        work.release_held()
+        work.local.paths.clear()
+        work.held.release()
     finally:
-        work.local_objects.clear()
+        work.local.objects.clear()
         await _plan_again(node, work)
 
 
@@ -73,10 +73,10 @@ async def put_back_deleted(node: Node, work: FolderWork) -> None:
             disk,
             f"undo-deletions {name}",
             lambda acts: [
-                act for act in acts if isinstance(act, Deleted) and work.is_held(act.path)
+                act for act in acts if isinstance(act, Deleted) and act.path in work.held
             ],
         )
-        work.release_held()
+        work.held.release()
     finally:
         await _plan_again(node, work)
 

@@ -137,7 +137,7 @@ async def test_a_stopped_node_still_tells_its_figures(tmp_path: Path) -> None:
 
 async def test_the_state_is_scanning_until_the_first_walk_is_done(tmp_path: Path) -> None:
     async with alone(tmp_path) as node:
-        node.work.is_importing = True
+        node.work._look.is_importing = True
 
         assert (await node.folder_status()).state == "scanning"
 
@@ -229,7 +229,7 @@ async def test_what_a_peer_lacks_is_counted_by_heads(tmp_path: Path) -> None:
 
 async def test_content_that_waits_is_pending_and_no_longer_when_it_came(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
-        other.work._may_apply = lambda: False  # type: ignore[method-assign]
+        other.work._apply._may_apply = lambda: False  # type: ignore[method-assign]
         owner.write("a.txt", b"12345")
         owner.write("b.txt", b"123")
         await owner.look()
@@ -240,7 +240,7 @@ async def test_content_that_waits_is_pending_and_no_longer_when_it_came(tmp_path
         assert (folder.pending.files, folder.pending.bytes) == (2, 8)
         assert folder.state == "syncing"
         assert not folder.peers[0].in_sync
-        del other.work._may_apply
+        del other.work._apply._may_apply
         other.work.changed()
         await eventually(lambda: other.has("b.txt", b"123"))
         await other.settled()
@@ -254,7 +254,7 @@ async def test_a_large_backlog_is_counted_as_a_whole(
 ) -> None:
     monkeypatch.setattr("daemon.figures.BACKLOG_LIMIT", 1)
     async with pair(tmp_path) as (owner, other):
-        other.work._may_apply = lambda: False  # type: ignore[method-assign]
+        other.work._apply._may_apply = lambda: False  # type: ignore[method-assign]
         for number in range(5):
             owner.write(f"{number}.txt", b"12345")
         await owner.look()
@@ -323,7 +323,7 @@ async def test_a_name_that_only_looks_like_a_conflict_is_none(tmp_path: Path) ->
 
 
 def _held(node: Working) -> None:
-    node.work._held = {b"%d" % number for number in range(131)}
+    node.work.held._paths = {b"%d" % number for number in range(131)}
 
 
 def _root(node: Working) -> None:
@@ -343,7 +343,7 @@ def _ignore(node: Working) -> None:
 
 
 def _watch(node: Working) -> None:
-    node.work.watch_state = WatchState.PARTIAL
+    node.work._look.watch_state = WatchState.PARTIAL
 
 
 def _newer(node: Working) -> None:

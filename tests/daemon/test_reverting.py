@@ -180,10 +180,11 @@ async def test_revert_that_was_cut_off_by_a_stop_is_done_at_the_next_start(
         reader.write("new.txt", b"new")
         (reader.root / "two.txt").unlink()
         await reader.look()
-        applier, reader.work._applier = reader.work._applier, None
-        reader.work._may_apply = lambda: False  # type: ignore[method-assign]
+        standing = reader.work._standing
+        applier, standing.applier = standing.applier, None
+        reader.work._apply._may_apply = lambda: False  # type: ignore[method-assign]
         await revert_local_changes(reader.node, reader.work)
-        reader.work._applier = applier
+        standing.applier = applier
         await reader.stop()
 
         reader.open()
@@ -242,7 +243,7 @@ async def test_undo_deletions_brings_held_files_back_and_records_no_deletion(
         await eventually(lambda: tree(other) == before, 20)
         await other.look()
 
-        assert other.work.held == 0
+        assert not other.work.held
         assert tree(owner) == before
         assert other.stored.log.batches == batches
         assert (await other.folder_status()).problems == ()

@@ -288,7 +288,7 @@ async def test_verify_calls_content_on_its_way_pending(tmp_path: Path) -> None:
         owner.write("a.txt", b"first")
         await owner.look()
         await eventually(lambda: other.has("a.txt", b"first"))
-        other.work._may_apply = lambda: False  # type: ignore[method-assign]
+        other.work._apply._may_apply = lambda: False  # type: ignore[method-assign]
         owner.write("b.txt", b"12345")
         await owner.look()
         await eventually(lambda: other.stored.log.batches == owner.stored.log.batches)

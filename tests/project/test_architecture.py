@@ -64,7 +64,7 @@ ADAPTERS = {
     "daemon.greeting": {"os", "shutil"},
     "daemon.service": {"os", "open", "pwd", "shutil", "socket", "subprocess"},
     # where the watcher's thread hands over
-    "daemon.folder_work": {"threading"},
+    "daemon.hint_box": {"threading"},
     # where the loop and the database thread look at the same plans
     "daemon.planning": {"threading"},
     # the one wiring place

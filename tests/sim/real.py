@@ -249,16 +249,16 @@ class RealNode:
         """Whether nothing is pending but contents that no peer has; those are lacking()."""
         if FOLDER not in self.node.works:
             return False  # it is only starting
-        work = self.work
-        away, work._away = work._away, set()
+        retries = self.work._apply._retries
+        away, retries._away = retries._away, set()
         try:
-            return work.is_settled
+            return self.work.is_settled
         finally:
-            work._away = away
+            retries._away = away
 
     def lacking(self) -> set[bytes]:
         """Name the contents that no peer at hand has."""
-        away = self.work._away if FOLDER in self.node.works else set()
+        away = self.work._apply._retries._away if FOLDER in self.node.works else set()
         if not away:
             return set()
         entries = self.stored.view().entries(Changes(set(away), set()))[1]
@@ -293,7 +293,7 @@ class RealNode:
         found = [f"root: {work.trouble.root}"] if work.trouble.root else []
         found += [f"failed: {what}" for what in work.trouble.failed.values()]
         found += [f"unreadable: {path!r}" for path in work.trouble.unreadable]
-        found += [f"held: {work.held}"] if work.held else []
+        found += [f"held: {len(work.held)}"] if work.held else []
         found += [f"rejected: {dict(each)}" for each in (self.node.rejected,) if each]
         return found
 

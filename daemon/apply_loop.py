@@ -1,0 +1,196 @@
+"""Turn what changed in a folder's state into files: plan, apply, try again, for as long as it runs.
+
+It knows the look loop only as somebody who can be asked to look; where a file goes and what is
+kept is daemon.apply's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from daemon.apply import Applied, Applier
+from daemon.journal import FolderJournal
+from daemon.looks import QUIET_S, Again, AgainReason
+from daemon.outcomes import Postponed, Why
+from daemon.planning import UnderWay, plan_changes, queue_unsynced, split_slow
+from daemon.retries import Retries
+from daemon.standing import Standing
+from daemon.steps import Plan, WriteFile
+from peers.cancelling import TaskGroup
+from store.ids import BlobHash
+
+FAILED_RETRY_S = 5.0
+
+
+class Looks(Protocol):
+    """Who looks at the disk; implemented by daemon.look_loop."""
+
+    def look_again(self, agains: Sequence[Again], missing: Sequence[bytes]) -> None:
+        """Look at these paths again, and at what stood at missing ones."""
+
+
+class ApplyLoop:
+    """The way from state to disk of one folder. Owned by the event loop."""
+
+    def __init__(
+        self,
+        standing: Standing,
+        journal: FolderJournal,
+        looks: Looks,
+        on_idle: Callable[[], None],
+    ) -> None:
+        """Prepare; `on_idle` is called whenever nothing is left to apply."""
+        self._standing = standing
+        self._tools = standing.tools
+        self._journal = journal
+        self._looks = looks
+        self._on_idle = on_idle
+        self._changed = asyncio.Event()
+        self._retries = Retries()
+        self._has_backlog = True
+        self._slow = 0
+        self.is_applying = False
+        self.pending: tuple[int, int] = (0, 0)  # files, bytes
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits to be planned or applied."""
+        return (
+            not self.is_applying
+            and not self._changed.is_set()
+            and not self._has_backlog
+            and not self._slow
+            and not self._retries
+        )
+
+    @property
+    def waiting_objects(self) -> set[int]:
+        """The objects that are planned again later: what failed, what no peer at hand has."""
+        return self._retries.objects
+
+    def changed(self) -> None:
+        """Wake up: the view may want other things on this disk."""
+        self._changed.set()
+
+    def begin_anew(self) -> None:
+        """Plan whatever is not as state wants it."""
+        self._has_backlog = True
+        self._changed.set()
+
+    def retry_away(self) -> None:
+        """Try again what no peer at hand had."""
+        if self._retries.call_back():
+            self._standing.was_settled = False
+            self._changed.set()
+
+    async def run(self, applier: Applier) -> None:
+        """Apply until cancelled; large contents go on beside the rest."""
+        self._has_backlog = True
+        await self._tools.core.run(queue_unsynced, self._standing.stored)
+        async with TaskGroup() as large:
+            while True:
+                self._changed.clear()
+                if self._may_apply() and await self._apply_once(applier, large):
+                    continue
+                await self._wait_for_changes()
+
+    def _may_apply(self) -> bool:
+        return self._standing.is_scanned or not self._standing.is_joining
+
+    async def _apply_once(self, applier: Applier, large: asyncio.TaskGroup) -> bool:
+        """Plan what changed and do it; whether there was anything to plan."""
+        standing = self._standing
+        self.is_applying = True
+        try:
+            made, self._has_backlog = await self._tools.core.run(
+                plan_changes,
+                standing.stored,
+                self._retries.take_due(_loop_s()),
+                frozenset(standing.local.objects),
+                standing.under_way,
+            )
+            if made is None:
+                return False
+            under_way = standing.under_way
+            quick, slow = split_slow(made)
+            if quick.steps or quick.blocked:
+                await self._carry_out(applier, quick, under_way)
+            else:
+                under_way.end(quick.objects)
+            for one in slow:
+                self._slow += 1
+                large.create_task(self._carry_out_slow(applier, one, under_way))
+            return True
+        finally:
+            self.is_applying = False
+
+    async def _wait_for_changes(self) -> None:
+        self._on_idle()
+        try:
+            async with asyncio.timeout_at(self._retries.next_due_s):
+                await self._changed.wait()
+        except TimeoutError:
+            if self._retries.is_away_due(_loop_s()):
+                self.retry_away()
+
+    async def _carry_out_slow(self, applier: Applier, made: Plan, under_way: UnderWay) -> None:
+        try:
+            await self._carry_out(applier, made, under_way)
+        finally:
+            self._slow -= 1
+            self._changed.set()
+
+    async def _carry_out(self, applier: Applier, made: Plan, under_way: UnderWay) -> None:
+        """Apply a plan and note what is to be looked at or tried again."""
+        standing = self._standing
+        standing.was_settled = False
+        self._journal.wall_ms = standing.now_ms()
+        writes = [step for step in made.steps if isinstance(step, WriteFile)]
+        figures = (len(writes), sum(step.claim.entry.size for step in writes))
+        self.pending = (self.pending[0] + figures[0], self.pending[1] + figures[1])
+        try:
+            applied = await applier.apply(made)
+        finally:
+            under_way.end(made.objects)
+            self.pending = (self.pending[0] - figures[0], self.pending[1] - figures[1])
+        self._note_applied(made, applied)
+        arrived = list({BlobHash(step.claim.entry.value) for step in writes})
+        if arrived:
+            self._tools.blobs_arrived(standing.folder, arrived)
+        if applied.agreed:
+            standing.last_change_ms = standing.now_ms()
+
+    def _note_applied(self, made: Plan, applied: Applied) -> None:
+        unfinished = {no for postponed in applied.postponed for no in postponed.object_nos}
+        unfinished.update(no for failed in applied.failed for no in failed.object_nos)
+        self._retries.succeeded(made.objects - unfinished)
+        self._note_postponed(applied.postponed)
+        trouble = self._standing.trouble
+        if not applied.failed:
+            trouble.failed.clear()
+        for failed in applied.failed:
+            trouble.failed[failed.reason] = (failed.what, failed.remedy)
+            self._retries.put(failed.object_nos, _loop_s(), FAILED_RETRY_S)
+
+    def _note_postponed(self, steps: Sequence[Postponed]) -> None:
+        """Look where a step found another disk than synced says; plan it again later."""
+        again: list[Again] = []
+        gone: list[bytes] = []
+        for postponed in steps:
+            if postponed.why is Why.CONTENT_AWAY:
+                self._retries.put_away(postponed.object_nos, _loop_s())
+                continue
+            if postponed.why is Why.MISSING_HERE:
+                gone.append(postponed.path)
+            elif postponed.why in (Why.TAKEN, Why.CHANGED_HERE, Why.NOT_EMPTY):
+                # Not at once: perhaps somebody renames just now, and the other half is to come.
+                again.append(Again(postponed.path, AgainReason.UNSURE, QUIET_S))
+            self._retries.put(postponed.object_nos, _loop_s())
+        if again or gone:
+            self._looks.look_again(again, gone)
+
+
+def _loop_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,373 @@
+"""Turn hints into looks, and what is found into events, for as long as it runs.
+
+When to look is daemon.looks', what a look finds daemon.scanner's, what it means daemon.matching's,
+and what is written of it daemon.record's; here they follow each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from daemon import ignore as ignoring
+from daemon.acts import Act, Moved
+from daemon.differences import Differences, Problem, ProblemKind
+from daemon.disk import Disk, DiskError
+from daemon.durable import make_durable
+from daemon.held import HeldDeletions
+from daemon.hint_box import HintBox
+from daemon.hints import Hint, HintKind, Watcher, WatchState
+from daemon.join_gate import JoinGate
+from daemon.looks import Again, AgainReason, LookSchedule, LookSet
+from daemon.matching import ScanCause, match
+from daemon.procedures import RecordActs
+from daemon.record import Recorded
+from daemon.scanner import scan
+from daemon.standing import Standing
+from peers.cancelling import TaskGroup
+from store.ids import BlobHash
+from store.records import SyncedRow
+
+ROUTINE_SCAN_S = 3600.0
+POLL_S = 30.0
+PLACING_PATIENCE_S = 0.5  # hints wait so long for apply to finish what it puts in place
+_JOIN_POLL_S = 0.2
+_BUNCHES_AHEAD = 2
+
+
+class LookLoop:
+    """The way from disk to log of one folder. Owned by the event loop."""
+
+    def __init__(
+        self,
+        standing: Standing,
+        *,
+        ignores_editor_files: bool,
+        on_idle: Callable[[], None],
+        on_scanned: Callable[[], None],
+    ) -> None:
+        """Prepare.
+
+        `on_idle` is called whenever nothing is left to look at, `on_scanned` when the first full
+        scan has ended.
+        """
+        self._standing = standing
+        self._tools = standing.tools
+        self._ignores_editor_files = ignores_editor_files
+        self._on_idle = on_idle
+        self._on_scanned = on_scanned
+        self._schedule = LookSchedule(self._known_paths)
+        self._box = HintBox(self._take_hints)
+        self._gate = JoinGate(standing)
+        self._hints: list[Hint] = []
+        self._is_taking_hints = False
+        self._woken = asyncio.Event()
+        self._scan_asked: list[asyncio.Future[None]] = []
+        self._fresh: dict[BlobHash, bytes] = {}
+        self._cause = ScanCause.START
+        self.ignore: ignoring.Ignore = ignoring.IgnoreRules()
+        self.held = HeldDeletions()
+        self.watch_state = WatchState.FULL
+        self.skipped: dict[bytes, ProblemKind] = {}
+        self.is_importing = True
+        self.is_scanning = False
+
+    # -- what others tell and ask ------------------------------------------------------------
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits to be looked at or recorded."""
+        return (
+            self._standing.is_scanned
+            and not self.is_scanning
+            and not self._hints
+            and not self._is_taking_hints
+            and self._schedule.next_due_s is None
+        )
+
+    def wake(self) -> None:
+        """Go through what is due: something changed that it may depend on."""
+        self._woken.set()
+
+    def look_at_all(self) -> None:
+        """Look at everything soon."""
+        self._schedule.rescan(self._standing.now_s())
+        self._woken.set()
+
+    async def scan_now(self) -> None:
+        """Look at everything; returns when the walk and its recording are done."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._scan_asked.append(done)
+        self._woken.set()
+        await done
+
+    def look_again(self, agains: Sequence[Again], missing: Sequence[bytes] = ()) -> None:
+        """Look at these paths again, and at what stood at missing ones."""
+        self._schedule.look_again(agains, self._standing.now_s())
+        self._schedule.miss(missing, self._standing.now_s())
+        self._woken.set()
+
+    def take_fresh(self) -> dict[BlobHash, bytes]:
+        """Give the small contents of what was recorded last, to go with the news of it."""
+        fresh, self._fresh = self._fresh, {}
+        return fresh
+
+    def is_ignored(self, path: bytes, is_directory: bool) -> bool:  # noqa: FBT001
+        """Whether a name is not shared, as of the last full scan."""
+        return self.ignore.is_ignored(path, is_directory=is_directory, exists=lambda _path: False)
+
+    async def start(self, watcher: Watcher) -> None:
+        """Begin to watch; what happens from now on is looked at."""
+        self._box.open()
+        await self._tools.pool.run(watcher.start, self._box.put)
+
+    def root_lost(self) -> None:
+        """Note that what is found next was not watched while it changed."""
+        self._cause = ScanCause.ROOT_FAULT
+
+    def _take_hints(self, hints: list[Hint]) -> None:
+        self._hints.extend(hints)
+        if self._standing.trouble.unreadable:
+            self._forget_unreadable(hints)
+        self._standing.was_settled = False
+        self._woken.set()
+
+    # -- when to look --------------------------------------------------------------------------
+
+    async def run(self, disk: Disk, watcher: Watcher) -> None:
+        """Look until cancelled.
+
+        Raises:
+            DiskError: the root is lost.
+        """
+        loop = asyncio.get_running_loop()
+        next_routine_s = loop.time() + ROUTINE_SCAN_S
+        while True:
+            self._woken.clear()
+            hints, self._hints = self._hints, []
+            self.watch_state = watcher.state
+            if hints:
+                await self._take_to_schedule(hints)
+            asked, self._scan_asked = self._scan_asked, []
+            if asked or loop.time() >= next_routine_s:
+                self._schedule.rescan(self._standing.now_s())
+                next_routine_s = loop.time() + ROUTINE_SCAN_S
+            if self._gate.is_open:
+                where = self._schedule.due(self._standing.now_s())
+                if where:
+                    await self._look(disk, where)
+                for done in asked:
+                    if not done.done():
+                        done.set_result(None)
+            else:
+                self._scan_asked.extend(asked)
+                await self._gate.check(disk)
+            await self._wait_for_hints(watcher, next_routine_s)
+
+    async def _take_to_schedule(self, hints: list[Hint]) -> None:
+        """Schedule looks for hints, once apply has put in place what it is at.
+
+        Most hints of that time are of our own renames: they are judged together, by one look
+        that finds nothing, when synced has followed.
+        """
+        self._is_taking_hints = True
+        try:
+            if self._standing.applier is not None:
+                await self._standing.applier.rest(PLACING_PATIENCE_S)
+            now, self._hints = self._hints, []
+            hints = [*hints, *now]
+            known = await self._tools.core.run(self._known_paths, self._schedule.asked(hints))
+            self._schedule.touch(hints, self._standing.now_s(), known)
+        finally:
+            self._is_taking_hints = False
+
+    async def _wait_for_hints(self, watcher: Watcher, next_routine_s: float) -> None:
+        self._on_idle()
+        due_s = self._schedule.next_due_s
+        until_s = next_routine_s - asyncio.get_running_loop().time()
+        if due_s is not None and self._gate.is_open:
+            until_s = min(until_s, due_s - self._standing.now_s())
+        if watcher.state is not WatchState.FULL:
+            until_s = min(until_s, POLL_S)
+        if not self._gate.is_open:
+            until_s = min(until_s, _JOIN_POLL_S)
+        if until_s <= 0 or self._hints:
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(until_s):
+                await self._woken.wait()
+        except TimeoutError:
+            if watcher.state is WatchState.POLLING:
+                self._schedule.rescan(self._standing.now_s())
+            elif watcher.state is WatchState.PARTIAL:
+                lost = [Hint(HintKind.LOST, path) for path in watcher.unwatched()]
+                await self._tools.core.run(self._schedule.touch, lost, self._standing.now_s())
+
+    # -- one look ------------------------------------------------------------------------------
+
+    async def _look(self, disk: Disk, where: LookSet) -> None:
+        """Scan where it is due and record what was found, both at once."""
+        cause = self._cause if where.is_full else ScanCause.HINTED
+        self.is_scanning = True
+        bunches: asyncio.Queue[Differences | None] = asyncio.Queue(_BUNCHES_AHEAD)
+        try:
+            await self._load_ignore(disk, where)
+            self._forget_problems(where)
+            async with TaskGroup() as tasks:
+                tasks.create_task(self._scan_into(disk, where, bunches))
+                while (bunch := await bunches.get()) is not None:
+                    await self._take_bunch(disk, bunch, cause, is_full=where.is_full)
+            if where.is_full:
+                await self._end_full_scan()
+        finally:
+            self.is_scanning = False
+
+    async def _scan_into(
+        self, disk: Disk, where: LookSet, bunches: asyncio.Queue[Differences | None]
+    ) -> None:
+        tools = self._tools
+        try:
+            async for bunch in scan(disk, self, self.ignore, tools.pool, tools.clock, where):
+                await bunches.put(bunch)
+        finally:
+            if bunches.full():
+                await asyncio.sleep(0)
+            await bunches.put(None)
+
+    async def _load_ignore(self, disk: Disk, where: LookSet) -> None:
+        if not (where.is_full or ignoring.RULES_NAME in where.paths or b"" in where.directories):
+            return
+        trouble = self._standing.trouble
+        try:
+            self.ignore = await self._tools.pool.run(
+                lambda: ignoring.load(disk, are_editors_ignored=self._ignores_editor_files)
+            )
+            trouble.ignore = None
+        except DiskError as bad:
+            trouble.ignore = (str(bad), bad.hint)
+
+    async def _take_bunch(
+        self, disk: Disk, bunch: Differences, cause: ScanCause, *, is_full: bool
+    ) -> None:
+        self._note_problems(bunch.problems)
+        acts = match(bunch)
+        if bunch.is_last:
+            if is_full:
+                synced = self._standing.synced
+                self.held.decide(acts, synced.files + synced.directories, cause)
+            acts = self.held.without_held(acts)
+        if acts:
+            await self._record(disk, acts)
+        if bunch.agains:
+            self._schedule.look_again(bunch.agains, self._standing.now_s())
+
+    async def _end_full_scan(self) -> None:
+        standing = self._standing
+        self._cause = ScanCause.ROUTINE
+        if standing.is_scanned and not self.is_importing:
+            return
+        standing.is_scanned = True
+        self.is_importing = False
+        if standing.is_joining:
+            await self._tools.core.run(lambda: standing.stored.set_joining(is_joining=False))
+            standing.is_joining = False
+        self._on_scanned()
+
+    def _forget_problems(self, where: LookSet) -> None:
+        """Forget what was wrong where a look begins; what still is wrong is found again."""
+        unreadable = self._standing.trouble.unreadable
+        if where.is_full:
+            unreadable.clear()
+            self.skipped.clear()
+            return
+        looked = {*where.paths, *where.trees}
+        below = tuple(tree + b"/" for tree in where.trees)
+        for path in list(unreadable):
+            is_listed = path.rpartition(b"/")[0] in where.directories
+            if path in looked or is_listed or path.startswith(below):
+                del unreadable[path]
+
+    def _forget_unreadable(self, hints: Sequence[Hint]) -> None:
+        """Forget what was wrong under names that went: they are not looked at again."""
+        unreadable = self._standing.trouble.unreadable
+        went = {hint.path for hint in hints if hint.kind is HintKind.GONE}
+        went.update(hint.source for hint in hints if hint.source)
+        below = tuple(path + b"/" for path in went)
+        for path in list(unreadable):
+            if path in went or path.startswith(below):
+                del unreadable[path]
+
+    def _note_problems(self, problems: Sequence[Problem]) -> None:
+        for problem in problems:
+            if problem.kind is ProblemKind.UNREADABLE:
+                self._standing.trouble.unreadable[problem.path] = problem.why
+            else:
+                self.skipped[problem.path] = problem.kind
+
+    # -- recording -----------------------------------------------------------------------------
+
+    async def _record(self, disk: Disk, acts: Sequence[Act]) -> None:
+        """Make what the acts name durable, then record them in one transaction."""
+        tools, standing = self._tools, self._standing
+        standing.was_settled = False
+        acts = self._not_busy(acts)
+        if not acts:
+            return
+        self._fresh = await tools.pool.run(make_durable, disk, acts)
+        standing.last_change_ms = standing.now_ms()
+        command = RecordActs(
+            folder_no=standing.folder_no,
+            acts=tuple(acts),
+            wall_ms=standing.now_ms(),
+            covered_seq=standing.covered_seq,
+            busy=frozenset(),
+            under_way=standing.under_way,
+        )
+
+        def record() -> Recorded:
+            recorded = tools.engine.perform(tools.procedures.record, command)
+            tools.engine.run_until_idle()
+            return recorded
+
+        recorded = await tools.core.run(record)
+        if recorded.look_again:
+            agains = [Again(path, AgainReason.UNSURE, 0.1) for path in recorded.look_again]
+            self._schedule.look_again(agains, standing.now_s())
+        standing.local.note(acts, recorded.local_changes)
+
+    def _not_busy(self, acts: Sequence[Act]) -> Sequence[Act]:
+        """Leave out what was seen where apply is at work just now: it is looked at once more."""
+        applier = self._standing.applier
+        if applier is None:
+            return acts
+        quiet: list[Act] = []
+        again: list[Again] = []
+        for act in acts:
+            paths = [act.source, act.target] if isinstance(act, Moved) else [act.path]
+            if any(applier.is_busy(path) for path in paths):
+                again.extend(Again(path, AgainReason.UNSURE, 0.05) for path in paths)
+            else:
+                quiet.append(act)
+        if again:
+            self._schedule.look_again(again, self._standing.now_s())
+        return quiet
+
+    # -- the SyncedTree that the scanner asks --------------------------------------------------
+
+    def _known_paths(self, paths: Sequence[bytes]) -> list[bytes]:
+        rows = self._standing.synced.rows_at_many(paths)
+        return [path for path, at in zip(paths, rows, strict=True) if at]
+
+    async def rows_in(self, directories: Sequence[bytes]) -> list[list[SyncedRow]]:
+        """Give, for each directory path, the rows of all names that stand in it."""
+
+        def read() -> list[list[SyncedRow]]:
+            synced = self._standing.synced
+            return [synced.rows_in(path) for path in directories]
+
+        return await self._tools.core.run(read)
+
+    async def rows_at(self, paths: Sequence[bytes]) -> list[list[SyncedRow]]:
+        """Give, for each path, the rows that stand there."""
+        return await self._tools.core.run(lambda: self._standing.synced.rows_at_many(paths))
