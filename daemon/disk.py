@@ -107,6 +107,15 @@ class NewFile(Struct, frozen=True, gc=False):
     mtime_ns: int
 
 
+def arriving_name(keep_as: bytes) -> bytes:
+    """Name in tmp what is to replace a file, while the old one stands there as `keep_as`.
+
+    Only where EXCHANGE is missing. A name of ours that is there says that the new file was not
+    put in place: whatever became of the old name since, it was not the new file that left it.
+    """
+    return b"arriving-" + keep_as
+
+
 class Stage(Protocol):
     """A file being made in `.dizzyd/tmp`, not yet visible in the tree."""
 
@@ -221,9 +230,10 @@ class Disk(Protocol):
         """Put a stage where a file stands; that file moves to tmp as `keep_as`, atomically.
 
         Gives the stat of the placed and of the displaced file. Raises NameMissing if nothing
-        stands there, NameTaken if it is neither file nor symlink or `keep_as` is in use. Falls
-        back to taking the old one away first where EXCHANGE is missing. What was replaced hands
-        on mode (but the executable bit), owner, group, ACL and extended attributes.
+        stands there, NameTaken if it is neither file nor symlink or `keep_as` is in use. What
+        was replaced hands on mode (but the executable bit), owner, group, ACL and extended
+        attributes. Where EXCHANGE is missing the old one is taken away first; the new one has
+        a name in tmp by then, its own or `arriving_name(keep_as)`, until it is in place.
         """
 
     def take_away(self, path: bytes, keep_as: bytes) -> Stat:

@@ -23,6 +23,7 @@ from daemon.disk import (
     NameMissing,
     RootLost,
     Stat,
+    arriving_name,
 )
 from daemon.fs_abilities import Abilities, find_abilities
 from daemon.fs_below import (
@@ -305,8 +306,7 @@ class LinuxDisk:
             self._require_plain(at.lstat())
             ours.wear(at)
             if not self.abilities.exchange:
-                displaced = self._take(at, keep_as)
-                return self._place_or_undo(ours, at, keep_as), displaced
+                return self._place_after_taking_away(ours, at, keep_as)
             before = ours.settle(keep_as)
             try:
                 self._exchange(at, keep_as)
@@ -575,6 +575,20 @@ class LinuxDisk:
             self._shop.rename(self._tmp, keep_as, at.directory, at.name)
             self._require_plain(taken)
         return stat_of(taken, kind_of(taken))
+
+    def _place_after_taking_away(
+        self, stage: LinuxStage, at: At, keep_as: bytes
+    ) -> tuple[Stat, Stat]:
+        before = None
+        if stage.name is None:
+            before = stage.settle(arriving_name(keep_as))
+        try:
+            displaced = self._take(at, keep_as)
+        except BaseException:
+            if before is not None:
+                stage.unsettle(before)
+            raise
+        return self._place_or_undo(stage, at, keep_as), displaced
 
     def _place_or_undo(self, stage: LinuxStage, at: At, keep_as: bytes) -> Stat:
         try:

@@ -19,6 +19,7 @@ from daemon.disk import (
     NameMissing,
     NameTaken,
     Stat,
+    arriving_name,
 )
 from daemon.displaced import Clock, Names, history_name, settle
 from daemon.ledger import Ledger
@@ -67,6 +68,7 @@ class Recovery:
         self._moved: dict[int, Place] = {}
         self._ledger = Ledger(())
         self._outcomes: list[Outcome] = []
+        self._staged: set[bytes] = set()  # the names in tmp when this began
 
     def finish(
         self,
@@ -79,10 +81,10 @@ class Recovery:
         `in_use` are names in tmp to be left alone. Idempotent: a crash in here is as any other.
         """
         self._ledger = Ledger(intent.step for intent in intents)
-        staged = {name for name, _ in self._disk.list_stages()}
+        self._staged = {name for name, _ in self._disk.list_stages()}
         for intent in intents:
             number = len(self._outcomes)
-            self._finish(intent, staged)
+            self._finish(intent)
             if not any(
                 isinstance(outcome, Agreed) and outcome.intent == intent.number
                 for outcome in self._outcomes[number:]
@@ -103,7 +105,7 @@ class Recovery:
 
     # -- steps ---------------------------------------------------------------------------------
 
-    def _finish(self, intent: Intent, staged: set[bytes]) -> None:
+    def _finish(self, intent: Intent) -> None:
         match intent.step:
             case MakeDirectory(claim):
                 self._finish_making(claim, intent.number)
@@ -124,12 +126,10 @@ class Recovery:
             case SetAttributes():
                 self._finish_attributes(intent, intent.step)
             case RemoveFile(rows, source):
-                self._finish_removal(intent, rows, source, staged)
+                self._finish_removal(intent, rows, source)
             case WriteFile(claim, rows, _) | MakeLink(claim, rows):
                 row = row_for(key_of(claim.entry), rows)
-                was_displaced = self._finish_displacing(
-                    intent, row, claim.place, claim.entry.value, staged
-                )
+                was_displaced = self._finish_displacing(intent, row, claim.place, claim.entry.value)
                 carried = self._find_carried(intent.step, row)
                 self._bind(intent, is_placed=was_displaced or bool(carried))
                 self._outcomes += carried
@@ -202,10 +202,8 @@ class Recovery:
             agreed = tuple(settled_row(each, (row,), stat) for each in step.claim.entries)
             self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
 
-    def _finish_removal(
-        self, intent: Intent, rows: tuple[SyncedRow, ...], source: Place, staged: set[bytes]
-    ) -> None:
-        was_taken = self._finish_displacing(intent, rows[0], source, None, staged)
+    def _finish_removal(self, intent: Intent, rows: tuple[SyncedRow, ...], source: Place) -> None:
+        was_taken = self._finish_displacing(intent, rows[0], source, None)
         stat = self._stat(source)
         if was_taken and (stat is None or stat.inode != rows[0].inode):
             gone = tuple(key_of(row) for row in rows)
@@ -217,11 +215,10 @@ class Recovery:
         row: SyncedRow,
         place: Place,
         intended: bytes | None,
-        staged: set[bytes],
     ) -> bool:
         """See to what was displaced; say whether anything had been."""
         for name in (intent.keep_as, intent.stage):
-            if name and name in staged:
+            if name and name in self._staged:
                 return self._finish_staged(intent, name, row, place, intended)
         looked = self._disk.look_history(intent.history_name)
         if not isinstance(looked, Looked):
@@ -236,15 +233,19 @@ class Recovery:
     def _finish_staged(
         self, intent: Intent, name: bytes, row: SyncedRow, place: Place, intended: bytes | None
     ) -> bool:
+        """See to what tmp has under `name`; say whether the old one left and the new one came.
+
+        That nothing stands at the place does not tell: a user may have moved the new one on.
+        """
+        path = self._path(place)
+        is_away = self._is_taken_away(intent, name)
         looked = self._disk.look_stage(name)
-        if intended is not None and isinstance(looked, Looked) and looked.value == intended:
+        if not is_away and isinstance(looked, Looked) and looked.value == intended:
             # What is in tmp is the new content: the old one was never displaced.
             self._disk.remove_stage(name)
             return False
-        path = self._path(place)
-        is_replacing = intended is not None
-        if is_replacing and path is not None and self._is_free(place):
-            # Taken away, and the new one never arrived: the old one stands again.
+        if is_away and path is not None and self._is_free(place):
+            # The new one never arrived: the old one stands again.
             try:
                 self._disk.restore_stage(name, path)
             except (NameTaken, NameMissing):
@@ -261,7 +262,15 @@ class Recovery:
             is_unchanged=False,
             now_ns=self._clock.now_ns(),
         )
-        return True
+        return not is_away
+
+    def _is_taken_away(self, intent: Intent, name: bytes) -> bool:
+        """Whether `name` holds the old one while the new one still waits for the free place."""
+        if isinstance(intent.step, MakeLink):  # made where it is to stand, never in tmp
+            return self._is_free(intent.step.claim.place)
+        if name != intent.keep_as or not isinstance(intent.step, WriteFile):
+            return False
+        return arriving_name(name) in self._staged or intent.stage in self._staged
 
     def _find_carried(self, step: Step, row: SyncedRow) -> list[Outcome]:
         """Find the old bytes where they were to stand next: then the new ones were placed."""
@@ -302,7 +311,7 @@ class Recovery:
     # -- tmp -----------------------------------------------------------------------------------
 
     def _clean(self, in_use: Collection[bytes], is_wanted: Callable[[BlobHash], bool]) -> None:
-        """Remove downloads that nobody wants; a displaced file that no intent knows is kept."""
+        """Remove what is new and nobody wants; a displaced file that no intent knows is kept."""
         watched = {o.watch.name for o in self._outcomes if isinstance(o, Watched)}
         for name, stat in self._disk.list_stages():
             if name in in_use or name in watched:
@@ -311,6 +320,8 @@ class Recovery:
                 value = bytes.fromhex(name[len(FETCH_PREFIX) :].partition(b"-")[0].decode())
                 if not is_wanted(BlobHash(value)):
                     self._disk.remove_stage(name)
+            elif name.startswith(arriving_name(b"")):
+                self._disk.remove_stage(name)  # its intent is finished
             elif name.startswith(_DISPLACED_PREFIX) and stat.kind is FileKind.FILE:
                 self._keep_unknown(name)
 

@@ -29,6 +29,7 @@ from daemon.disk import (
     RootLost,
     Stage,
     Stat,
+    arriving_name,
 )
 from daemon.hints import HintKind
 from store.ids import BlobHash
@@ -546,14 +547,20 @@ class MemoryDisk:
         former = None if mine.name is None else TMP + b"/" + mine.name
         if former == keep:
             raise NameTaken(f"keep what stands at {_shown(path)}", "a name in tmp is taken")
-        self.files.rename(path, keep, replace=False)
+        arriving = former or _in_tmp(arriving_name(keep.rpartition(b"/")[2]))
+        if former is None:
+            self.files.link(mine.inode, arriving)
         try:
             self.instant("place_over", path, "within")
+            self.files.rename(path, keep, replace=False)
+            self.instant("place_over", path, "within")
+            self.files.rename(arriving, path, replace=False)
+        except OSError as error:
             if former is None:
-                self.files.link(mine.inode, path)
-            else:
-                self.files.rename(former, path, replace=False)
-        except FileExistsError as error:  # someone was quicker; what was displaced is in tmp
+                self.files.unlink(arriving)
+            if not isinstance(error, FileExistsError):
+                raise
+            # Someone was quicker; what was displaced is in tmp.
             raise NameTaken(f"replace {_shown(path)}", "another file came", errno=17) from error
         mine.place()
         return mine.inode.stat(), self.files.get(keep).stat()

@@ -116,6 +116,18 @@ def test_one_failed_sync_is_no_problem_for_ever() -> None:
     )
 
 
+def test_a_file_moved_while_its_node_is_down_behind_the_exchange_is_one_file() -> None:
+    played(
+        step(4661, 2, "meddle", 6, "write", "x y", 10),
+        step(4661, 0, "crash_at", 52, 1454, 1),
+        step(5022, 2, "write", "x y", 12),
+        step(5022, 0, "mkdir", "d"),
+        step(7530, 1, "write", "x y", 14),
+        step(8081, 0, "move", "x y", "d/x y"),
+        seed=2134,
+    )
+
+
 def test_a_row_below_a_directory_that_is_gone_does_not_stay_for_ever() -> None:
     played(
         step(1139, 2, "mkdir", "d"),

@@ -277,6 +277,22 @@ def test_P32_a_crash_at_any_instant_of_apply_is_recovered(
         assert len(files(world)) == (verb[0] != "remove"), instant
 
 
+@pytest.mark.parametrize("has_exchange", [True, False])
+@pytest.mark.parametrize("verb", [("move", "a", "b"), ("create", "a", 3), ("write", "a", 3)])
+def test_P24_P32_acts_on_what_a_crash_left_are_taken_for_what_they_are(
+    verb: tuple[str | int, ...], *, has_exchange: bool
+) -> None:
+    for instant in range(8, 16):  # around the exchange
+        played(
+            step(0, 0, "create", "a", 1),
+            step(5000, 1, "crash_at", instant, 2000, 0),
+            step(5000, 0, "write", "a", 2),
+            step(6000, 1, str(verb[0]), *verb[1:]),
+            LATER,
+            disk_options={"has_exchange": has_exchange},
+        )
+
+
 # -- what is not there is not deleted -------------------------------------------------------------
 
 
