@@ -22,13 +22,15 @@ XDG_CACHE_HOME="$$home/cache" XDG_STATE_HOME="$$home/state" XDG_RUNTIME_DIR="$$h
 DIZZYD_HOME="$$home/dizzyd" && mkdir -m 700 "$$home/run"
 endef
 
-.PHONY: help run test check lint types tests format sim bench lock clean
+.PHONY: help run test check lint types tests format sim crash powercut bench lock clean
 
 help:
 	@echo "make run      start a node in the foreground and share $(FOLDER) (FOLDER=, DIZZYD_HOME=)"
 	@echo "make test     everything that must hold: ruff, mypy, tests"
 	@echo "make lint     ruff; make types: mypy; make tests: pytest alone (ARGS=…)"
 	@echo "make sim      N=$(N) random histories of three nodes in the simulator"
+	@echo "make crash    kill nodes at random moments, N=100 times (SEED=)"
+	@echo "make powercut cut the power under an ext4 image, N=150 times (SEED=; root)"
 	@echo "make bench    measure the speed"
 	@echo "make format   set the code in its form"
 	@echo "make lock     renew requirements*.txt from pyproject.toml"
@@ -45,7 +47,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@$(in_own_home) && export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" \
 	&& ruff check . && mypy && python -m pytest $(ARGS)
-	@[ "$$(id -u)" = 0 ] || echo "not root: the tests marked \`root\` were skipped (listed above);" \
+	@[ "$$(id -u)" = 0 ] || echo "not root: the tests marked `root` were skipped (listed above);" \
 		"they need another uid, mounts or network namespaces"
 
 check: test
@@ -64,6 +66,16 @@ format: $(VENV)/.installed-dev
 
 sim: $(VENV)/.installed-dev
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.sim $(N)
+
+# The long forms of what tests/crash does in short in `make test`.
+crash: N = 100
+powercut: N = 150
+
+crash: $(VENV)/.installed-dev
+	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.kills $(N) $(SEED:%=--seed %)
+
+powercut: $(VENV)/.installed-dev
+	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.powercut $(N) $(SEED:%=--seed %)
 
 bench: $(VENV)/.installed-dev
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.bench $(ARGS)
