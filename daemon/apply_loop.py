@@ -156,7 +156,7 @@ class ApplyLoop:
             under_way.end(made.objects)
             self.pending = (self.pending[0] - figures[0], self.pending[1] - figures[1])
         self._note_applied(made, applied)
-        arrived = list({BlobHash(step.claim.entry.value) for step in writes})
+        arrived = list(dict.fromkeys(BlobHash(step.claim.entry.value) for step in writes))
         if arrived:
             self._tools.blobs_arrived(standing.folder, arrived)
         if applied.agreed:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.sim import real
@@ -24,6 +29,22 @@ def test_one_seed_leaves_the_same_trace_twice(seed: int) -> None:
     _, difference = same_twice(lambda: World(seed, real.make))
 
     assert difference == ""
+
+
+def test_a_trace_does_not_depend_on_the_order_of_a_set() -> None:
+    """Seed 50 did: contents that arrived together were passed on in the order of a set."""
+    traces = {
+        subprocess.run(
+            [sys.executable, "-m", "tests.sim.run", "--trace", "50"],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONHASHSEED": order},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for order in ("0", "1")
+    }
+
+    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("mix", ["tree", "full"])
