@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,6 +24,9 @@ class Runner(Protocol):
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn`; functions given to a runner of one thread run in the order given."""
 
+    async def settle(self) -> None:
+        """Return when everything given until now has ended, be it awaited by nobody any more."""
+
 
 class ThreadRunner:
     """Runs functions in threads of its own."""
@@ -31,11 +34,20 @@ class ThreadRunner:
     def __init__(self, name: str, threads: int) -> None:
         """Start nothing yet; threads come with the first work."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._running: set[Future[Any]] = set()
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn` in one of the threads. Cancelling the wait does not stop the function."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, partial(fn, *args, **kwargs))
+        future = self._executor.submit(partial(fn, *args, **kwargs))
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return await asyncio.wrap_future(future)
+
+    async def settle(self) -> None:
+        """Return when everything given until now has ended, be it awaited by nobody any more."""
+        running = [asyncio.wrap_future(future) for future in list(self._running)]
+        if running:
+            await asyncio.wait(running)
 
     def close(self) -> None:
         """Wait for what runs, drop what waits, end the threads."""
@@ -49,6 +61,9 @@ class InlineRunner:
         """Run `fn` now; others get a turn first, as with a thread."""
         await asyncio.sleep(0)
         return fn(*args, **kwargs)
+
+    async def settle(self) -> None:
+        """Nothing runs beside the loop."""
 
     def close(self) -> None:
         """Nothing to end."""

@@ -89,6 +89,8 @@ class FolderWork:
                 self._lose_root(_first(group))
             finally:
                 self.disk = None
+                # A cancelled wait stops no thread: what still runs holds this disk's descriptors.
+                await self._tools.pool.settle()
                 self._tools.close_disk(disk)
             self._look.root_lost()
             await asyncio.sleep(ROOT_RETRY_S)

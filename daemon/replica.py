@@ -228,6 +228,8 @@ class NodeReplica:
             self._places[folder, blob] = place
             while len(self._places) > _PLACES_LIMIT:
                 self._places.popitem(last=False)
+        if work.disk is not disk:  # let go of meanwhile
+            return None
         try:
             return await self._pool.run(place.read, disk, offset, length)
         except DiskError as failure:
@@ -242,7 +244,7 @@ class NodeReplica:
         if disk is None:
             return None
         [place] = await self._core.run(self._find_places, work.folder_no, [blob])
-        if place is None:
+        if place is None or work.disk is not disk:
             return None
         try:
             return await self._pool.run(place.read, disk, offset, length)
@@ -258,6 +260,8 @@ class NodeReplica:
         if work is None or disk is None or not self.may_read(agent, folder):
             return [None] * len(blobs)
         places = await self._core.run(self._find_places, work.folder_no, blobs)
+        if work.disk is not disk:
+            return [None] * len(blobs)
         return await self._pool.run(_read_places, disk, places, limit_bytes)
 
     async def which_are_here(

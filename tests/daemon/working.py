@@ -66,7 +66,15 @@ class SilentWatcher:
 class Working:
     """One node with one folder at `root`."""
 
-    def __init__(self, base: Path, name: str, seed: int, *, core: Runner | None = None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        name: str,
+        seed: int,
+        *,
+        core: Runner | None = None,
+        pool: Runner | None = None,
+    ) -> None:
         self.name = name
         self.root = base / name / "folder"
         self.root.mkdir(parents=True, exist_ok=True)
@@ -77,19 +85,19 @@ class Working:
             key=self.key, label=name.encode(), instance=secrets.token_bytes(16)
         )
         self.core = core or InlineRunner()
+        self.pool = pool or InlineRunner()
         self.open()
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
         """Open the database and wire the node anew, as a start does."""
         self.db = open_database(self.home.database)
-        runner = InlineRunner()
         self.node = Node(
             world=World(
                 clock=SystemClock(),
                 random_bytes=secrets.token_bytes,
                 core=self.core,
-                pool=runner,
+                pool=self.pool,
                 network=Dialer(self.identity, random_bytes=os.urandom),
                 open_disk=open_disk,
                 close_disk=close_disk,
@@ -241,9 +249,11 @@ FOLDER_SEED = b"\xf0" * 32
 
 
 @asynccontextmanager
-async def alone(base: Path, *, core: Runner | None = None) -> AsyncIterator[Working]:
+async def alone(
+    base: Path, *, core: Runner | None = None, pool: Runner | None = None
+) -> AsyncIterator[Working]:
     """Run one node that shares a folder with nobody."""
-    node = Working(base, "desk", 1, core=core)
+    node = Working(base, "desk", 1, core=core, pool=pool)
     node.share(AgentKey.from_seed(FOLDER_SEED))
     await node.start()
     try:

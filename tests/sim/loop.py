@@ -217,6 +217,10 @@ class SimRunner:
             self._loop.call_at(at_s, self._do, future, work)
         return await future
 
+    async def settle(self) -> None:
+        """Return when everything given until now has been done."""
+        await asyncio.sleep(max(self._latency_s, self._free_at_s - self._loop.time()))
+
     def kill(self) -> None:
         """Drop all that has not begun, and take nothing more."""
         self._is_killed = True
