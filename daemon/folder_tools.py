@@ -48,3 +48,4 @@ class Trouble:
     unreadable: dict[bytes, str] = field(default_factory=dict)
     ignore: tuple[str, str] | None = None
     watch: tuple[str, str] | None = None
+    tail: tuple[str, str] | None = None

@@ -23,6 +23,7 @@ from daemon.held import HeldDeletions
 from daemon.hints import WatchState
 from daemon.journal import FolderJournal
 from daemon.look_loop import LookLoop
+from daemon.own_tail import OwnTail
 from daemon.planning import UnderWay
 from daemon.shelf import Shelf
 from daemon.standing import LocalChanges, Standing
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 ROOT_RETRY_S = 1.0
 DISPLACED_LOOK_S = 5.0
+_LAGGING = (
+    "this home knows less of its own changes than its peers do: they are taken back first",
+    "it goes on by itself; a home that was restored or set back writes a new log then",
+)
 
 
 class FolderWork:
@@ -58,13 +63,17 @@ class FolderWork:
         self.path = path
         self._umask = umask
         self.disk: Disk | None = None
-        self._standing = Standing(tools=tools, folder_no=folder_no, folder=folder)
+        self.tail = OwnTail(tools.shelf, tools.core, folder_no)
+        self._standing = Standing(
+            tools=tools, folder_no=folder_no, folder=folder, tail=self.tail
+        )
         self._journal = FolderJournal(tools.shelf, tools.engine, tools.core, folder_no)
         self._look = LookLoop(
             self._standing,
             ignores_editor_files=ignores_editor_files,
             on_idle=self._settle,
             on_scanned=self._scanned,
+            on_tail=self._tail_is_back,
         )
         self._apply = ApplyLoop(self._standing, self._journal, self._look, self._settle)
 
@@ -73,6 +82,8 @@ class FolderWork:
     async def run(self) -> None:
         """Work until cancelled; a lost root is waited for."""
         await self.refresh_members()
+        await self.tail.start(self._standing.now_s())
+        self._tell_tail()
         while True:
             try:
                 disk = await self._tools.pool.run(
@@ -184,6 +195,21 @@ class FolderWork:
         """Note what a peer has of this folder."""
         self._standing.note_heads(agent, heads)
         self._look.wake()
+
+    async def compare(self, heads: Heads) -> None:
+        """See whether a peer knows more of our own log than we do; then that comes first."""
+        if await self.tail.heard(heads, self._standing.now_s()):
+            logger.warning("own log is longer elsewhere folder=%s", short(self.folder))
+            self._look.set_back()
+            self._tell_tail()
+
+    def _tell_tail(self) -> None:
+        self.trouble.tail = _LAGGING if self.tail.is_lagging else None
+
+    def _tail_is_back(self) -> None:
+        logger.info("own log is complete folder=%s", short(self.folder))
+        self._tell_tail()
+        self.changed()
 
     def peer_gone(self, agent: AgentId) -> None:
         """Forget what a disconnected peer had."""

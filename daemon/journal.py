@@ -124,9 +124,7 @@ class FolderJournal:
         with stored.change():
             events = _Writing(stored).write(command.outcomes)
             if events and may_write(stored.own_member()):
-                batches = stored.log.append(
-                    stored.key, stored.epoch, events, command.wall_ms, stored.fold
-                )
+                batches = stored.append(events, command.wall_ms)
                 emit(
                     BatchesCommitted(
                         folder_no=stored.no, batches=tuple(batches), is_own=True

@@ -45,17 +45,19 @@ class LookLoop:
         ignores_editor_files: bool,
         on_idle: Callable[[], None],
         on_scanned: Callable[[], None],
+        on_tail: Callable[[], None],
     ) -> None:
         """Prepare.
 
         `on_idle` is called whenever nothing is left to look at, `on_scanned` when the first full
-        scan has ended.
+        scan has ended, `on_tail` when what we lacked of our own log is here again.
         """
         self._standing = standing
         self._tools = standing.tools
         self._ignores_editor_files = ignores_editor_files
         self._on_idle = on_idle
         self._on_scanned = on_scanned
+        self._on_tail = on_tail
         self._schedule = LookSchedule(self._known_paths)
         self._box = HintBox(self._take_hints)
         self._gate = JoinGate(standing)
@@ -82,8 +84,14 @@ class LookLoop:
             and not self.is_scanning
             and not self._hints
             and not self._is_taking_hints
+            and not self._standing.tail.is_lagging
             and self._schedule.next_due_s is None
         )
+
+    @property
+    def _may_look(self) -> bool:
+        """Whether what a look finds may be written now."""
+        return self._gate.is_open and not self._standing.tail.is_lagging
 
     def wake(self) -> None:
         """Go through what is due: something changed that it may depend on."""
@@ -125,6 +133,26 @@ class LookLoop:
         """Note that what is found next was not watched while it changed."""
         self._cause = ScanCause.ROOT_FAULT
 
+    def set_back(self) -> None:
+        """Note that we know less of our own log than others do: look again, as at a start."""
+        self._cause = ScanCause.START
+        self.look_at_all()
+
+    async def _check_gates(self, disk: Disk) -> None:
+        """Find out whether to look by now.
+
+        Raises:
+            DiskError: the root cannot be listed.
+        """
+        standing = self._standing
+        if not self._gate.is_open:
+            await self._gate.check(disk)
+        has_others = len(standing.members.keys() - {self._tools.shelf.key.agent}) > 0
+        if await standing.tail.look(
+            standing.heads_of_others(), standing.now_s(), has_others=has_others
+        ):
+            self._on_tail()
+
     def _take_hints(self, hints: list[Hint]) -> None:
         self._hints.extend(hints)
         if self._standing.trouble.unreadable:
@@ -152,7 +180,7 @@ class LookLoop:
             if asked or loop.time() >= next_routine_s:
                 self._schedule.rescan(self._standing.now_s())
                 next_routine_s = loop.time() + ROUTINE_SCAN_S
-            if self._gate.is_open:
+            if self._may_look:
                 where = self._schedule.due(self._standing.now_s())
                 if where:
                     await self._look(disk, where)
@@ -161,7 +189,7 @@ class LookLoop:
                         done.set_result(None)
             else:
                 self._scan_asked.extend(asked)
-                await self._gate.check(disk)
+                await self._check_gates(disk)
             await self._wait_for_hints(watcher, next_routine_s)
 
     async def _take_to_schedule(self, hints: list[Hint]) -> None:
@@ -185,11 +213,11 @@ class LookLoop:
         self._on_idle()
         due_s = self._schedule.next_due_s
         until_s = next_routine_s - asyncio.get_running_loop().time()
-        if due_s is not None and self._gate.is_open:
+        if due_s is not None and self._may_look:
             until_s = min(until_s, due_s - self._standing.now_s())
         if watcher.state is not WatchState.FULL:
             until_s = min(until_s, POLL_S)
-        if not self._gate.is_open:
+        if not self._may_look:
             until_s = min(until_s, _JOIN_POLL_S)
         if until_s <= 0 or self._hints:
             await asyncio.sleep(0)
@@ -314,6 +342,8 @@ class LookLoop:
         acts = self._not_busy(acts)
         if not acts:
             return
+        if not await standing.tail.until_compared(standing.now_s()):
+            return  # looked at again, whole, once our own log is back
         self._fresh = await tools.pool.run(make_durable, disk, acts)
         standing.last_change_ms = standing.now_ms()
         command = RecordActs(

@@ -89,7 +89,7 @@ class Node:
         self.world = world
         self.key = key
         self.config = config
-        self.shelf = Shelf(database, key)
+        self.shelf = Shelf(database, key, world.random_bytes)
         self.engine = Engine(
             clock=world.clock, random_bytes=world.random_bytes, transactions=self.shelf
         )
@@ -127,6 +127,7 @@ class Node:
         self._work_tasks: dict[FolderId, asyncio.Task[None]] = {}
         self._dial_tasks: dict[AgentId, asyncio.Task[None]] = {}
         self._nudges: dict[AgentId, asyncio.Event] = {}
+        self._called: set[AgentId] = set()  # once at least, and nobody answered
         self._rng = random.Random(int.from_bytes(world.random_bytes(8), "big"))  # noqa: S311
         self._loop: asyncio.AbstractEventLoop | None = None
         self.on_admitted: Callable[[AgentId, str, FolderId], None] = lambda *_: None
@@ -371,6 +372,15 @@ class Node:
             if self._tasks is not None:
                 self._nudges[agent] = asyncio.Event()
                 self._dial_tasks[agent] = self._tasks.create_task(self._keep_calling(agent))
+        self._tell_unanswered()
+
+    def _tell_unanswered(self) -> None:
+        """Tell folders whose other members were all called in vain: nobody is to be waited for."""
+        for work in self.works.values():
+            inviter = self.book.inviter(work.folder_no)
+            others = {*work.members, *([] if inviter is None else [inviter])}
+            if others - {self.key.agent} <= self._called:
+                work.tail.nobody_answers()
 
     async def _keep_calling(self, agent: AgentId) -> None:
         """Call a member whenever no connection to it is there, with growing pauses."""
@@ -383,6 +393,9 @@ class Node:
                 places = self.book.get(agent).places()
                 began_s = loop.time()
                 is_linked = bool(places) and await self._call(agent, places)
+                if not is_linked and agent not in self._called:
+                    self._called.add(agent)
+                    self._tell_unanswered()
                 if is_linked and loop.time() - began_s > CALM_S:
                     pauses.reset()
                 pause_s = pauses.next_delay_s() if places else NO_ADDRESS_S

@@ -57,6 +57,7 @@ class Procedures:
             recorded = recorder.record(command.acts)
             stored.drop_agreed(command.under_way.objects())
         if recorded.batches:
+            self._shelf.own.wrote(recorded.batches)
             emit(
                 BatchesCommitted(
                     folder_no=command.folder_no, batches=tuple(recorded.batches), is_own=True
@@ -72,7 +73,10 @@ class Procedures:
         """Admit verified batches; see store.log.FolderLog.admit."""
         stored = self._shelf[command.folder_no]
         admitted = stored.admit(command.batches, command.source)
+        if stored.is_outrun_by(admitted):
+            stored.renew_epoch(self._shelf.new_epoch())
         if admitted.stored:
+            self._shelf.own.took(stored.key.agent, admitted.stored)
             emit(
                 BatchesCommitted(
                     folder_no=command.folder_no, batches=tuple(admitted.stored), is_own=False

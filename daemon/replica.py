@@ -71,6 +71,9 @@ class SharedFolder(Protocol):
     def peer_has(self, agent: AgentId, heads: Heads) -> None:
         """Note what a peer has of this folder."""
 
+    async def compare(self, heads: Heads) -> None:
+        """See whether a peer knows more of our own log than we do."""
+
     def contents_available(self, blobs: Sequence[BlobHash]) -> None:
         """Note that contents that nobody had can be fetched now."""
 
@@ -317,11 +320,12 @@ class NodeReplica:
             logger.warning("fork told by=%s", short(source))
         return is_news
 
-    def note_heads(self, agent: AgentId, folder: FolderId, heads: Heads) -> None:
+    async def note_heads(self, agent: AgentId, folder: FolderId, heads: Heads) -> None:
         """Note what a peer has, for status and for what counts as heard of."""
         work = self._folders.get(folder)
         if work is not None:
             work.peer_has(agent, heads)
+            await work.compare(heads)
 
     def note_connected(self, agent: AgentId, folders: Sequence[FolderId]) -> None:
         """Note which folders are now exchanged with a connected peer."""

@@ -180,7 +180,8 @@ class Reporter:
             yield config_problem
         if self._damage is not None:
             yield self._damage
-        if node.book.is_cloned or node.key.agent in node.clones_seen:
+        is_cloned = node.book.is_cloned or node.shelf.own.has_twin
+        if is_cloned or node.key.agent in node.clones_seen:
             yield own_clone_problem()
         yield from self._fork_problems(node.key.agent)
         for name, folder in node.config.folders.items():

@@ -9,19 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from daemon.own_tail import OwnBatches
 from store.db import Database
 from store.folder import StoredFolder
-from store.ids import FolderId
+from store.ids import EPOCH_BYTES, Epoch, FolderId
 from store.signing import AgentKey
 
 
 class Shelf:
     """The open folders of a node, by local number and by id."""
 
-    def __init__(self, database: Database, key: AgentKey) -> None:
+    def __init__(
+        self, database: Database, key: AgentKey, random_bytes: Callable[[int], bytes]
+    ) -> None:
         """Begin with the database alone; load() opens the folders."""
         self.db = database
         self.key = key
+        self.own = OwnBatches()
+        self._random_bytes = random_bytes
         self._by_no: dict[int, StoredFolder] = {}
 
     def __iter__(self) -> Iterator[StoredFolder]:
@@ -50,6 +55,15 @@ class Shelf:
         ).fetchall():
             if no not in self._by_no:
                 self._by_no[no] = StoredFolder(self.db, no, FolderId(folder), self.key)
+
+    def new_epoch(self) -> Epoch:
+        """Draw the name of a new epoch."""
+        return Epoch(self._random_bytes(EPOCH_BYTES))
+
+    def renew_epochs(self) -> None:
+        """Let every folder open a new epoch before it writes: this home was not always here."""
+        for stored in self:
+            stored.renew_epoch(self.new_epoch())
 
     def drop(self, folder_no: int) -> None:
         """Let go of a folder; its rows are not touched."""

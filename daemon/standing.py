@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from daemon.acts import Act, Created, Moved
 from daemon.apply import Applier
 from daemon.folder_tools import Tools, Trouble
+from daemon.own_tail import OwnTail
 from daemon.planning import UnderWay
 from peers.heads import Heads, is_in_sync
 from store.access import Member, may_write
@@ -58,6 +59,7 @@ class Standing:
     tools: Tools
     folder_no: int
     folder: FolderId
+    tail: OwnTail
     trouble: Trouble = field(default_factory=Trouble)
     members: dict[AgentId, Member] = field(default_factory=dict)
     peer_heads: dict[AgentId, Heads] = field(default_factory=dict)

@@ -85,7 +85,7 @@ class Replica(Protocol):
     async def learn_fork(self, source: AgentId, fork: Fork) -> bool:
         """Check and keep the proof that an agent signed twice; tell whether it was news."""
 
-    def note_heads(self, agent: AgentId, folder: FolderId, heads: Heads) -> None:
+    async def note_heads(self, agent: AgentId, folder: FolderId, heads: Heads) -> None:
         """Note what a peer has, for status."""
 
     def note_connected(self, agent: AgentId, folders: Sequence[FolderId]) -> None:

@@ -323,7 +323,7 @@ class Session:
         shared.said = said
         shared.tips = heads.by_log(said.heads)
         self._sessions.exchange(folder).heads_said(self.agent, heads.by_log(said.heads))
-        self._replica.note_heads(self.agent, folder, said)
+        await self._replica.note_heads(self.agent, folder, said)
         if message.is_question:
             self.announce_heads(folder)
         if shared.sent is None or said.heads != shared.sent.heads:

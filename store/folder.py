@@ -7,7 +7,7 @@ database when something fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
@@ -15,8 +15,8 @@ from store.access import Member, Role, is_membership
 from store.codec import decode_header
 from store.db import Database, chunked
 from store.events import EpochOpened, Granted, encode
-from store.ids import AgentId, Epoch, FolderId, Kind, LogId, log_id
-from store.log import Admitted, AppliedBatch, FolderLog, OwnWriter
+from store.ids import AgentId, BatchId, Epoch, FolderId, Kind, LogId, log_id
+from store.log import Admitted, AppliedBatch, FolderLog, Opening, OwnWriter
 from store.records import Entry
 from store.signing import AgentKey, SignedBatch, sign_folder_shared, verify
 from store.state import OBJECT_COLUMNS, Changes, FolderState, ObjectRow, class_of
@@ -49,6 +49,8 @@ class StoredFolder:
         self.path: bytes = path
         self.had_members = bool(had_members)
         self.is_joining = self.db.meta(f"joining/{self.no}") is not None
+        renewed = self.db.meta(f"next-epoch/{self.no}")
+        self.next_epoch = None if renewed is None else Epoch(renewed)
         self.log = FolderLog(self.db, self.no, self.id)
         self.state = FolderState(self.db, self.no, self.id, root_no)
         self.synced = FolderSynced(self.db, self.no, root_no)
@@ -190,8 +192,51 @@ class StoredFolder:
         return {agent: member.label for agent, member in self.log.members().items()}
 
     def writer(self) -> OwnWriter:
-        """Begin to write own events."""
-        return self.log.writer(self.key, self.epoch)
+        """Begin to write own events, in a new epoch if one is due."""
+        if self.next_epoch is None:
+            return self.log.writer(self.key, self.epoch)
+        epoch = self.next_epoch
+        head = self.log.own_head(self.key.agent, self.epoch)
+        event = EpochOpened(
+            previous_log=self.own_log, previous_batch=None if head is None else head.batch
+        )
+
+        def begin() -> None:
+            self.db.execute("UPDATE folder SET epoch = ? WHERE no = ?", (epoch, self.no))
+            self.db.execute("DELETE FROM meta WHERE key = ?", (f"next-epoch/{self.no}",))
+            self.epoch, self.next_epoch = epoch, None
+
+        return self.log.writer(self.key, epoch, Opening(event=encode(event), begun=begin))
+
+    def append(self, events: Sequence[bytes], wall_ms: int) -> list[SignedBatch]:
+        """Write own events inside the caller's change(); gives the batches made."""
+        writer = self.writer()
+        for raw in events:
+            writer.add(raw)
+        return writer.write(wall_ms, self.fold)
+
+    def renew_epoch(self, epoch: Epoch) -> None:
+        """Write nothing more into the present log: what comes next opens this epoch.
+
+        For a home that was restored or copied, and where others know more of our log than we
+        do: a sequence number is never used twice.
+        """
+        with self.change():
+            self.db.set_meta(f"next-epoch/{self.no}", epoch)
+            self.next_epoch = epoch
+
+    def is_outrun_by(self, admitted: Admitted) -> bool:
+        """Whether batches of the log that we write now came from others: we were set back."""
+        ours = {self.epoch, self.next_epoch}  # drawn, and used in a life that was undone
+        return any(
+            signed.header.agent == self.key.agent and signed.header.epoch in ours
+            for signed in admitted.stored
+        )
+
+    def lacks_own(self, heads: Iterable[tuple[LogId, BatchId]]) -> bool:
+        """Whether others name heads of the log that we write now that are not here."""
+        own = self.own_log
+        return any(log == own and not self.log.has(batch) for log, batch in heads)
 
     def admit(self, batches: Sequence[SignedBatch], source: bytes) -> Admitted:
         """Store and apply verified batches of others, in one transaction."""
@@ -219,18 +264,7 @@ class StoredFolder:
         with self.change():
             self.db.execute("UPDATE folder SET had_members = 1 WHERE no = ?", (self.no,))
             self.had_members = True
-            return self.log.append(self.key, self.epoch, [encode(event)], wall_ms, self.fold)
-
-    def open_epoch(self, epoch: Epoch, wall_ms: int) -> list[SignedBatch]:
-        """Go on in a new log: a sequence number is never used twice."""
-        head = self.log.own_head(self.key.agent, self.epoch)
-        event = EpochOpened(
-            previous_log=self.own_log, previous_batch=None if head is None else head.batch
-        )
-        with self.change():
-            self.db.execute("UPDATE folder SET epoch = ? WHERE no = ?", (epoch, self.no))
-            self.epoch = epoch
-            return self.log.append(self.key, self.epoch, [encode(event)], wall_ms, self.fold)
+            return self.append([encode(event)], wall_ms)
 
     def set_joining(self, *, is_joining: bool) -> None:
         """Note whether the first scan after a join is still to come."""

@@ -328,9 +328,11 @@ class FolderLog:
 
     # -- writing ------------------------------------------------------------------------------
 
-    def writer(self, key: AgentKey, epoch: Epoch) -> OwnWriter:
+    def writer(
+        self, key: AgentKey, epoch: Epoch, opening: Opening | None = None
+    ) -> OwnWriter:
         """Begin to write own events; see OwnWriter."""
-        return OwnWriter(self, key, epoch)
+        return OwnWriter(self, key, epoch, opening)
 
     def append(
         self, key: AgentKey, epoch: Epoch, events: Sequence[bytes], wall_ms: int, fold: Fold
@@ -668,22 +670,34 @@ def _split_nos(joined: bytes) -> tuple[int, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """The first event of a new epoch, written with the first of other events or not at all."""
+
+    event: bytes
+    begun: Callable[[], None]  # called inside the transaction that writes it
+
+
 class OwnWriter:
     """Collects own events and knows each one's id before it is written.
 
     Events of one family only (objects, or folder); the caller has made sure of the role.
     """
 
-    def __init__(self, log: FolderLog, key: AgentKey, epoch: Epoch) -> None:
-        """Continue the own log; nothing else may be appended to it until write()."""
+    def __init__(
+        self, log: FolderLog, key: AgentKey, epoch: Epoch, opening: Opening | None = None
+    ) -> None:
+        """Continue the own log, or open an epoch; nothing else may be appended until write()."""
         self._log = log
         self._key = key
         self._epoch = epoch
         head = log.own_head(key.agent, epoch)
         self._log_id = log_id(log.folder, key.agent, epoch)
         self._first_seq = 0 if head is None else head.seq + 1
-        self._parts: list[list[bytes]] = []
-        self._size = 0
+        self._opening = opening
+        # The opening stands in a batch of its own, as all that is no object's event does.
+        self._parts: list[list[bytes]] = [] if opening is None else [[opening.event]]
+        self._size = 0 if opening is None else BODY_LIMIT_BYTES
 
     def add(self, event: bytes) -> EventId:
         """Take an encoded event and give the id that it will have."""
@@ -707,6 +721,10 @@ class OwnWriter:
 
         That transaction must have committed before a byte of them is sent.
         """
+        if self._opening is not None:
+            if len(self._parts) == 1:
+                return []
+            self._opening.begun()
         return [
             self._log._write_own(self._key, self._epoch, part, wall_ms, fold)  # noqa: SLF001
             for part in self._parts

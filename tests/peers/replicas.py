@@ -218,7 +218,7 @@ class MemoryReplica:
         self.forks.add(fork.header)
         return is_new
 
-    def note_heads(self, agent: AgentId, folder: FolderId, heads: Heads) -> None:
+    async def note_heads(self, agent: AgentId, folder: FolderId, heads: Heads) -> None:
         self.noted[agent, folder] = heads
 
     def note_connected(self, agent: AgentId, folders: Sequence[FolderId]) -> None:
