@@ -36,7 +36,7 @@ from store.placement import Directories, Directory, DirectoryMove, Slot
 
 STATE_VERSION = 1
 BUCKETS = 4096
-_ALL_BUCKETS = frozenset(range(BUCKETS))
+_DIGEST = 32
 
 ALIVE = 1  # some version is shown
 MANY = 2  # versions stand in `head`
@@ -126,8 +126,9 @@ class FolderState:
         self.changes = Changes(set(), set())
         self.ignored_events = 0
         self._void: set[bytes] = set()
-        self._clean_buckets: set[int] = set()
-        self._bucket_hashes: dict[int, bytes] = {}
+        self._dirty_buckets: set[int] = set()
+        self._bucket_hashes = bytearray(BUCKETS * _DIGEST)
+        self._root: bytes | None = None  # of these hashes, while none is dirty
         self._has_waiting = False
         self._unions: dict[int, frozenset[int]] = {}  # directories that share their path
         self._batch_cache: OrderedDict[int, BatchEvents] = OrderedDict()
@@ -171,10 +172,7 @@ class FolderState:
                 (self.folder_no,),
             )
         }
-        self._bucket_hashes = dict(
-            db.execute("SELECT no, hash FROM bucket WHERE folder_no = ?", (self.folder_no,))
-        )
-        self._clean_buckets = set(self._bucket_hashes)
+        self._load_hashes()
         self._has_waiting = (
             db.execute(
                 "SELECT 1 FROM waitingevent WHERE folder_no = ? LIMIT 1", (self.folder_no,)
@@ -434,33 +432,49 @@ class FolderState:
 
     def root(self) -> bytes:
         """Hash the shared state: equal on every node that has applied the same batches."""
-        db = self._db
-        dirty = sorted(_ALL_BUCKETS - self._clean_buckets)
+        dirty = sorted(self._dirty_buckets)
+        if not dirty and self._root is not None:
+            return self._root
         if dirty:
             hashed = self._hash_buckets(dirty)
-            with db.transaction():
-                db.executemany(
+            with self._db.transaction():
+                self._db.executemany(
                     "INSERT OR REPLACE INTO bucket VALUES (?, ?, ?)",
                     [(self.folder_no, no, digest) for no, digest in hashed.items()],
                 )
-            self._bucket_hashes.update(hashed)
-            self._clean_buckets.update(dirty)
-        return blake3(
-            b"dizzyd/state/1" + b"".join(map(self._bucket_hashes.__getitem__, range(BUCKETS)))
-        ).digest()
+            self._take_hashes(hashed.items())
+        self._root = blake3(b"dizzyd/state/1" + self._bucket_hashes).digest()
+        return self._root
+
+    def _load_hashes(self) -> None:
+        hashes = self._db.execute(
+            "SELECT no, hash FROM bucket WHERE folder_no = ? ORDER BY no", (self.folder_no,)
+        ).fetchall()
+        self._root = None
+        if len(hashes) == BUCKETS:
+            self._dirty_buckets = set()
+            self._bucket_hashes = bytearray(b"".join([digest for _, digest in hashes]))
+            return
+        self._dirty_buckets = set(range(BUCKETS))
+        self._take_hashes(hashes)
+
+    def _take_hashes(self, hashes: Iterable[tuple[int, bytes]]) -> None:
+        for no, digest in hashes:
+            self._bucket_hashes[no * _DIGEST : (no + 1) * _DIGEST] = digest
+            self._dirty_buckets.discard(no)
 
     @property
     def dirty_buckets(self) -> int:
         """How many of the 4096 buckets root() would have to hash."""
-        return BUCKETS - len(self._clean_buckets)
+        return len(self._dirty_buckets)
 
     def mark_bucket(self, identity: bytes) -> int | None:
         """Note that a bucket changed; gives its number if it was clean."""
         no = identity[0] << 4 | identity[1] >> 4
-        if no in self._clean_buckets:
-            self._clean_buckets.discard(no)
-            return no
-        return None
+        if no in self._dirty_buckets:
+            return None
+        self._dirty_buckets.add(no)
+        return no
 
     def _hash_buckets(self, dirty: Sequence[int]) -> dict[int, bytes]:
         """Hash the rows of buckets, in order of object ids."""

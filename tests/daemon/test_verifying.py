@@ -232,8 +232,8 @@ async def test_verify_finds_a_wrong_state_root(tmp_path: Path) -> None:
     async with alone(tmp_path) as node:
         await fill(node)
         node.stored.state.root()
-        no = next(iter(node.stored.state._bucket_hashes))
-        node.stored.state._bucket_hashes[no] = b"\x07" * 32
+        node.stored.state._bucket_hashes[:32] = b"\x07" * 32
+        node.stored.state._root = None
 
         [text] = await findings_of(node)
 
