@@ -34,6 +34,7 @@ from daemon.joining import Joining
 from daemon.key_file import read_key
 from daemon.node import Node, World
 from daemon.operations import NodeOperations
+from daemon.places import Reading
 from daemon.service import Notifier
 from daemon.sharing import Sharing
 from daemon.status import Problem
@@ -233,6 +234,8 @@ class Application:
         self._core = ThreadRunner("dizzyd-core", 1)
         self._pool = ThreadRunner("dizzyd-pool", POOL_THREADS)
         self._database = open_database(home.database)
+        self._reader = ThreadRunner("dizzyd-read", 1)
+        self._reading = open_database(home.database, read_only=True)
         identity = Identity(
             key=key, label=config.node.name.encode()[:255], instance=secrets.token_bytes(16)
         )
@@ -242,6 +245,7 @@ class Application:
             database=self._database,
             key=key,
             config=config,
+            reading=Reading(database=self._reading, runner=self._reader),
         )
         self._listener = Listener(
             identity,
@@ -298,6 +302,8 @@ class Application:
     def close(self) -> None:
         """Let go of threads and database."""
         self._pool.close()
+        self._reader.close()
+        self._reading.connection.close()
         self._core.close()
         self._database.close()
 

@@ -6,18 +6,16 @@ that comes from a peer was checked by peers.fetch. Nothing is put in place here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from daemon.core import Runner
-from daemon.disk import Disk, DiskError, FileKind, Stage, Stat
-from daemon.shelf import Shelf
+from daemon.disk import Disk, DiskError, FileKind, Stage
+from daemon.places import Place, Places
 from peers.fetch import Fetcher
-from store.folder import StoredFolder
 from store.ids import BlobHash, FolderId, blob_hash
 from store.records import BlobRef
 
 _COPY_BYTES = 4 * 1024 * 1024
-_ASKED_AT_ONCE = 256  # values in one statement
 
 
 class _LocalFile:
@@ -44,8 +42,7 @@ class FolderContents:
     def __init__(
         self,
         *,
-        shelf: Shelf,
-        core: Runner,
+        places: Places,
         pool: Runner,
         disk: Disk,
         folder_no: int,
@@ -53,8 +50,7 @@ class FolderContents:
         fetcher: Fetcher,
     ) -> None:
         """Look on this disk, then ask peers through `fetcher`."""
-        self._shelf = shelf
-        self._core = core
+        self._places = places
         self._pool = pool
         self._disk = disk
         self._folder_no = folder_no
@@ -63,7 +59,7 @@ class FolderContents:
 
     async def small(self, refs: Sequence[BlobRef]) -> dict[BlobHash, bytes]:
         """Give contents of at most 1 MiB each; those that nobody at hand has are left out."""
-        places = await self._core.run(self._find, [ref.hash for ref in refs])
+        places = await self._places.find(self._folder_no, [ref.hash for ref in refs])
         found: dict[BlobHash, bytes] = {}
         if places:
             found = await self._pool.run(_read_all, self._disk, refs, places)
@@ -74,7 +70,7 @@ class FolderContents:
 
     async def large(self, ref: BlobRef, stage: Stage, old_path: bytes | None) -> bool:
         """Fill a stage; what it holds already stays. False if nobody at hand has the bytes."""
-        places = await self._core.run(self._find, [ref.hash])
+        places = await self._places.find(self._folder_no, [ref.hash])
         if ref.hash in places and await self._pool.run(
             _copy, self._disk, ref, places[ref.hash], stage
         ):
@@ -86,58 +82,17 @@ class FolderContents:
                 old.append(_LocalFile(self._disk, old_path, stat.size))
         return await self._fetcher.fetch_large(self._folder, ref, stage, old)
 
-    def _find(self, blobs: Sequence[BlobHash]) -> dict[BlobHash, list[tuple[bytes, Stat | None]]]:
-        """Find where contents stand here: (path, expected stat), or (history name, None)."""
-        stored = self._shelf[self._folder_no]
-        found: dict[BlobHash, list[tuple[bytes, Stat | None]]] = {}
-        for blob in _known(stored, blobs):
-            for row in stored.synced.rows_with(blob):
-                path = stored.synced.path_of_row(row)
-                if path is not None:
-                    stat = Stat(
-                        FileKind.FILE, row.inode, row.size, row.mtime_ns, row.ctime_ns, 0, 1
-                    )
-                    found.setdefault(blob, []).append((path, stat))
-            for (name,) in stored.db.execute(
-                "SELECT name FROM kept WHERE value = ? AND folder_no = ?", (blob, stored.no)
-            ):
-                found.setdefault(blob, []).append((name, None))
-        return found
-
-
-def _known(stored: StoredFolder, blobs: Sequence[BlobHash]) -> list[BlobHash]:
-    """Leave out what certainly is not here: most of what is new, in one question for many."""
-    known: set[bytes] = set()
-    for start in range(0, len(blobs), _ASKED_AT_ONCE):
-        part = blobs[start : start + _ASKED_AT_ONCE]
-        marks = ",".join("?" * len(part))
-        for table in ("synced", "kept"):
-            known.update(
-                value
-                for (value,) in stored.db.execute(
-                    f"SELECT value FROM {table} WHERE value IN ({marks})", tuple(part)
-                )
-            )
-    return [blob for blob in blobs if blob in known]
-
-
-def _read(disk: Disk, place: tuple[bytes, Stat | None], offset: int, length: int) -> bytes:
-    path, stat = place
-    if stat is None:
-        return disk.read_history(path, offset, length)
-    return disk.read(path, offset, length, stat)
-
 
 def _read_all(
     disk: Disk,
     refs: Sequence[BlobRef],
-    places: dict[BlobHash, list[tuple[bytes, Stat | None]]],
+    places: Mapping[BlobHash, Sequence[Place]],
 ) -> dict[BlobHash, bytes]:
     found: dict[BlobHash, bytes] = {}
     for ref in refs:
         for place in places.get(ref.hash, ()):
             try:
-                content = _read(disk, place, 0, ref.size)
+                content = place.read(disk, 0, ref.size)
             except DiskError:
                 continue
             if blob_hash(content) == ref.hash:
@@ -146,15 +101,13 @@ def _read_all(
     return found
 
 
-def _copy(
-    disk: Disk, ref: BlobRef, places: Sequence[tuple[bytes, Stat | None]], stage: Stage
-) -> bool:
+def _copy(disk: Disk, ref: BlobRef, places: Sequence[Place], stage: Stage) -> bool:
     """Copy a local content into a stage; False if no place has it any more."""
     for place in places:
         try:
             offset = 0
             while offset < ref.size:
-                piece = _read(disk, place, offset, _COPY_BYTES)
+                piece = place.read(disk, offset, _COPY_BYTES)
                 if not piece:
                     break
                 stage.write(offset, piece)

@@ -14,6 +14,7 @@ from daemon.displaced import Clock
 from daemon.engine import Engine
 from daemon.hints import Watcher
 from daemon.outcomes import Reason
+from daemon.places import Places
 from daemon.procedures import Procedures
 from daemon.shelf import Shelf
 from peers.fetch import Fetcher
@@ -29,6 +30,7 @@ class Tools:
     procedures: Procedures
     core: Runner
     pool: Runner
+    places: Places
     clock: Clock
     fetcher: Fetcher
     # opens the files of a folder, or raises RootLost / RootHeld

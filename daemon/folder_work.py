@@ -135,8 +135,7 @@ class FolderWork:
     def _make_applier(self, disk: Disk) -> Applier:
         tools = self._tools
         contents = FolderContents(
-            shelf=tools.shelf,
-            core=tools.core,
+            places=tools.places,
             pool=tools.pool,
             disk=disk,
             folder_no=self.folder_no,

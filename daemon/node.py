@@ -23,6 +23,7 @@ from daemon.folder_tools import Tools
 from daemon.folder_work import FolderWork
 from daemon.hints import Watcher
 from daemon.peer_book import PeerBook
+from daemon.places import Places, Reading
 from daemon.procedures import Procedures
 from daemon.replica import NodeReplica, SharedFolder
 from daemon.shelf import Shelf
@@ -84,8 +85,19 @@ class World:
 class Node:
     """One agent at work. Make it, load() it, then run() it."""
 
-    def __init__(self, *, world: World, database: Database, key: AgentKey, config: Config) -> None:
-        """Wire everything; nothing is read or opened yet."""
+    def __init__(
+        self,
+        *,
+        world: World,
+        database: Database,
+        key: AgentKey,
+        config: Config,
+        reading: Reading | None = None,
+    ) -> None:
+        """Wire everything; nothing is read or opened yet.
+
+        Without `reading` contents are looked up over the one connection, on the database thread.
+        """
         self.world = world
         self.key = key
         self.config = config
@@ -94,6 +106,9 @@ class Node:
             clock=world.clock, random_bytes=world.random_bytes, transactions=self.shelf
         )
         self.procedures = Procedures(self.shelf)
+        self.places = Places(
+            self.shelf, reading or Reading(database=database, runner=world.core)
+        )
         self.book = PeerBook(database, world.core, key)
         self.works: dict[FolderId, FolderWork] = {}
         self._shared: dict[FolderId, SharedFolder] = {}
@@ -108,6 +123,7 @@ class Node:
             procedures=self.procedures,
             core=world.core,
             pool=world.pool,
+            places=self.places,
             clock=world.clock,
             book=self.book,
             folders=self._shared,
@@ -170,6 +186,7 @@ class Node:
                 procedures=self.procedures,
                 core=world.core,
                 pool=world.pool,
+                places=self.places,
                 clock=world.clock,
                 fetcher=self.fetcher,
                 open_disk=world.open_disk,

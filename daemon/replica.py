@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from daemon.core import Runner
-from daemon.disk import Disk, DiskError, FileKind, Stat
+from daemon.disk import Disk, DiskError
 from daemon.engine import Engine
 from daemon.peer_book import PeerBook
+from daemon.places import Place, Places
 from daemon.procedures import AdmitBatches, Procedures
 from daemon.shelf import Shelf
 from peers.heads import Heads
@@ -25,7 +26,6 @@ from peers.wire import Fork, Head, Range, SignedAddresses
 from store.access import Member
 from store.ids import AgentId, BatchId, BlobHash, FolderId, short
 from store.log import Admitted
-from store.records import SyncedRow
 from store.signing import SignedBatch, WireBatch
 from store.state import STATE_VERSION
 
@@ -78,22 +78,6 @@ class SharedFolder(Protocol):
         """Note that contents that nobody had can be fetched now."""
 
 
-class _Place:
-    """Where a content can be read here."""
-
-    __slots__ = ("history_name", "path", "stat")
-
-    def __init__(self, path: bytes, stat: Stat | None, history_name: bytes | None) -> None:
-        self.path = path
-        self.stat = stat
-        self.history_name = history_name
-
-    def read(self, disk: Disk, offset: int, length: int) -> bytes:
-        if self.history_name is not None:
-            return disk.read_history(self.history_name, offset, length)
-        return disk.read(self.path, offset, length, self.stat)
-
-
 class NodeReplica:
     """The Replica (peers.replica) of a running node."""
 
@@ -105,6 +89,7 @@ class NodeReplica:
         procedures: Procedures,
         core: Runner,
         pool: Runner,
+        places: Places,
         clock: Clock,
         book: PeerBook,
         folders: dict[FolderId, SharedFolder],
@@ -116,11 +101,12 @@ class NodeReplica:
         self._procedures = procedures
         self._core = core
         self._pool = pool
+        self._finder = places
         self._clock = clock
         self._book = book
         self._folders = folders
         self._on_connection = on_connection
-        self._places: OrderedDict[tuple[FolderId, BlobHash], _Place] = OrderedDict()
+        self._places: OrderedDict[tuple[FolderId, BlobHash], Place] = OrderedDict()
         self.forks: dict[bytes, Fork] = {}
 
     # -- who may --------------------------------------------------------------------------------
@@ -163,9 +149,7 @@ class NodeReplica:
             is_applied=not has_work and not stored.log.has_unapplied(),
         )
 
-    async def unknown_batches(
-        self, folder: FolderId, ids: Sequence[BatchId]
-    ) -> Sequence[BatchId]:
+    async def unknown_batches(self, folder: FolderId, ids: Sequence[BatchId]) -> Sequence[BatchId]:
         """List those of the ids that are not stored."""
         work = self._folders[folder]
 
@@ -225,10 +209,10 @@ class NodeReplica:
             return None
         place = self._places.get((folder, blob))
         if place is None:
-            [place] = await self._core.run(self._find_places, work.folder_no, [blob])
-            if place is None:
+            places = await self._finder.find(work.folder_no, [blob])
+            if not places:
                 return None
-            self._places[folder, blob] = place
+            place = self._places[folder, blob] = places[blob][0]
             while len(self._places) > _PLACES_LIMIT:
                 self._places.popitem(last=False)
         if work.disk is not disk:  # let go of meanwhile
@@ -246,11 +230,11 @@ class NodeReplica:
         disk = work.disk
         if disk is None:
             return None
-        [place] = await self._core.run(self._find_places, work.folder_no, [blob])
-        if place is None or work.disk is not disk:
+        places = await self._finder.find(work.folder_no, [blob])
+        if not places or work.disk is not disk:
             return None
         try:
-            return await self._pool.run(place.read, disk, offset, length)
+            return await self._pool.run(places[blob][0].read, disk, offset, length)
         except DiskError:
             return None
 
@@ -262,40 +246,18 @@ class NodeReplica:
         disk = None if work is None else work.disk
         if work is None or disk is None or not self.may_read(agent, folder):
             return [None] * len(blobs)
-        places = await self._core.run(self._find_places, work.folder_no, blobs)
+        places = await self._finder.find(work.folder_no, blobs)
         if work.disk is not disk:
             return [None] * len(blobs)
-        return await self._pool.run(_read_places, disk, places, limit_bytes)
+        return await self._pool.run(_read_places, disk, blobs, places, limit_bytes)
 
-    async def which_are_here(
-        self, folder: FolderId, blobs: Sequence[BlobHash]
-    ) -> list[BlobHash]:
+    async def which_are_here(self, folder: FolderId, blobs: Sequence[BlobHash]) -> list[BlobHash]:
         """List those contents that stand here as far as is known; a read may still fail."""
         work = self._folders.get(folder)
         if work is None or work.disk is None:
             return []
-        places = await self._core.run(self._find_places, work.folder_no, blobs)
-        return [blob for blob, place in zip(blobs, places, strict=True) if place is not None]
-
-    def _find_places(self, folder_no: int, blobs: Sequence[BlobHash]) -> list[_Place | None]:
-        stored = self._shelf[folder_no]
-        found: list[_Place | None] = []
-        for blob in blobs:
-            place = None
-            for row in stored.synced.rows_with(blob):
-                path = stored.synced.path_of_row(row)
-                if path is not None:
-                    place = _Place(path, _stat_of(row), None)
-                    break
-            else:
-                kept = stored.db.execute(
-                    "SELECT name FROM kept WHERE value = ? AND folder_no = ? LIMIT 1",
-                    (blob, folder_no),
-                ).fetchone()
-                if kept is not None:
-                    place = _Place(b"", None, kept[0])
-            found.append(place)
-        return found
+        places = await self._finder.find(work.folder_no, blobs)
+        return [blob for blob in blobs if blob in places]
 
     # -- addresses, forks, notes ----------------------------------------------------------------
 
@@ -344,31 +306,32 @@ class NodeReplica:
             work.contents_available(blobs)
 
 
-def _stat_of(row: SyncedRow) -> Stat:
-    return Stat(
-        FileKind.FILE, row.inode, row.size, row.mtime_ns, row.ctime_ns, 0o100 * row.mode, 1
-    )
-
-
 def _read_places(
-    disk: Disk, places: Sequence[_Place | None], limit_bytes: int
+    disk: Disk,
+    blobs: Sequence[BlobHash],
+    places: Mapping[BlobHash, Sequence[Place]],
+    limit_bytes: int,
 ) -> list[bytes | None]:
+    """Read contents in order as far as the limit reaches; None for what cannot be read."""
     found: list[bytes | None] = []
     total = 0
-    for place in places:
-        content: bytes | None = None
-        if place is not None:
-            size = place.stat.size if place.stat is not None else 0
-            if size <= SMALL_LIMIT_BYTES and (not found or total + size <= limit_bytes):
-                try:
-                    content = place.read(disk, 0, SMALL_LIMIT_BYTES + 1)
-                except DiskError:
-                    content = None
-                if content is not None and len(content) > SMALL_LIMIT_BYTES:
-                    content = None
-            elif size <= SMALL_LIMIT_BYTES:
-                return found
-        if content is not None:
-            total += len(content)
+    for blob in blobs:
+        here = places.get(blob)
+        size = here[0].size if here else 0
+        if size > SMALL_LIMIT_BYTES or not here:
+            found.append(None)
+            continue
+        if found and total + size > limit_bytes:
+            break
+        content = next((c for place in here if (c := _read_small(disk, place)) is not None), None)
         found.append(content)
+        total += len(content or b"")
     return found
+
+
+def _read_small(disk: Disk, place: Place) -> bytes | None:
+    try:
+        content = place.read(disk, 0, SMALL_LIMIT_BYTES + 1)
+    except DiskError:
+        return None
+    return content if len(content) <= SMALL_LIMIT_BYTES else None

@@ -1,7 +1,7 @@
 """Own all folders of a node on the database thread, and let the engine's transactions be theirs.
 
-Everything here is called on the database thread only. Nothing here waits, sleeps or speaks to
-anybody; what follows from a change is told as signals.
+Everything here but get() is called on the database thread only. Nothing here waits, sleeps or
+speaks to anybody; what follows from a change is told as signals.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Shelf:
     def __getitem__(self, folder_no: int) -> StoredFolder:
         """Give a folder by its local number. Raises KeyError."""
         return self._by_no[folder_no]
+
+    def get(self, folder_no: int) -> StoredFolder | None:
+        """Give a folder by its local number, None if it is not open (any more)."""
+        return self._by_no.get(folder_no)
 
     def find(self, folder: FolderId) -> StoredFolder | None:
         """Give a folder by its id, if it is open."""

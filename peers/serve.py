@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 WAITING_LIMIT: Final = 64 * 1024  # hashes (and ranges) that wait to be served on one link
 LISTS_WAITING_LIMIT: Final = 64
 READ_BYTES: Final = 8 * wire.DATA_PIECE_BYTES  # 1.94 MiB a read
-SMALL_READ_BYTES: Final = 512 * 1024
+SMALL_READ_BYTES: Final = 1024 * 1024  # as much as one question asks for (fetch.GROUP_BYTES)
 PACKED_LIMIT_BYTES: Final = wire.SMALL_LIMIT_BYTES  # of contents in one message
 CACHED_CHUNKS_LIMIT: Final = 100_000
 REMEMBERED_LIMIT: Final = 10_000
