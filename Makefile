@@ -22,7 +22,7 @@ XDG_CACHE_HOME="$$home/cache" XDG_STATE_HOME="$$home/state" XDG_RUNTIME_DIR="$$h
 DIZZYD_HOME="$$home/dizzyd" && mkdir -m 700 "$$home/run"
 endef
 
-.PHONY: help run test check lint types tests format sim crash powercut bench lock clean
+.PHONY: help run test check lint types tests format sim crash powercut sweep bench lock clean
 
 help:
 	@echo "make run      start a node in the foreground and share $(FOLDER) (FOLDER=, DIZZYD_HOME=)"
@@ -31,6 +31,7 @@ help:
 	@echo "make sim      N=$(N) random histories of three nodes in the simulator"
 	@echo "make crash    kill nodes at random moments, N=100 times (SEED=)"
 	@echo "make powercut cut the power under an ext4 image, N=150 times (SEED=; root)"
+	@echo "make sweep    fail every system call of an import, an apply, an exchange (N= of each; cc)"
 	@echo "make bench    measure the speed"
 	@echo "make format   set the code in its form"
 	@echo "make lock     renew requirements*.txt from pyproject.toml"
@@ -70,12 +71,16 @@ sim: $(VENV)/.installed-dev
 # The long forms of what tests/crash does in short in `make test`.
 crash: N = 100
 powercut: N = 150
+sweep: N = 0
 
 crash: $(VENV)/.installed-dev
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.kills $(N) $(SEED:%=--seed %)
 
 powercut: $(VENV)/.installed-dev
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.powercut $(N) $(SEED:%=--seed %)
+
+sweep: $(VENV)/.installed-dev
+	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.sweep $(N) $(SEED:%=--seed %)
 
 bench: $(VENV)/.installed-dev
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.bench $(ARGS)

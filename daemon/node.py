@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -221,8 +222,12 @@ class Node:
                     raise
                 return  # this folder alone was stopped
             except Exception as failure:  # a fault of one folder must not end the others
-                logger.exception("folder stopped folder=%s", short(work.folder))
-                work.trouble.root = (f"stopped by {_innermost(failure)}", "it is tried again")
+                work.trouble.root = _told(failure)
+                if isinstance(_innermost(failure), sqlite3.Error):  # a disk, and no bug of ours
+                    why = work.trouble.root[0]
+                    logger.error("folder stopped folder=%s why=%s", short(work.folder), why)  # noqa: TRY400
+                else:
+                    logger.exception("folder stopped folder=%s", short(work.folder))
             await asyncio.sleep(WORK_AGAIN_S)
 
     async def add_folder(self, stored: StoredFolder) -> FolderWork:
@@ -311,14 +316,18 @@ class Node:
             await link.close()
             return
         label = link.label.decode("utf-8", "replace")
-        await self.book.note_seen(link.agent, label, self.world.clock.now_ns() // 1_000_000)
         try:
+            await self.book.note_seen(link.agent, label, self.world.clock.now_ns() // 1_000_000)
             ended = await self.sessions.open(link).run()
             logger.debug("session ended agent=%s why=%s", short(link.agent), ended.reason)
             if ended.is_struck:
                 self.rejected["struck-off"] += 1
-        except Exception:  # a fault of one session must not end the node
-            logger.exception("session failed agent=%s", short(link.agent))
+        except Exception as failure:  # a fault of one session must not end the node
+            if isinstance(_innermost(failure), sqlite3.Error):
+                why = _told(failure)[0]
+                logger.error("session failed agent=%s why=%s", short(link.agent), why)  # noqa: TRY400
+            else:
+                logger.exception("session failed agent=%s", short(link.agent))
             await link.close()
         finally:
             self.crossing.forget(link)
@@ -505,8 +514,19 @@ class Node:
         return Verdict.WELCOME, folder_no
 
 
-def _innermost(failure: BaseException) -> str:
-    """Name the first cause in a group of failures, for a person."""
+def _innermost(failure: BaseException) -> BaseException:
+    """Give the first cause in a group of failures."""
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]
-    return f"{type(failure).__name__}: {failure}"
+    return failure
+
+
+def _told(failure: BaseException) -> tuple[str, str]:
+    """Say for a person what stopped us, and what to do."""
+    cause = _innermost(failure)
+    if isinstance(cause, sqlite3.Error):
+        return (
+            f"the database in the home cannot be used: {cause}",
+            "see that the disk of the home is well and has space; it goes on by itself",
+        )
+    return f"stopped by {type(cause).__name__}: {cause}", "it is tried again"

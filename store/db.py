@@ -76,11 +76,12 @@ class Database:
         self._depth = 1
         try:
             yield
-        except BaseException:
-            self.execute("ROLLBACK")
-            raise
-        else:
             self.execute("COMMIT")
+        except BaseException:
+            # A disk that fails a COMMIT leaves it open or has undone it already.
+            if self.connection.in_transaction:
+                self.execute("ROLLBACK")
+            raise
         finally:
             self._depth = 0
 

@@ -18,6 +18,8 @@ from typing import Final, NamedTuple
 from store.ids import blob_hash
 
 _PIECE_LIMIT_BYTES = 30_000
+_LARGE_EACH = 40  # so many files, and one of them travels in chunks
+_LARGE_BYTES = 1_100_000
 _HEADER_FIELDS = 4
 
 
@@ -43,6 +45,8 @@ def content_of(version: Version) -> bytes:
     """Make the bytes of a version, the same each time."""
     chance = random.Random("/".join(map(str, version)))
     size = chance.randrange(_PIECE_LIMIT_BYTES) if chance.random() < 0.7 else chance.randrange(200)
+    if version.number % _LARGE_EACH == _LARGE_EACH - 1:
+        size += _LARGE_BYTES
     header = b"%s %d %d %d\n" % (version.user.encode(), version.number, version.version, size)
     return header + chance.randbytes(size)
 
@@ -94,11 +98,24 @@ class User:
             getattr(self, f"_{verb}")()
             self.acts += 1
 
+    def one_of_each(self) -> None:
+        """Do all that people do, once, whatever was done before."""
+        for verb in ("create", "make", "create", "edit", "edit", "rename", "move", "delete"):
+            getattr(self, f"_{verb}")()
+        self.acts += 8
+
     def burst(self, count: int) -> None:
         """Bring many files at once."""
         for _ in range(count):
             self._create()
         self.acts += count
+
+    def clear(self) -> None:
+        """Delete most of it, one by one."""
+        for file in list(self.files.values())[:-5]:
+            (self.root / file.path).unlink()
+            del self.files[file.number]
+            self.deleted.add(file.number)
 
     def adopt(self) -> None:
         """Take for one's own what stands on the disk, after it lost what was not durable."""

@@ -57,7 +57,7 @@ def test_the_command_and_the_module_are_the_same() -> None:
     assert "from daemon.cli import main" in (ROOT / "daemon" / "__main__.py").read_text()
 
 
-@pytest.mark.parametrize("target", ["test", "tests", "sim", "crash", "powercut", "bench"])
+@pytest.mark.parametrize("target", ["test", "tests", "sim", "crash", "powercut", "sweep", "bench"])
 def test_no_check_of_make_sees_the_real_home(target: str) -> None:
     done = subprocess.run(
         ["make", "--dry-run", "--always-make", "--directory", str(ROOT), target],

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from store.db import Database, memory_database
+
+
+@pytest.fixture
+def database() -> Database:
+    made = memory_database()
+    made.execute("PRAGMA foreign_keys = ON")
+    made.execute("CREATE TABLE parent (no INTEGER PRIMARY KEY)")
+    made.execute(
+        "CREATE TABLE child (parent_no REFERENCES parent (no) DEFERRABLE INITIALLY DEFERRED)"
+    )
+    return made
+
+
+def test_G9_a_commit_that_fails_undoes_all_and_the_next_goes_on(database: Database) -> None:
+    with pytest.raises(sqlite3.IntegrityError), database.transaction():
+        database.execute("INSERT INTO child VALUES (1)")  # the COMMIT fails, and stays open
+
+    assert not database.connection.in_transaction
+    with database.transaction():
+        database.execute("INSERT INTO parent VALUES (7)")
+    assert database.execute("SELECT count(*) FROM child").fetchone() == (0,)
+    assert database.execute("SELECT no FROM parent").fetchall() == [(7,)]
+
+
+def test_a_transaction_that_sqlite_has_undone_by_itself_tells_why(database: Database) -> None:
+    def fail() -> None:
+        database.execute("ROLLBACK")  # as SQLite does where a write fails
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(sqlite3.DatabaseError, match="disk I/O"), database.transaction():
+        fail()
+
+    assert not database.in_transaction
