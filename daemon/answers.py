@@ -67,6 +67,26 @@ class CatRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRequest:
+    """Tell what became of an absolute path, the symlinks above it resolved."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """Bring a path back as it was, in place or `to` another absolute path.
+
+    At most one of `at_ms` (Unix time) and `digits` (the first of a version's BLAKE3, in hex).
+    """
+
+    path: str
+    at_ms: int | None = None
+    digits: str | None = None
+    to: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoRequest:
     """Nothing needs to be said."""
 
@@ -132,6 +152,81 @@ class VerifyLine:
     done_bytes: int = 0
     total_bytes: int = 0
     findings: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEvent:
+    """One thing that became of an object, as its author's clock dates it.
+
+    `what` is created, changed, moved, deleted or attributes; `hash` is set where it brought a
+    content (of a symlink: the hash of its `target`). `places` are "here", "history", "log" and
+    the names of connected peers that have it. `is_void`: a deletion that a move made void.
+    """
+
+    at: str
+    agent: str
+    name: str
+    what: str
+    path: str
+    source: str | None = None
+    hash: str | None = None
+    size: int | None = None
+    target: str | None = None
+    places: tuple[str, ...] = ()
+    is_shown: bool = False
+    is_void: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryObject:
+    """One object that stands or stood at the path; `path` is where it stands or stood last."""
+
+    id: str
+    kind: str
+    path: str
+    is_alive: bool
+    is_here: bool
+    events: tuple[HistoryEvent, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryInside:
+    """How many objects below a directory one batch changed, by what it did."""
+
+    at: str
+    agent: str
+    name: str
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What became of a path; `asked` are the connected peers that were asked for contents.
+
+    Objects: the present one first. Events and batches: oldest first.
+    """
+
+    folder: str
+    path: str
+    objects: tuple[HistoryObject, ...]
+    inside: tuple[HistoryInside, ...] = ()
+    asked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreLine:
+    """One thing that restore says.
+
+    `kind` is "log" (`done` of `total` batches read), "progress" (`done` of `total` bytes),
+    "left" (something that came later stays), "missing" (no node at hand has the content),
+    "failed", or "summary" (the last line, with what the command's exit code is to be).
+    """
+
+    kind: str
+    text: str = ""
+    done: int = 0
+    total: int = 0
+    exit_code: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

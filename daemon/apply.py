@@ -188,6 +188,29 @@ class Applier:
                 async with self._placing:
                     return
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Keep apply from putting anything in place meanwhile; never held over the network."""
+        async with self._placing:
+            yield
+
+    @property
+    def damages(self) -> int:
+        """How many syncs failed so far: what was staged before one that failed is in doubt."""
+        return self._damages
+
+    async def make_durable(self) -> None:
+        """Make all that was staged durable.
+
+        The kernel reports a lost write once, to whoever syncs first, so that whoever staged
+        meanwhile compares `damages`. Raises DiskError.
+        """
+        try:
+            await self._runner.run(self._disk.sync)
+        except DiskError:
+            self._damages += 1
+            raise
+
     async def recover(self, is_wanted: Callable[[BlobHash], bool] = lambda _hash: True) -> Applied:
         """Finish every open intent, then clean tmp but for downloads that `is_wanted` resumes.
 
@@ -390,15 +413,10 @@ class Applier:
             await self._place([job for job in staged.jobs if id(job.step) in live], run)
 
     async def _sync_data(self, staged: _Staged, run: _Run) -> bool:
-        """Make staged contents durable; a failed sync fails every round that was under way.
-
-        The kernel reports a lost write once, to whoever syncs first, so that a round staged
-        meanwhile cannot believe its own sync any more.
-        """
+        """Make staged contents durable; a failed sync fails every round that was under way."""
         try:
-            await self._runner.run(self._disk.sync)
+            await self.make_durable()
         except DiskError as cause:
-            self._damages += 1
             self._fail(staged.jobs, cause, run)
             return False
         if staged.damages == self._damages:

@@ -54,6 +54,8 @@ COMMANDS: Final = {
     "scan": Command(module="folders", summary="look at the disk now"),
     "wait": Command(module="status", summary="return when in sync"),
     "cat": Command(module="cat", summary="print one content"),
+    "history": Command(module="history", summary="list the versions of a file or directory"),
+    "restore": Command(module="history", summary="bring an earlier version back"),
     "confirm": Command(module="folders", summary="let held deletions go on"),
     "undo-deletions": Command(module="folders", summary="put deleted files back"),
     "revert": Command(module="folders", summary="give up local changes of a reader"),

@@ -26,7 +26,16 @@ from daemon.routes import CAT, PREFIX, ROUTES, Route
 from store.errors import EXIT_TRY_LATER, EXIT_USAGE, DizzyError, UsageError
 
 if TYPE_CHECKING:
-    from daemon.answers import FolderPeers, Identity, InviteMade, Joined, Rebuilt, VerifyLine
+    from daemon.answers import (
+        FolderPeers,
+        History,
+        Identity,
+        InviteMade,
+        Joined,
+        Rebuilt,
+        RestoreLine,
+        VerifyLine,
+    )
     from daemon.home import Home
     from daemon.status import Status
 
@@ -87,6 +96,14 @@ class Operations(Protocol):
 
     def cat(self, path_or_hash: str, cwd: str) -> AsyncIterator[bytes]:
         """Read one content in pieces."""
+
+    async def history(self, path: str) -> History:
+        """Tell what became of an absolute path, and where its contents can be had."""
+
+    def restore(
+        self, path: str, at_ms: int | None, digits: str | None, to: str | None
+    ) -> AsyncIterator[RestoreLine]:
+        """Bring a path back as it was, in place or to another one; ends with the summary."""
 
     async def confirm(self, name: str) -> None:
         """Let held deletions go on."""

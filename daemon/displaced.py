@@ -27,7 +27,7 @@ from daemon.disk import (
 )
 from daemon.outcomes import Displaced, Kept, Outcome, Unwatched, Watch, Watched
 from store.ids import Kind, blob_hash
-from store.records import SyncedRow
+from store.records import PRIMARY, SyncedRow
 
 LOOK_AGAIN_NS = 10 * 1_000_000_000
 _SECOND_NS = 1_000_000_000
@@ -116,6 +116,28 @@ def keep(
             return history, disk.keep_stage(name, history)
         except NameTaken:
             history = history_name(names.moment_ns(), row, value)
+
+
+def stranger_row(name: bytes, looked: Looked) -> SyncedRow:
+    """Describe a displaced file of which synced says nothing; object 0 is no object."""
+    stat = looked.stat
+    return SyncedRow(
+        object_no=0,
+        copy=PRIMARY,
+        parent_no=0,
+        name=name,
+        kind=Kind(int(stat.kind)),
+        value=looked.value,
+        inode=stat.inode,
+        size=stat.size,
+        mtime_ns=stat.mtime_ns,
+        ctime_ns=stat.ctime_ns,
+        mode=int(stat.is_executable),
+        looked_at_ns=looked.looked_at_ns,
+        shared_mtime_ns=stat.mtime_ns,
+        events=b"",
+        placement=b"",
+    )
 
 
 def settle(

@@ -23,6 +23,7 @@ from daemon.held import HeldDeletions
 from daemon.hints import WatchState
 from daemon.journal import FolderJournal
 from daemon.look_loop import LookLoop
+from daemon.looks import LookSet
 from daemon.own_tail import OwnTail
 from daemon.planning import UnderWay
 from daemon.shelf import Shelf
@@ -227,6 +228,10 @@ class FolderWork:
         """Look at everything; returns when the walk and its recording are done."""
         await self._look.scan_now()
 
+    async def look_now(self, where: LookSet) -> None:
+        """Look at some places; returns when what was found is recorded."""
+        await self._look.look_now(where)
+
     def confirm(self) -> None:
         """Let held deletions go on."""
         self.held.confirm()
@@ -252,6 +257,16 @@ class FolderWork:
         if not self.is_settled:
             self._standing.was_settled = False
         return not self.is_settled
+
+    @property
+    def applier(self) -> Applier | None:
+        """Who puts things in place here, None while the root is lost."""
+        return None if self.disk is None else self._standing.applier
+
+    @property
+    def is_joining(self) -> bool:
+        """Whether local files still wait to be bound to the log."""
+        return self._standing.is_joining
 
     @property
     def waiting_objects(self) -> set[int]:

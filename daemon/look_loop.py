@@ -65,6 +65,7 @@ class LookLoop:
         self._is_taking_hints = False
         self._woken = asyncio.Event()
         self._scan_asked: list[asyncio.Future[None]] = []
+        self._looks_asked: list[tuple[LookSet, asyncio.Future[None]]] = []
         self._fresh: dict[BlobHash, bytes] = {}
         self._cause = ScanCause.START
         self.ignore: ignoring.Ignore = ignoring.IgnoreRules()
@@ -106,6 +107,13 @@ class LookLoop:
         """Look at everything; returns when the walk and its recording are done."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._scan_asked.append(done)
+        self._woken.set()
+        await done
+
+    async def look_now(self, where: LookSet) -> None:
+        """Look at some places; returns when what was found is recorded."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._looks_asked.append((where, done))
         self._woken.set()
         await done
 
@@ -184,6 +192,7 @@ class LookLoop:
                 where = self._schedule.due(self._standing.now_s())
                 if where:
                     await self._look(disk, where)
+                await self._look_as_asked(disk)
                 for done in asked:
                     if not done.done():
                         done.set_result(None)
@@ -191,6 +200,13 @@ class LookLoop:
                 self._scan_asked.extend(asked)
                 await self._check_gates(disk)
             await self._wait_for_hints(watcher, next_routine_s)
+
+    async def _look_as_asked(self, disk: Disk) -> None:
+        looks, self._looks_asked = self._looks_asked, []
+        for where, done in looks:
+            if not done.done():
+                await self._look(disk, where)
+                done.set_result(None)
 
     async def _take_to_schedule(self, hints: list[Hint]) -> None:
         """Schedule looks for hints, once apply has put in place what it is at.

@@ -14,16 +14,20 @@ from daemon import report, verifying
 from daemon.answers import (
     Change,
     FolderPeers,
+    History,
     Identity,
     InviteMade,
     Joined,
     Member,
     Rebuilt,
+    RestoreLine,
     VerifyLine,
 )
 from daemon.folder_work import FolderWork
+from daemon.history import history
 from daemon.joining import Joining
 from daemon.node import Node
+from daemon.restoring import Restoring
 from daemon.reverting import put_back_deleted, revert_local_changes
 from daemon.sharing import Sharing
 from daemon.status import Status
@@ -125,17 +129,10 @@ class NodeOperations:
             async for piece in self._cat_hash(BlobHash(bytes.fromhex(path_or_hash))):
                 yield piece
             return
-        path = os.fsencode(os.path.join(cwd, path_or_hash))  # noqa: PTH118 - bytes
-        path = os.path.normpath(path)
-        for work in self._node.works.values():
-            if path.startswith(work.path + b"/"):
-                relative = path[len(work.path) + 1 :]
-                async for piece in self._cat_path(work, relative):
-                    yield piece
-                return
-        raise DizzyError(
-            f"cat {path_or_hash}", "is in no shared folder", hint="`dizzyd status` lists them"
-        )
+        path = os.path.join(cwd, path_or_hash)  # noqa: PTH118 - a path as the user wrote it
+        work, relative = self._locate(f"cat {path_or_hash}", path)
+        async for piece in self._cat_path(work, relative):
+            yield piece
 
     async def _cat_path(self, work: FolderWork, path: bytes) -> AsyncIterator[bytes]:
         rows = await work.rows_at([path])
@@ -173,6 +170,39 @@ class NodeOperations:
                 hint="`dizzyd status` shows who is connected",
             )
         yield content
+
+    async def history(self, path: str) -> History:
+        """Tell what became of an absolute path, and where its contents can be had."""
+        work, relative = self._locate(f"history {path}", path)
+        return await history(self._node, work, relative)
+
+    async def restore(
+        self, path: str, at_ms: int | None, digits: str | None, to: str | None
+    ) -> AsyncIterator[RestoreLine]:
+        """Bring a path back as it was, as a new change; the last line is the summary."""
+        work, relative = self._locate(f"restore {path}", path)
+        target: tuple[FolderWork | None, bytes] | None = None
+        if to is not None:
+            inside = self._find(to)
+            target = (None, os.fsencode(to)) if inside is None else inside
+        async for line in Restoring(self._node, work, relative).run(at_ms, digits, target):
+            yield line
+
+    def _locate(self, what: str, path: str) -> tuple[FolderWork, bytes]:
+        """Find the folder that an absolute path lies in, and the path in it."""
+        found = self._find(path)
+        if found is None:
+            raise DizzyError(what, "is in no shared folder", hint="`dizzyd status` lists them")
+        return found
+
+    def _find(self, path: str) -> tuple[FolderWork, bytes] | None:
+        absolute = os.path.normpath(os.fsencode(path))
+        for work in self._node.works.values():
+            if absolute == work.path:
+                return work, b""
+            if absolute.startswith(work.path + b"/"):
+                return work, absolute[len(work.path) + 1 :]
+        return None
 
     async def changes(self, after: str | None) -> AsyncIterator[Change]:
         """Follow what happens, from a cursor on, without end: the batches of all folders."""

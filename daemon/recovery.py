@@ -21,7 +21,7 @@ from daemon.disk import (
     Stat,
     arriving_name,
 )
-from daemon.displaced import Clock, Names, history_name, settle
+from daemon.displaced import Clock, Names, history_name, settle, stranger_row
 from daemon.ledger import Ledger
 from daemon.outcomes import Agreed, Displaced, Intent, Kept, Outcome, Settled, Watched
 from daemon.placing import (
@@ -50,7 +50,7 @@ from daemon.steps import (
     row_for,
 )
 from store.ids import BlobHash, Kind
-from store.records import PRIMARY, SyncedRow
+from store.records import SyncedRow
 
 FETCH_PREFIX = b"fetch-tmp-"
 _DISPLACED_PREFIX = b"displaced-tmp-"
@@ -328,29 +328,7 @@ class Recovery:
     def _keep_unknown(self, name: bytes) -> None:
         looked = self._disk.look_stage(name)
         if isinstance(looked, Looked):
-            row = _unknown_row(name, looked)
+            row = stranger_row(name, looked)
             wished = history_name(self._names.moment_ns(), row)
             self._disk.keep_stage(name, wished)
             self._outcomes.append(Kept(wished, row))
-
-
-def _unknown_row(name: bytes, looked: Looked) -> SyncedRow:
-    """Describe a displaced file whose intent is lost; object 0 is no object."""
-    stat = looked.stat
-    return SyncedRow(
-        object_no=0,
-        copy=PRIMARY,
-        parent_no=0,
-        name=name,
-        kind=Kind.FILE,
-        value=looked.value,
-        inode=stat.inode,
-        size=stat.size,
-        mtime_ns=stat.mtime_ns,
-        ctime_ns=stat.ctime_ns,
-        mode=int(stat.is_executable),
-        looked_at_ns=looked.looked_at_ns,
-        shared_mtime_ns=stat.mtime_ns,
-        events=b"",
-        placement=b"",
-    )

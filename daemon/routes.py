@@ -13,6 +13,8 @@ from daemon.answers import (
     FolderPeers,
     FolderRequest,
     FoldersRequest,
+    History,
+    HistoryRequest,
     Identity,
     InviteMade,
     InviteRequest,
@@ -20,6 +22,8 @@ from daemon.answers import (
     JoinRequest,
     NoRequest,
     Rebuilt,
+    RestoreLine,
+    RestoreRequest,
     ShareRequest,
     VerifyLine,
     WaitRequest,
@@ -84,6 +88,12 @@ CAT: Final = Route(
     is_stream=True,
     works_stopped=True,
 )
+HISTORY: Final = Route(
+    method="GET", operation="history", asked=HistoryRequest, answer=History, works_stopped=True
+)
+RESTORE: Final = Route(
+    method="POST", operation="restore", asked=RestoreRequest, answer=RestoreLine, is_stream=True
+)
 WAIT: Final = Route(method="GET", operation="wait", asked=WaitRequest, answer=NOTHING)
 SHARE: Final = Route(
     method="POST", operation="share", asked=ShareRequest, answer=str, works_stopped=True
@@ -119,6 +129,8 @@ ROUTES: Final = (
     PEERS,
     VERIFY,
     CAT,
+    HISTORY,
+    RESTORE,
     WAIT,
     SHARE,
     INVITE,

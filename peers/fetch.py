@@ -218,10 +218,14 @@ class Fetcher:
         at_s = self._refused.get((agent, blob))
         return at_s is not None and loop_time_s() - at_s < REFUSED_S
 
+    def lanes(self, folder: FolderId) -> list[Lane]:
+        """Give the lanes of the connected peers that share a folder, for small questions."""
+        return [peer.control for peer in self._peers.values() if peer.has_folder(folder)]
+
     async def _lanes(self, folder: FolderId, *, is_bulk: bool) -> list[Lane]:
-        peers = [peer for peer in self._peers.values() if peer.has_folder(folder)]
         if not is_bulk or self._open_bulk is None or self._tasks is None:
-            return [peer.control for peer in peers]
+            return self.lanes(folder)
+        peers = [peer for peer in self._peers.values() if peer.has_folder(folder)]
         for peer in peers:
             self._begin_bulk(peer)
         opening = [peer.opening for peer in peers if peer.opening is not None]

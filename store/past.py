@@ -27,30 +27,29 @@ from store.view import View
 
 
 class Dated(Struct, frozen=True, gc=False):
-    """One applied batch as far as its time is concerned; `no` is this node's number of it."""
+    """One applied batch as far as its time is concerned."""
 
-    no: int
     id: BatchId
+    lamport: int
     parents: tuple[BatchId, ...]
     wall_ms: int
 
 
-def dated(no: int, batch: BatchId, header_bytes: bytes) -> Dated:
+def dated(batch: BatchId, header_bytes: bytes) -> Dated:
     """Read what a header says of a batch's time and of what it rests on."""
     header = decode_header(header_bytes)
     parents = header.deps if header.prev is None else (header.prev, *header.deps)
-    return Dated(no, batch, tuple(parents), header.wall_ms)
+    return Dated(batch, header.lamport, tuple(parents), header.wall_ms)
 
 
 def moments(batches: Iterable[Dated], now_ms: int) -> dict[BatchId, int]:
     """Say when each batch was recorded, in milliseconds: its clock's word, within reason.
 
-    `batches` come parents first, as (lamport, batch id) orders them. A batch is never earlier
-    than what it rests on, so a clock that is behind changes nothing; a clock that says a time
-    after `now_ms` says nothing.
+    A batch is never earlier than what it rests on, so a clock that is behind changes nothing; a
+    clock that says a time after `now_ms` says nothing.
     """
     found: dict[BatchId, int] = {}
-    for batch in batches:
+    for batch in sorted(batches, key=lambda one: one.lamport):  # parents come before
         said_ms = batch.wall_ms if batch.wall_ms <= now_ms else 0
         found[batch.id] = max((found.get(parent, 0) for parent in batch.parents), default=0)
         found[batch.id] = max(found[batch.id], said_ms)
@@ -110,7 +109,7 @@ class Past:
     def tree(self) -> dict[bytes, Entry]:
         """Give every path of the view with what stood there; directories come before their names.
 
-        `object_no` of the entries are numbers of this fold alone; `id_of` tells whose they are.
+        `object_no` of the entries are numbers of this fold alone; `number_of` tells which is whose.
         """
         view = View(self._db, self._state, self._log.members())
         entries = [entry for entry in view.all_entries() if not entry.collapsed]
@@ -119,12 +118,12 @@ class Past:
         found = {_path(entry, directories, paths): entry for entry in entries}
         return dict(sorted(found.items()))
 
-    def id_of(self, object_no: int) -> bytes:
-        """Give the id of an object of this fold. Raises KeyError."""
-        row = self._db.execute("SELECT id FROM object WHERE no = ?", (object_no,)).fetchone()
-        if row is None:
-            raise KeyError(object_no)
-        return bytes(row[0])
+    def number_of(self, identity: bytes) -> int | None:
+        """Give the number of an object in this fold, None if it was not known yet."""
+        row = self._db.execute(
+            "SELECT no FROM object WHERE folder_no = ? AND id = ?", (self._no, identity)
+        ).fetchone()
+        return None if row is None else int(row[0])
 
 
 def _path(entry: Entry, directories: Mapping[int, Entry], paths: dict[int, bytes]) -> bytes:

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 from daemon.answers import (
     Change,
     FolderPeers,
+    History,
     Identity,
     InviteMade,
     Joined,
     Member,
     Rebuilt,
+    RestoreLine,
     VerifyLine,
 )
 from daemon.control import ControlServer, Operations
@@ -69,6 +71,8 @@ class FakeNode:
     calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
     fails: dict[str, Exception] = field(default_factory=dict)
     lines: list[VerifyLine] = field(default_factory=list)
+    history_now: History | None = None
+    restored: list[RestoreLine] = field(default_factory=list)
     content: list[bytes] = field(default_factory=list)
     fails_after_lines: DizzyError | None = None
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
@@ -144,6 +148,18 @@ class FakeNode:
             yield piece
         if self.fails_after_lines is not None:
             raise self.fails_after_lines
+
+    async def history(self, path: str) -> History:
+        self._called("history", path)
+        assert self.history_now is not None
+        return self.history_now
+
+    async def restore(
+        self, path: str, at_ms: int | None, digits: str | None, to: str | None
+    ) -> AsyncIterator[RestoreLine]:
+        self._called("restore", path, at_ms, digits, to)
+        for line in self.restored:
+            yield line
 
     async def confirm(self, name: str) -> None:
         self._called("confirm", name)

@@ -56,6 +56,7 @@ ADAPTERS = {
     "daemon.joining": {"os"},
     "daemon.sharing": {"os"},
     "daemon.replacing": {"os"},
+    "daemon.outside": {"os", "secrets", "shutil"},
     "daemon.setup": {"os", "socket"},
     # the control socket, the command line, systemd
     "daemon.cli": {"os", "open", "shutil"},

@@ -18,10 +18,10 @@ FAR_MS = 10**15
 
 def dates(node: Node) -> list[Dated]:
     rows = node.stored.db.execute(
-        "SELECT no, id, header FROM batch WHERE folder_no = ? AND is_applied ORDER BY lamport, id",
+        "SELECT id, header FROM batch WHERE folder_no = ? AND is_applied ORDER BY lamport, id",
         (node.stored.no,),
     )
-    return [dated(no, BatchId(batch), header) for no, batch, header in rows]
+    return [dated(BatchId(batch), header) for batch, header in rows]
 
 
 def tree_of(node: Node, batches: list[Dated]) -> dict[bytes, Entry]:
@@ -113,7 +113,7 @@ def _chain(*walls_ms: int) -> list[Dated]:
     """Make batches that each rest on the one before."""
     ids = [BatchId(bytes([number]) * 32) for number in range(len(walls_ms))]
     return [
-        Dated(number, ids[number], tuple(ids[number - 1 : number]) if number else (), wall_ms)
+        Dated(ids[number], number, tuple(ids[number - 1 : number]) if number else (), wall_ms)
         for number, wall_ms in enumerate(walls_ms)
     ]
 
@@ -125,7 +125,7 @@ def test_a_cut_rests_on_nothing_outside_it_whatever_the_clocks_say(seed: int) ->
     for number in range(40):
         before = [batch.id for batch in batches]
         parents = tuple(rng.sample(before, min(len(before), rng.randrange(3))))
-        batches.append(Dated(number, BatchId(number.to_bytes(32)), parents, rng.randrange(1000)))
+        batches.append(Dated(BatchId(number.to_bytes(32)), number, parents, rng.randrange(1000)))
 
     chosen = cut_at(batches, rng.randrange(1000), rng.randrange(1000))
 
@@ -150,7 +150,7 @@ def test_a_clock_that_says_a_time_to_come_says_nothing() -> None:
 
 def test_the_cut_before_a_batch_is_what_its_author_knew() -> None:
     batches = _chain(1, 2, 3)
-    apart = Dated(9, BatchId(b"\x99" * 32), (), 1)
+    apart = Dated(BatchId(b"\x99" * 32), 9, (), 1)
 
     assert cut_before([*batches, apart], batches[2].id) == batches[:2]
 
