@@ -38,7 +38,7 @@ def below(tree: Tree, name: str) -> Tree:
     return {path: what for path, what in tree.items() if path.startswith(name)}
 
 
-def test_P14_the_first_of_three_versions_comes_back_on_the_other_node(pair: Pair) -> None:
+def test_any_past_state_the_first_of_three_versions(pair: Pair) -> None:
     left, right = pair.left, pair.right
     for content in (b"one", b"two, longer", b"three"):
         edit(left, left.folder / "thrice.txt", content)
@@ -81,7 +81,7 @@ def test_restore_without_a_time_brings_the_version_before_and_what_was_deleted(
     assert path.read_bytes() == b"before"
 
 
-def test_P14_a_deleted_directory_comes_back_byte_for_byte(pair: Pair) -> None:
+def test_any_past_state_a_deleted_directory_byte_for_byte(pair: Pair) -> None:
     left, right = pair.left, pair.right
     root = left.folder / "album"
     with left.recording():
@@ -105,7 +105,9 @@ def test_P14_a_deleted_directory_comes_back_byte_for_byte(pair: Pair) -> None:
     assert below(left.tree(), "album") == was
 
 
-def test_P14_a_directory_at_a_time_and_what_came_later_stays(pair: Pair, tmp_path: Path) -> None:
+def test_any_past_state_a_directory_at_a_time_and_what_came_later_stays(
+    pair: Pair, tmp_path: Path
+) -> None:
     left = pair.left
     root = left.folder / "work"
     with left.recording():

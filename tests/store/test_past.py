@@ -85,7 +85,7 @@ def _history(seed: int) -> tuple[Node, list[tuple[int, dict[bytes, tuple[object,
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_P14_every_moment_at_which_all_agreed_is_told_from_the_log(seed: int) -> None:
+def test_any_past_state_at_which_all_agreed_is_told_from_the_log(seed: int) -> None:
     node, moments = _histories()[seed]
     batches = dates(node)
     assert len(moments) > 3
@@ -95,7 +95,7 @@ def test_P14_every_moment_at_which_all_agreed_is_told_from_the_log(seed: int) ->
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_P14_a_cut_is_the_same_on_a_node_that_got_the_log_in_another_order(seed: int) -> None:
+def test_a_cut_is_the_same_on_a_node_that_got_the_log_in_another_order(seed: int) -> None:
     node, _ = _histories()[seed]
     other = make_nodes(3)[2]
     deliver(node, other, random.Random(seed))

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daemon.answers import RestoreLine
+from daemon.fs import LinuxDisk
+from daemon.history import history
+from daemon.journal import FolderJournal
+from daemon.restoring import Restoring
+from store.access import Role
+from store.errors import DizzyError
+from tests.daemon.working import Working, alone, eventually, pair
+from tests.e2e.trees import Tree, read_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+async def restore(
+    node: Working,
+    path: str,
+    *,
+    at_ms: int | None = None,
+    digits: str | None = None,
+    to: Path | None = None,
+) -> list[RestoreLine]:
+    target = None if to is None else (None, os.fsencode(to))
+    run = Restoring(node.node, node.work, path.encode()).run(at_ms, digits, target)
+    return [line async for line in run if line.kind not in ("log", "progress")]
+
+
+def summary(lines: Sequence[RestoreLine]) -> RestoreLine:
+    assert [line.kind for line in lines].count("summary") == 1
+    return lines[-1]
+
+
+async def next_ms() -> int:
+    """Give the present moment; whatever is recorded from now on is later."""
+    now_ms = time.time_ns() // 1_000_000
+    await eventually(lambda: time.time_ns() // 1_000_000 > now_ms)
+    return now_ms
+
+
+# -- any past state -------------------------------------------------------------------------------
+
+
+def play(node: Working, rng: random.Random) -> None:
+    """Do something that users do to files, directories, links, modes and times."""
+    files = [p for p in node.root.rglob("*") if p.is_file() and ".dizzyd" not in p.parts]
+    directories = [p for p in node.root.rglob("*") if p.is_dir() and ".dizzyd" not in p.parts]
+    parent = rng.choice([node.root, *directories])
+    name = f"n{rng.randrange(8)}"
+    match rng.randrange(8):
+        case 0 | 1 if not os.path.lexists(parent / name):
+            (parent / name).write_bytes(rng.randbytes(rng.randrange(2000)))
+        case 2 if not os.path.lexists(parent / name):
+            (parent / name).mkdir()
+        case 3 if not os.path.lexists(parent / name):
+            (parent / name).symlink_to(f"../{rng.randrange(9)}")
+        case 4 if files:
+            rng.choice(files).write_bytes(rng.randbytes(rng.randrange(2000)))
+        case 5 if files:
+            path = rng.choice(files)
+            if not path.is_symlink():
+                path.chmod(rng.choice([0o644, 0o755]))
+                os.utime(path, ns=(0, rng.randrange(10**18)))
+        case 6 if [*files, *directories]:
+            path = rng.choice([*files, *directories])
+            target = parent / name
+            is_inside = path == target or path in target.parents
+            if not is_inside and not os.path.lexists(target):
+                path.rename(target)
+        case 7 if files:
+            rng.choice(files).unlink()
+        case _:
+            pass
+
+
+def _is_equal(one: Working, other: Working) -> bool:
+    return read_tree(one.root) == read_tree(other.root)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_past_state_byte_for_byte_at_every_moment_sampled(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    samples: list[tuple[int, Tree]] = []
+    async with pair(tmp_path) as (one, other):
+        nodes = [one, other]
+        for _ in range(12):
+            acting, hearing = rng.sample(nodes, 2)
+            for _ in range(rng.randrange(1, 4)):
+                play(acting, rng)
+            await acting.look()
+            was = read_tree(acting.root)
+            await eventually(partial(_is_equal, acting, hearing))
+            await hearing.settled()
+            samples.append((await next_ms(), was))
+
+        for index, (at_ms, was) in enumerate(samples):
+            there = tmp_path / f"then-{index}"
+            lines = await restore(rng.choice(nodes), "", at_ms=at_ms, to=there)
+            assert summary(lines).exit_code == 0, lines
+            assert read_tree(there) == was
+
+        at_ms, was = rng.choice(samples)
+        before = read_tree(one.root)
+        lines = await restore(one, "", at_ms=at_ms)
+        if summary(lines).exit_code == 0:
+            now = read_tree(one.root)
+            assert {path: now[path] for path in was} == was
+            assert now.keys() - was.keys() <= before.keys()
+        await eventually(lambda: read_tree(other.root) == read_tree(one.root))
+
+
+# -- safe -----------------------------------------------------------------------------------------
+
+
+async def _two_versions(node: Working) -> None:
+    node.write("a.txt", b"one")
+    node.write("copy of one.txt", b"one")
+    await node.look()
+    node.write("a.txt", b"two", mtime_ns=1_600_000_001_000_000_000)
+    await node.look()
+
+
+class _Crashed(BaseException):
+    pass
+
+
+async def test_F1_a_crash_after_a_version_was_replaced_leaves_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with alone(tmp_path) as node:
+        await _two_versions(node)
+
+        async def crash(_self: FolderJournal, _outcomes: object) -> None:
+            raise _Crashed
+
+        with monkeypatch.context() as patched:
+            patched.setattr("daemon.reinstating.settle", _raise_crashed)
+            patched.setattr(FolderJournal, "commit", crash)
+            with pytest.raises(_Crashed):
+                await restore(node, "a.txt")
+        await node.stop()
+        assert node.read("a.txt") == b"one"
+        assert node.history() == []
+
+        node.open()
+        await node.start()
+        assert node.read("a.txt") == b"one"
+        assert node.history() == [b"two"]
+        assert (await node.folder_status()).history.versions == 1
+        found = await history(node.node, node.work, b"a.txt")
+        assert found.objects[0].events[-1].what == "changed"
+
+
+def _raise_crashed(*_arguments: object, **_named: object) -> None:
+    raise _Crashed
+
+
+async def test_E11_what_a_user_writes_while_a_restore_replaces_is_kept_and_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with alone(tmp_path) as node:
+        await _two_versions(node)
+        place_over = LinuxDisk.place_over
+
+        def write_first(self: LinuxDisk, *arguments: Any) -> Any:
+            node.write("a.txt", b"at the last instant")
+            return place_over(self, *arguments)
+
+        monkeypatch.setattr(LinuxDisk, "place_over", write_first)
+        await restore(node, "a.txt")
+        monkeypatch.undo()
+        await node.look()
+
+        contents = {path.read_bytes() for path in node.root.iterdir() if path.is_file()}
+        assert contents == {b"one", b"at the last instant"}
+        assert b"at the last instant" in node.history()
+
+
+async def test_a_file_that_appears_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with alone(tmp_path) as node:
+        await _two_versions(node)
+        (node.root / "a.txt").unlink()
+        await node.look()
+        place_new = LinuxDisk.place_new
+
+        def write_first(self: LinuxDisk, *arguments: Any) -> Any:
+            node.write("a.txt", b"mine")
+            return place_new(self, *arguments)
+
+        monkeypatch.setattr(LinuxDisk, "place_new", write_first)
+        digits = (await history(node.node, node.work, b"a.txt")).objects[0].events[0].hash
+        lines = await restore(node, "a.txt", digits=digits)
+
+        assert [line.kind for line in lines] == ["failed", "summary"]
+        assert summary(lines).exit_code == 1
+        assert node.read("a.txt") == b"mine"
+
+
+async def test_what_stands_in_the_way_is_kept_or_named(tmp_path: Path) -> None:
+    async with alone(tmp_path) as node:
+        node.write("was file", b"file")
+        node.write("was directory/in it", b"in it")
+        (node.root / "was link").symlink_to("target")
+        node.write("copies/file", b"file")
+        node.write("copies/in it", b"in it")
+        await node.look()
+        at_ms = await next_ms()
+        (node.root / "was file").unlink()
+        (node.root / "was directory/in it").unlink()
+        (node.root / "was directory").rmdir()
+        (node.root / "was link").unlink()
+        await node.look()
+        node.write("was file/now directory", b"later")
+        node.write("was directory", b"now file")
+        node.write("was link", b"now file too")
+        await node.look()
+
+        lines = await restore(node, "", at_ms=at_ms)
+        await node.look()
+
+        assert [line.text.partition(":")[0] for line in lines if line.kind == "failed"] == [
+            "was file"
+        ]
+        assert node.read("was directory/in it") == b"in it"
+        assert os.readlink(node.root / "was link") == "target"
+        assert sorted(node.history()) == [b"now file", b"now file too"]
+        assert node.read("was file/now directory") == b"later"
+
+
+async def test_contents_that_nobody_has_are_named_and_the_rest_is_restored(
+    tmp_path: Path,
+) -> None:
+    async with alone(tmp_path) as node:
+        node.write("d/lost", b"lost")
+        node.write("d/kept", b"kept")
+        await node.look()
+        at_ms = await next_ms()
+        node.write("d/lost", b"written over by its user")
+        (node.root / "d/kept").rename(node.root / "kept elsewhere")
+        await node.look()
+
+        lines = await restore(node, "d", at_ms=at_ms)
+
+        assert [(line.kind, line.text[:6]) for line in lines[:1]] == [("missing", "d/lost")]
+        assert summary(lines).exit_code == 1
+        assert node.read("d/kept") == b"kept"
+        assert node.read("d/lost") == b"written over by its user"
+        outside = tmp_path / "outside"
+        lines = await restore(node, "d", at_ms=at_ms, to=outside)
+        assert summary(lines).exit_code == 1
+        assert sorted(path.name for path in outside.iterdir()) == ["kept"]
+        assert not [path for path in tmp_path.iterdir() if "tmp" in path.name]
+
+
+async def test_a_reader_restores_elsewhere_only(tmp_path: Path) -> None:
+    async with pair(tmp_path, Role.READ) as (owner, reader):
+        owner.write("a.txt", b"one")
+        await owner.look()
+        await eventually(lambda: reader.has("a.txt", b"one"))
+        owner.write("a.txt", b"two", mtime_ns=1_600_000_001_000_000_000)
+        await owner.look()
+        await eventually(lambda: reader.has("a.txt", b"two"))
+        await reader.settled()
+
+        with pytest.raises(DizzyError, match="only read") as refused:
+            await restore(reader, "a.txt")
+        assert "--to" in refused.value.hint
+        await restore(reader, "a.txt", to=tmp_path / "one.txt")
+        assert (tmp_path / "one.txt").read_bytes() == b"one"
+
+
+async def test_large_contents_come_back_from_history_and_from_a_peer(tmp_path: Path) -> None:
+    content = random.Random(1).randbytes(3 << 20)
+    async with pair(tmp_path) as (owner, other):
+        owner.write("large", content)
+        await owner.look()
+        await eventually(lambda: other.has("large", content))
+        owner.write("large", b"small now", mtime_ns=1_600_000_001_000_000_000)
+        await owner.look()
+        await eventually(lambda: other.has("large", b"small now"))
+        await asyncio.gather(owner.settled(), other.settled())
+
+        await restore(owner, "large", to=tmp_path / "from a peer")
+        await restore(other, "large")
+
+        assert (tmp_path / "from a peer").read_bytes() == content
+        await eventually(lambda: owner.has("large", content))
