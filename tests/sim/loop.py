@@ -24,6 +24,7 @@ P = ParamSpec("P")
 
 EPOCH_NS = 1_767_225_600 * 10**9  # 2026-01-01T00:00:00Z: wall clock when a run begins
 TURN_LIMIT = 3_000_000  # turns of the loop in one run: more means that it goes round in circles
+COLLECT_TURNS = 50_000  # far more than an ordinary run has
 TIME_LIMIT_S = 30 * 86_400.0
 
 
@@ -115,6 +116,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._turns += 1
         if self._turns > TURN_LIMIT:
             raise Livelock(f"{self._turns} turns by second {self._now_s:.3f}\n{self.stacks()}")
+        if self._turns % COLLECT_TURNS == 0:
+            gc.collect()
         if timeout == 0:
             return
         if timeout is None:
@@ -252,7 +255,10 @@ def run(
     Tasks that main left are cancelled.
     """
     collecting = gc.isenabled()
-    gc.disable()  # a collection at a random instant costs time, and finalizers could act
+    # A collection at a random instant costs time, and finalizers could act. What the run before
+    # left goes now; a run that goes on and on has collections of its own, at equal turns.
+    gc.disable()
+    gc.collect()
     loop = VirtualLoop(seed, keep_trace=keep_trace)
     try:
         result = loop.run_until_complete(main(loop))

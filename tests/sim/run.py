@@ -9,6 +9,7 @@ plays it again, and the history cut down to what is needed. Exit 1 if anything f
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import subprocess
@@ -93,6 +94,10 @@ def play_many(choice: Choice, seeds: Sequence[int]) -> list[Played]:
     for seed in seeds:
         verdict = play(choice, seed)
         played.append(Played(seed, verdict.trace, verdict.failures, verdict.virtual_s))
+        if not gc.get_freeze_count():
+            del verdict
+            gc.collect()
+            gc.freeze()  # modules and caches: no later collection need go through them
     return played
 
 

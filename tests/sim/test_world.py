@@ -5,6 +5,7 @@ The toy node converges and loses nothing; each of its flaws must be found.
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.sim import toy
 from tests.sim.history import FLAT_MIX, Step, dump, random_history
-from tests.sim.run import main
+from tests.sim.run import Choice, main, play_many
 from tests.sim.shrink import shrink
 from tests.sim.toy import Toy
 from tests.sim.world import World, same_twice
@@ -106,3 +107,16 @@ def test_run_prints_how_to_play_a_failure_again(
 
     assert "4 histories, 0 failed; 1 played twice, 0 with another trace" in capsys.readouterr().out
     assert json.loads(story.read_text()) == [[5, 0, "create", "a", 1]]
+
+
+def test_a_worker_keeps_nothing_of_the_histories_that_it_played() -> None:
+    def left() -> int:
+        gc.collect()
+        return sum(isinstance(each, World | Toy) for each in gc.get_objects())
+
+    choice = Choice("tests.sim.toy", 5, "flat")
+    before = left()
+
+    play_many(choice, range(4))
+
+    assert left() == before
