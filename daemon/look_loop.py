@@ -367,7 +367,6 @@ class LookLoop:
             acts=tuple(acts),
             wall_ms=standing.now_ms(),
             covered_seq=standing.covered_seq,
-            busy=frozenset(),
             under_way=standing.under_way,
         )
 

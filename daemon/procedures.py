@@ -27,7 +27,6 @@ class RecordActs:
     acts: tuple[Act, ...]
     wall_ms: int
     covered_seq: int  # of our own log: the last that any peer is known to have
-    busy: frozenset[int]  # objects that are being changed on disk right now
     under_way: UnderWay  # objects of plans that are not done
 
 
@@ -53,7 +52,7 @@ class Procedures:
         """Record acts; what it gives is durable once the engine's transaction has committed."""
         stored = self._shelf[command.folder_no]
         with stored.change():
-            recorder = Recorder(stored, command.wall_ms, command.covered_seq, set(command.busy))
+            recorder = Recorder(stored, command.wall_ms, command.covered_seq)
             recorded = recorder.record(command.acts)
             stored.drop_agreed(command.under_way.objects())
         if recorded.batches:

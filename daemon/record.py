@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import Struct
 
 from daemon.acts import Act, Created, Deleted, Edited, Moved, Touched
-from daemon.disk import FileKind, Looked
+from daemon.disk import FileKind, Looked, Stat
 from store.access import may_write
 from store.events import (
     AttributesChanged,
@@ -33,6 +34,7 @@ from store.signing import SignedBatch
 from store.state import ALIVE, HAD_DELETION, MANY, Changes, FolderState, HeadRow, ObjectRow
 
 _UNHEARD_MS = 10 * 60 * 1000  # so long a rename of what no peer has heard of is a new name
+_KINDS = tuple(Kind)  # by number
 _PREV_LIMIT = 256  # what an event's prev may hold (store.events.Prev)
 
 
@@ -46,40 +48,35 @@ class Recorded:
     bound: int = 0
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A synced row that waits for the number of an object created by this very batch."""
+class _New(Struct, frozen=True, gc=False):
+    """A name that becomes an object."""
 
-    identity: bytes
-    parent: bytes  # id of the directory
     name: bytes
-    looked: Looked
-    event: EventId
-    placement: bytes
+    identity: ObjectId
+    no: int
+    generation: int
+    prev: tuple[bytes, ...]
+    is_unknown: bool  # state has no row of it
 
 
 class Recorder:
     """Records one bunch of acts. Made anew for each bunch; use record()."""
 
-    def __init__(
-        self, folder: StoredFolder, wall_ms: int, covered_seq: int, busy: set[int]
-    ) -> None:
+    def __init__(self, folder: StoredFolder, wall_ms: int, covered_seq: int) -> None:
         """Look at the folder as it is now, inside a transaction.
 
         `covered_seq` is the greatest seq of our own log that any peer is known to have (-1: none).
-        `busy` are objects that apply is changing on disk right now.
         """
         self._folder = folder
         self._state = folder.state
         self._synced = folder.synced
         self._wall_ms = wall_ms
         self._covered_seq = covered_seq
-        self._busy = busy
         self._may_write = may_write(folder.own_member())
         self._writer: OwnWriter = folder.writer()
         self._rows: list[SyncedRow] = []
         self._removed: list[tuple[int, bytes]] = []
-        self._pending: list[_Pending] = []
+        self._new_rows: list[SyncedRow] = []  # of objects that state does not know yet
         self._made: dict[int, bytes] = {}  # directories made in this bunch: number -> id
         self._deleted_directories: dict[bytes, dict[int, EventId]] = {}  # path -> deletions
         self._deleted: dict[int, EventId] = {}  # objects deleted in this bunch
@@ -117,13 +114,8 @@ class Recorder:
         for act in acts:
             if isinstance(act, Created):
                 found.append(act)
-            elif any(
-                row.object_no in self._busy or current.get((row.object_no, row.copy)) != row
-                for row in act.rows
-            ):
-                self.result.look_again.append(
-                    act.target if isinstance(act, Moved) else act.path
-                )
+            elif any(current.get((row.object_no, row.copy)) != row for row in act.rows):
+                self.result.look_again.append(act.target if isinstance(act, Moved) else act.path)
             else:
                 found.append(act)
         return self._without_orphans(found)
@@ -482,70 +474,56 @@ class Recorder:
             self._write_creates(parents[0], [(name, act)])
 
     def _write_creates(self, parent: bytes, named: Sequence[tuple[bytes, Created]]) -> None:
-        """Write ObjectCreated for new names in one directory, and remember their rows."""
-        ids = self._new_ids(parent, named)
-        for name, act in named:
-            looked = act.looked
-            stat = looked.stat
-            identity, generation, prev = ids[name]
-            is_directory = int(stat.kind) == Kind.DIRECTORY
-            event = self._writer.add(
-                encode(
-                    ObjectCreated(
-                        parent=parent,
-                        kind=int(stat.kind),
-                        generation=generation,
-                        name=name,
-                        content=None if is_directory else _content(looked),
-                        mode=int(stat.is_executable) if int(stat.kind) == Kind.FILE else 0,
-                        mtime_ns=0 if is_directory else stat.mtime_ns,
-                        prev=prev,
-                    )
-                )
-            )
-            pending = _Pending(identity, parent, name, looked, event, b"")
-            if is_directory:  # at once: what is below must find it
-                no = self._folder.reserve_no(identity)
-                self._made[no] = identity
-                self._rows.append(_new_row(pending, no, self._folder.number_of(parent)))
+        """Write ObjectCreated for new names in one directory, and their rows."""
+        parent_no = self._folder.number_of(parent)
+        for new, (_, act) in zip(self._new_objects(parent, named), named, strict=True):
+            event = self._writer.add(encode(_created(parent, new, act.looked)))
+            row = new_row(new.no, parent_no, new.name, act.looked, event)
+            if new.is_unknown:
+                self._writer.creates(new.identity)
+                self._new_rows.append(row)
             else:
-                self._pending.append(pending)
+                self._rows.append(row)
+            if row.kind is Kind.DIRECTORY:  # what is below must find it
+                self._made[new.no] = new.identity
 
-    def _new_ids(
-        self, parent: bytes, named: Sequence[tuple[bytes, Created]]
-    ) -> dict[bytes, tuple[bytes, int, tuple[bytes, ...]]]:
-        """Find id, generation and prev for each new name.
+    def _new_objects(self, parent: bytes, named: Sequence[tuple[bytes, Created]]) -> list[_New]:
+        """Find id, generation and prev for each new name, in their order.
 
         The generation is the smallest whose object was never moved away from that name, nor
         stands elsewhere on this disk, as the loser of a name does; an object that was deleted
         there is created again, naming the deletions seen.
         """
-        found: dict[bytes, tuple[bytes, int, tuple[bytes, ...]]] = {}
-        open_names = {name: Kind(int(act.looked.stat.kind)) for name, act in named}
+        found: dict[bytes, _New] = {}
+        open_names = {name: int(act.looked.stat.kind) for name, act in named}
+        folder, directory = self._folder.id, ObjectId(parent)
         generation = 0
         while open_names:
             ids = {
-                object_id(self._folder.id, ObjectId(parent), kind, generation, name): name
+                object_id(folder, directory, kind, generation, name): name
                 for name, kind in open_names.items()
             }
             known = self._state.rows_by_id(list(ids))
             for identity, name in ids.items():
                 row = known.get(identity)
                 if row is None:
-                    found[name] = (identity, generation, ())
-                elif row.no in self._deleted:
-                    found[name] = (identity, generation, (self._deleted[row.no],))
+                    no = self._state.reserve(identity)
+                    found[name] = _New(name, identity, no, generation, (), is_unknown=True)
+                    continue
+                if row.no in self._deleted:
+                    prev: tuple[bytes, ...] = (self._deleted[row.no],)
                 elif (
                     row.last_move is None
                     and row.no not in self._moved_away
                     and not self._stands_here(row)
                 ):
-                    found[name] = (identity, generation, self._deletions_seen(row))
+                    prev = self._deletions_seen(row)
                 else:
                     continue
-                del open_names[name]
+                found[name] = _New(name, identity, row.no, generation, prev, is_unknown=False)
+            open_names = {n: kind for n, kind in open_names.items() if n not in found}
             generation += 1
-        return found
+        return [found[name] for name, _ in named]
 
     def _stands_here(self, row: ObjectRow) -> bool:
         """Whether this disk has the object at all; it is not at the name to be created."""
@@ -709,9 +687,7 @@ class Recorder:
 
     # -- writing ------------------------------------------------------------------------------
 
-    def _put(
-        self, row: SyncedRow, looked: Looked, *, events: bytes, shared_mtime_ns: int
-    ) -> None:
+    def _put(self, row: SyncedRow, looked: Looked, *, events: bytes, shared_mtime_ns: int) -> None:
         stat = looked.stat
         is_directory = row.kind == Kind.DIRECTORY
         self._rows.append(
@@ -742,21 +718,16 @@ class Recorder:
         if self._rows:
             self._synced.put(self._rows)
             self._rows = []
+        if self._new_rows:
+            self._synced.add(self._new_rows)
+            self._new_rows = []
 
     def _finish(self) -> None:
-        folder = self._folder
         self._flush()
-        self.result.batches = self._writer.write(self._wall_ms, folder.fold)
-        if self._pending:
-            numbers = folder.numbers([pending.identity for pending in self._pending])
-            self._synced.put(
-                [
-                    _new_row(
-                        pending, numbers[pending.identity], folder.number_of(pending.parent)
-                    )
-                    for pending in self._pending
-                    if pending.identity in numbers
-                ]
+        self.result.batches = self._writer.write(self._wall_ms, self._folder.fold)
+        if self._writer.unmade:  # a void batch: nothing on disk agrees with a state without it
+            self._synced.remove(
+                [(self._state.reserve(identity), PRIMARY) for identity in self._writer.unmade]
             )
 
 
@@ -774,27 +745,46 @@ def prev_of(state: FolderState, row: SyncedRow) -> tuple[bytes, ...]:
     return tuple(prev)[:_PREV_LIMIT]
 
 
-def _new_row(pending: _Pending, no: int, parent_no: int) -> SyncedRow:
-    looked = pending.looked
+def new_row(no: int, parent_no: int, name: bytes, looked: Looked, event: EventId) -> SyncedRow:
+    """Give the row of what was created by this event and never moved."""
     stat = looked.stat
-    kind = Kind(int(stat.kind))
+    is_directory = stat.kind == FileKind.DIRECTORY
     return SyncedRow(
         object_no=no,
         copy=PRIMARY,
         parent_no=parent_no,
-        name=pending.name,
-        kind=kind,
-        value=b"" if kind is Kind.DIRECTORY else looked.value,
+        name=name,
+        kind=_KINDS[stat.kind],
+        value=b"" if is_directory else looked.value,
         inode=stat.inode,
-        size=0 if kind is Kind.DIRECTORY else stat.size,
+        size=0 if is_directory else stat.size,
         mtime_ns=stat.mtime_ns,
         ctime_ns=stat.ctime_ns,
-        mode=int(stat.is_executable) if kind is Kind.FILE else 0,
+        mode=_mode_of(stat),
         looked_at_ns=looked.looked_at_ns,
-        shared_mtime_ns=0 if kind is Kind.DIRECTORY else stat.mtime_ns,
-        events=pending.event,
-        placement=pending.placement,
+        shared_mtime_ns=0 if is_directory else stat.mtime_ns,
+        events=event,
+        placement=b"",
     )
+
+
+def _created(parent: bytes, new: _New, looked: Looked) -> ObjectCreated:
+    stat = looked.stat
+    is_directory = stat.kind == FileKind.DIRECTORY
+    return ObjectCreated(
+        parent=parent,
+        kind=int(stat.kind),
+        generation=new.generation,
+        name=new.name,
+        content=None if is_directory else _content(looked),
+        mode=_mode_of(stat),
+        mtime_ns=0 if is_directory else stat.mtime_ns,
+        prev=new.prev,
+    )
+
+
+def _mode_of(stat: Stat) -> int:
+    return int(stat.is_executable) if stat.kind == FileKind.FILE else 0
 
 
 def _content(looked: Looked) -> Content | bytes:
@@ -805,4 +795,3 @@ def _content(looked: Looked) -> Content | bytes:
 
 def _split(events: bytes) -> tuple[bytes, ...]:
     return tuple(events[start : start + 32] for start in range(0, len(events), 32))
-

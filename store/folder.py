@@ -367,6 +367,7 @@ class StoredFolder:
         changes = self.state.changes
         agreed: set[int] = set()
         gone: list[tuple[int, int, bytes]] = []
+        alone: dict[int, bool] = {}  # directories, whether their path is theirs only
         for marks, part in chunked(list(changes.objects - under_way)):
             for no, parent_no, name, is_alive in self.db.execute(
                 "SELECT o.no, o.parent_no, o.name, o.flags & 1 FROM object o LEFT JOIN synced s"
@@ -382,7 +383,10 @@ class StoredFolder:
                 " AND c.copy_event != x'')",
                 part,
             ):
-                if b" (conflict " not in name and self._is_alone(parent_no):
+                is_alone = alone.get(parent_no)
+                if is_alone is None:
+                    is_alone = alone[parent_no] = self._is_alone(parent_no)
+                if is_alone and b" (conflict " not in name:
                     agreed.add(no)
                     if not is_alive:
                         gone.append((no, parent_no, name))

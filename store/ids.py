@@ -47,16 +47,22 @@ def batch_id(header: bytes) -> BatchId:
 
 def event_id(log: LogId, seq: int, index: int, event: bytes) -> EventId:
     """Name one event by where it stands and by its bytes as received."""
-    return EventId(
-        blake3(
-            b"dizzyd/event/1" + log + seq.to_bytes(8, "big") + index.to_bytes(4, "big") + event
-        ).digest()
-    )
+    return numbered_event_id(event_id_prefix(log, seq), index, event)
+
+
+def event_id_prefix(log: LogId, seq: int) -> bytes:
+    """Give what all events of one batch have in common in what is hashed for their ids."""
+    return b"dizzyd/event/1" + log + seq.to_bytes(8, "big")
+
+
+def numbered_event_id(prefix: bytes, index: int, event: bytes) -> EventId:
+    """Name one event of the batch that the prefix belongs to."""
+    return EventId(blake3(prefix + index.to_bytes(4, "big") + event).digest())
 
 
 def event_ids(log: LogId, seq: int, events: list[bytes]) -> list[EventId]:
     """Name all events of one batch, in order."""
-    prefix = b"dizzyd/event/1" + log + seq.to_bytes(8, "big")
+    prefix = event_id_prefix(log, seq)
     return [
         EventId(blake3(prefix + index.to_bytes(4, "big") + event).digest())
         for index, event in enumerate(events)
@@ -64,19 +70,11 @@ def event_ids(log: LogId, seq: int, events: list[bytes]) -> list[EventId]:
 
 
 def object_id(
-    folder: FolderId, parent: ObjectId, kind: Kind, generation: int, name: bytes
+    folder: FolderId, parent: ObjectId, kind: int, generation: int, name: bytes
 ) -> ObjectId:
     """Name the object that is created as `name` in `parent`; every node recomputes it."""
-    return ObjectId(
-        blake3(
-            b"dizzyd/object/1"
-            + folder
-            + parent
-            + bytes((kind,))
-            + generation.to_bytes(4, "big")
-            + name
-        ).digest()
-    )
+    number = (kind << 32 | generation).to_bytes(5, "big")  # 1 kind + 4 generation
+    return ObjectId(blake3(b"dizzyd/object/1" + folder + parent + number + name).digest())
 
 
 def blob_hash(content: bytes) -> BlobHash:

@@ -27,7 +27,17 @@ from store.events import (
     decode,
     tag_of,
 )
-from store.ids import AgentId, BatchId, Epoch, EventId, FolderId, LogId, event_id, log_id
+from store.ids import (
+    AgentId,
+    BatchId,
+    Epoch,
+    EventId,
+    FolderId,
+    LogId,
+    event_id_prefix,
+    log_id,
+    numbered_event_id,
+)
 from store.paths import is_reserved, safe_name
 from store.signing import (
     AgentKey,
@@ -89,6 +99,7 @@ class AppliedBatch:
     no: int
     signed: SignedBatch
     is_void: bool
+    fresh: set[bytes] = field(default_factory=set)  # objects known to be new; what is made leaves
 
 
 Fold = Callable[[AppliedBatch], None]
@@ -344,7 +355,7 @@ class FolderLog:
         return writer.write(wall_ms, fold)
 
     def _write_own(
-        self, key: AgentKey, epoch: Epoch, events: Sequence[bytes], wall_ms: int, fold: Fold
+        self, key: AgentKey, epoch: Epoch, part: _Part, wall_ms: int, fold: Fold
     ) -> SignedBatch:
         head = self.own_head(key.agent, epoch)
         prev = None if head is None else head.batch
@@ -361,9 +372,10 @@ class FolderLog:
             deps=deps,
             lamport=1 + max(parents, default=0),
             wall_ms=wall_ms,
-            events=events,
+            events=part.events,
+            event_ids=part.ids,
         )
-        self._store(signed, fold, is_applied=True)
+        self._store(signed, fold, is_applied=True, fresh=part.fresh)
         return signed
 
     def _deps(self, prev: BatchId | None) -> tuple[BatchId, ...]:
@@ -512,7 +524,14 @@ class FolderLog:
     def _has_applied_parents(self, signed: SignedBatch) -> bool:
         return all((self._stored(p) or (0, 0, 0))[1] for p in _parents(signed))
 
-    def _store(self, signed: SignedBatch, fold: Fold, *, is_applied: bool) -> bool:
+    def _store(
+        self,
+        signed: SignedBatch,
+        fold: Fold,
+        *,
+        is_applied: bool,
+        fresh: set[bytes] | None = None,
+    ) -> bool:
         header = signed.header
         batch_no = self._db.execute(
             "INSERT INTO batch (folder_no, id, log_no, seq, lamport, access_no, is_applied,"
@@ -545,7 +564,7 @@ class FolderLog:
             self._events += header.count
         if is_applied:
             self._advance_frontier(signed, _parents(signed))
-            fold(AppliedBatch(no=batch_no, signed=signed, is_void=is_void))
+            fold(AppliedBatch(no=batch_no, signed=signed, is_void=is_void, fresh=fresh or set()))
         return is_applied
 
     def _judge(self, batch_no: int, signed: SignedBatch) -> bool:
@@ -678,6 +697,23 @@ class Opening:
     begun: Callable[[], None]  # called inside the transaction that writes it
 
 
+@dataclass(slots=True)
+class _Part:
+    """The events of one batch to be, with their ids."""
+
+    prefix: bytes  # of what is hashed for an event's id
+    fresh: set[bytes]  # of all parts: objects that are to be created, and have not been yet
+    events: list[bytes] = field(default_factory=list)
+    ids: list[EventId] = field(default_factory=list)
+    size: int = 0
+    is_full: bool = False
+
+    def has_room(self, size: int) -> bool:
+        if self.is_full or len(self.events) >= EVENTS_LIMIT:
+            return False
+        return self.size + size <= BODY_LIMIT_BYTES
+
+
 class OwnWriter:
     """Collects own events and knows each one's id before it is written.
 
@@ -693,28 +729,36 @@ class OwnWriter:
         self._epoch = epoch
         head = log.own_head(key.agent, epoch)
         self._log_id = log_id(log.folder, key.agent, epoch)
-        self._first_seq = 0 if head is None else head.seq + 1
+        self._next_seq = 0 if head is None else head.seq + 1
+        self._parts: list[_Part] = []
+        self._fresh: set[bytes] = set()
         self._opening = opening
-        # The opening stands in a batch of its own, as all that is no object's event does.
-        self._parts: list[list[bytes]] = [] if opening is None else [[opening.event]]
-        self._size = 0 if opening is None else BODY_LIMIT_BYTES
+        if opening is not None:
+            self.add(opening.event)
+            # It stands in a batch of its own, as all that is no object's event does.
+            self._parts[-1].is_full = True
 
     def add(self, event: bytes) -> EventId:
         """Take an encoded event and give the id that it will have."""
         size = len(event) + 2
-        if (
-            not self._parts
-            or len(self._parts[-1]) == EVENTS_LIMIT
-            or self._size + size > BODY_LIMIT_BYTES
-        ):
-            self._parts.append([])
-            self._size = 0
-        self._size += size
+        if not self._parts or not self._parts[-1].has_room(size):
+            self._parts.append(_Part(event_id_prefix(self._log_id, self._next_seq), self._fresh))
+            self._next_seq += 1
         part = self._parts[-1]
-        part.append(event)
-        return event_id(
-            self._log_id, self._first_seq + len(self._parts) - 1, len(part) - 1, event
-        )
+        identity = numbered_event_id(part.prefix, len(part.events), event)
+        part.size += size
+        part.events.append(event)
+        part.ids.append(identity)
+        return identity
+
+    def creates(self, identity: bytes) -> None:
+        """Note that an event added now creates an object that state has no row of."""
+        self._fresh.add(identity)
+
+    @property
+    def unmade(self) -> set[bytes]:
+        """The objects of creates() that have not come to be: all before write()."""
+        return self._fresh
 
     def write(self, wall_ms: int, fold: Fold) -> list[SignedBatch]:
         """Sign, store and apply what was added, inside the caller's transaction.

@@ -186,9 +186,11 @@ def sign_batch(
     lamport: int,
     wall_ms: int,
     events: Sequence[bytes],
+    event_ids: list[EventId] | None = None,
 ) -> SignedBatch:
     """Make a batch of our own; the same arguments always give the same bytes.
 
+    `event_ids` are those of the events where the caller has computed them already (store.ids).
     deps may come in any order and more than once. A wall clock before 1970 counts as 1970. Raises
     Malformed where `verify` would refuse the result.
     """
@@ -198,7 +200,8 @@ def sign_batch(
     _check_tags(encoded)
     body = join_events(encoded)
     log = ids.log_id(folder, key.agent, epoch)
-    event_ids = ids.event_ids(log, seq, encoded)
+    if event_ids is None:
+        event_ids = ids.event_ids(log, seq, encoded)
     header_bytes = encode_header(
         Header(
             version=FORMAT_VERSION,

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from blake3 import blake3
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from store.codec import decode_header, split_events
 from store.db import Database, chunked
@@ -297,7 +298,7 @@ class FolderState:
                     )
                 )
         if numbered:
-            self._take(_Work(self, applied.no, header.lamport), numbered)
+            self._take(_Work(self, applied.no, header.lamport, applied.fresh), numbered)
 
     def _take(self, work: _Work, numbered: Sequence[tuple[int, Fact]]) -> None:
         work.load(fact for _, fact in numbered)
@@ -581,11 +582,14 @@ _encode = msgspec.msgpack.Encoder().encode
 class _Work:
     """The work of one apply(): rows read once, changed in memory, written in bulk."""
 
-    def __init__(self, state: FolderState, batch_no: int, lamport: int) -> None:
+    def __init__(
+        self, state: FolderState, batch_no: int, lamport: int, fresh: set[bytes]
+    ) -> None:
         self._state = state
         self._db = state._db  # noqa: SLF001 - one piece in two classes
         self._batch_no = batch_no
         self._lamport = lamport
+        self._fresh = fresh  # ids that are known to have no row
         self._rows: dict[bytes, ObjectRow] = {}
         self._by_no: dict[int, ObjectRow] = {}
         self._before: dict[int, tuple[bool, int, bytes]] = {}  # alive, parent, name
@@ -598,23 +602,13 @@ class _Work:
 
     def load(self, facts: Iterable[Fact]) -> None:
         """Read the rows of all objects that these events name."""
-        folder = self._state.folder
-        wanted: set[bytes] = set()
-        for fact in facts:
-            event = fact.event
-            if isinstance(event, ObjectCreated):
-                wanted.add(
-                    object_id(
-                        folder,
-                        ObjectId(event.parent),
-                        Kind(event.kind),
-                        event.generation,
-                        event.name,
-                    )
-                )
-            else:
-                wanted.add(event.object)  # type: ignore[union-attr]
-        missing = [identity for identity in wanted if identity not in self._rows]
+        wanted = {
+            created_id(self._state.folder, event)
+            if isinstance(event := fact.event, ObjectCreated)
+            else event.object  # type: ignore[union-attr]
+            for fact in facts
+        }
+        missing = list(wanted - self._rows.keys() - self._fresh)
         for row in self._state.rows_by_id(missing).values():
             self._remember(row)
 
@@ -690,9 +684,8 @@ class _Work:
         parent_no = self._directory_no(event.parent, at)
         if parent_no is None:
             return
-        identity = object_id(
-            state.folder, ObjectId(event.parent), kind, event.generation, event.name
-        )
+        identity = created_id(state.folder, event)
+        self._fresh.discard(identity)
         row = self._rows.get(identity)
         if row is not None:
             self._event_rows.append((row.no, *at))
@@ -776,7 +769,7 @@ class _Work:
         db, state = self._db, self._state
         if self._along_rows:
             db.executemany("INSERT OR IGNORE INTO along_deletion VALUES (?, ?)", self._along_rows)
-        db.executemany("INSERT OR IGNORE INTO event VALUES (?, ?, ?)", self._event_rows)
+        db.insert("INSERT OR IGNORE INTO event", self._event_rows)
         self._merge_moves()
         self._fold_all()
         self._write_rows()
@@ -896,13 +889,13 @@ class _Work:
     def _write_rows(self) -> None:
         folder_no = self._state.folder_no
         new = {row.no for row in self._new}
-        self._db.executemany(
-            f"INSERT INTO object ({OBJECT_COLUMNS}, folder_no) VALUES ({'?,' * 18}{folder_no})",
-            [_values(row) for row in self._new],
+        self._db.insert(
+            f"INSERT INTO object ({OBJECT_COLUMNS}, folder_no)",
+            [(*astuple(row), folder_no) for row in self._new],
         )
         self._db.executemany(
             f"UPDATE object SET ({OBJECT_COLUMNS}) = ({','.join('?' * 18)}) WHERE no = ?",
-            [(*_values(row), row.no) for row in self._by_no.values() if row.no not in new],
+            [(*astuple(row), row.no) for row in self._by_no.values() if row.no not in new],
         )
 
     def _settle(self) -> None:
@@ -976,24 +969,7 @@ def class_of(directories: Directories, no: int) -> list[int]:
     return members
 
 
-def _values(row: ObjectRow) -> tuple[object, ...]:
-    return (
-        row.no,
-        row.id,
-        row.kind,
-        row.parent_no,
-        row.name,
-        row.place_event,
-        row.place_key,
-        row.last_move,
-        row.base_parent_no,
-        row.base_name,
-        row.latest_lamport,
-        row.head_event,
-        row.head_key,
-        row.value,
-        row.size,
-        row.mtime_ns,
-        row.mode,
-        row.flags,
-    )
+def created_id(folder: FolderId, event: ObjectCreated) -> ObjectId:
+    """Give the id of the object that an event creates."""
+    parent = ObjectId(event.parent)
+    return object_id(folder, parent, event.kind, event.generation, event.name)

@@ -18,6 +18,7 @@ _COLUMNS = (
     "object_no, copy_event, parent_no, name, kind, value, inode, size, mtime_ns, ctime_ns, mode,"
     " looked_at_ns, shared_mtime_ns, events, placement, leftover"
 )
+_KINDS = tuple(Kind)  # by number
 _CONFLICT_MARK = b" (conflict "
 Key = tuple[int, bytes]  # (object number, copy)
 
@@ -245,10 +246,16 @@ class FolderSynced:
         """Write rows, replacing those of the same object and copy; of equals the last counts."""
         rows = list({(row.object_no, row.copy): row for row in rows}.values())
         self._forget([(row.object_no, row.copy) for row in rows], is_replaced=True)
-        self._db.executemany(
-            f"INSERT OR REPLACE INTO synced ({_COLUMNS}, folder_no)"
-            f" VALUES ({'?,' * 16}{self.folder_no})",
-            [_values(row) for row in rows],
+        self._write("INSERT OR REPLACE", rows)
+
+    def add(self, rows: Sequence[SyncedRow]) -> None:
+        """Write the first rows of objects that are new: each of another object."""
+        self._write("INSERT", rows)
+
+    def _write(self, how: str, rows: Sequence[SyncedRow]) -> None:
+        self._db.insert(
+            f"{how} INTO synced ({_COLUMNS}, folder_no)",
+            [_values(row, self.folder_no) for row in rows],
         )
         for row in rows:
             if row.copy or _CONFLICT_MARK in row.name:
@@ -332,7 +339,7 @@ def _row(values: Sequence[Any]) -> SyncedRow:
         copy=copy,
         parent_no=parent_no,
         name=name,
-        kind=Kind(kind),
+        kind=_KINDS[kind],
         value=value,
         inode=inode,
         size=size,
@@ -347,13 +354,14 @@ def _row(values: Sequence[Any]) -> SyncedRow:
     )
 
 
-def _values(row: SyncedRow) -> tuple[object, ...]:
+def _values(row: SyncedRow, folder_no: int) -> tuple[object, ...]:
+    # plain integers: for an enum or a bool sqlite3 looks for an adapter, each time
     return (
         row.object_no,
         row.copy,
         row.parent_no,
         row.name,
-        row.kind,
+        int(row.kind),
         row.value,
         row.inode,
         row.size,
@@ -364,7 +372,8 @@ def _values(row: SyncedRow) -> tuple[object, ...]:
         row.shared_mtime_ns,
         row.events,
         row.placement,
-        row.leftover,
+        int(row.leftover),
+        folder_no,
     )
 
 

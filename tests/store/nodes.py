@@ -51,7 +51,7 @@ class Node:
     def record(self, *acts: Act) -> Recorded:
         self.clock_ms += 1
         with self.stored.change():
-            recorder = Recorder(self.stored, self.clock_ms, 10**9, set())
+            recorder = Recorder(self.stored, self.clock_ms, 10**9)
             return recorder.record(acts)
 
     def materialise(self) -> None:

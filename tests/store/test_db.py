@@ -38,3 +38,15 @@ def test_a_transaction_that_sqlite_has_undone_by_itself_tells_why(database: Data
         fail()
 
     assert not database.in_transaction
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 63, 64, 65, 73, 200])
+def test_insert_writes_every_row_once_whatever_their_number(count: int) -> None:
+    database = memory_database()
+    rows = [(number, b"%d" % number) for number in range(count)]
+
+    with database.transaction():
+        database.insert("INSERT INTO object_tag (object_no, tag)", rows)
+
+    found = database.execute("SELECT object_no, tag FROM object_tag ORDER BY 1").fetchall()
+    assert found == rows

@@ -37,7 +37,7 @@ def record_unheard(node: Node, *acts: Act, covered_seq: int = -1) -> Recorded:
     """Record what no peer can have heard of, but for batches up to `covered_seq`."""
     node.clock_ms += 1
     with node.stored.change():
-        return Recorder(node.stored, node.clock_ms, covered_seq, set()).record(acts)
+        return Recorder(node.stored, node.clock_ms, covered_seq).record(acts)
 
 
 def moved(node: Node, source: bytes, target: bytes) -> Moved:
@@ -69,18 +69,6 @@ def test_an_act_whose_row_changed_since_the_look_is_looked_at_again(anna: Node) 
         assert not recorded.batches
         assert recorded.look_again == [b"a"]
     assert anna.files() == {b"a": b"2"}
-
-
-def test_an_act_on_what_apply_is_changing_is_looked_at_again(anna: Node) -> None:
-    anna.create(b"a", b"1")
-    (row,) = anna.rows()[b"a"]
-
-    with anna.stored.change():
-        recorder = Recorder(anna.stored, 9, 0, {row.object_no})
-        recorded = recorder.record([Edited(b"a", (row,), looked(b"2"))])
-
-    assert not recorded.batches
-    assert recorded.look_again == [b"a"]
 
 
 def test_a_create_where_something_is_known_by_now_is_looked_at_again(anna: Node) -> None:
@@ -421,7 +409,7 @@ def test_an_edit_of_collapsed_files_that_binds_one_deletes_the_others() -> None:
     anna, bert = collapsed()
     one = anna.rows()[b"c"][1]
     with bert.stored.change():
-        recorder = Recorder(bert.stored, 99, 0, set())
+        recorder = Recorder(bert.stored, 99, 0)
         theirs = [
             r
             for r in bert.rows()[b"c"]
@@ -511,3 +499,14 @@ def test_one_row_given_twice_is_one_directory_in_synced(anna: Node) -> None:
 
     assert anna.stored.synced.directories_at(b"d") == []
     assert anna.stored.synced.directories == 0
+
+
+def test_what_a_void_batch_creates_is_not_agreed_with_this_disk(
+    anna: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(anna.stored, "fold", lambda _applied: None)
+        anna.record(Created(b"a", looked(b"1")))
+
+    assert anna.stored.synced.rows_at(b"a") == []
+    assert anna.stored.synced.files == 0
