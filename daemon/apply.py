@@ -21,6 +21,7 @@ from daemon.disk import Disk, DiskError, NewFile, Stage
 from daemon.displaced import Clock, Names, history_name
 from daemon.outcomes import (
     Agreed,
+    Bundle,
     Displaced,
     Failed,
     Intent,
@@ -39,6 +40,7 @@ from daemon.steps import (
     MoveName,
     Plan,
     RemoveFile,
+    RemoveTree,
     Renumber,
     Step,
     SwapNames,
@@ -52,6 +54,7 @@ from store.records import BlobRef
 
 __all__ = ["Applied", "Applier", "Blobs", "DirectoryPaths", "Journal"]
 
+SEGMENT_NAMES = 1024
 ROUND_FILES = 256
 ROUND_BYTES = 64 << 20
 SMALL_BYTES = 1 << 20  # contents up to this size travel whole
@@ -73,7 +76,7 @@ class Journal(Protocol):
     async def open_intents(self) -> Sequence[Intent]:
         """Give the intents that are not closed, in the order in which they were begun."""
 
-    async def watches(self, due_ns: int) -> Sequence[Watch]:
+    async def watches(self, due_ns: int) -> Sequence[Watch | Bundle]:
         """Give the watches whose look is due at this time of the wall clock."""
 
 
@@ -172,14 +175,18 @@ class Applier:
 
         What a scanner saw there says nothing until this is False again: look once more then.
         """
+        return self.busy_above(path) is not None
+
+    def busy_above(self, path: bytes) -> bytes | None:
+        """Give what makes a path busy: itself or a directory above it."""
         busy = self._busy
         if not busy:
-            return False
+            return None
         while path not in busy:
             path, slash, _ = path.rpartition(b"/")
             if not slash:
-                return False
-        return True
+                return None
+        return path
 
     async def rest(self, limit_s: float) -> None:
         """Wait until nothing is being put in place, or for so long."""
@@ -287,8 +294,15 @@ class Applier:
     async def _do_segments(self, steps: Sequence[Step], run: _Run) -> None:
         for segment in _segments(steps):
             async with self._placing:
-                jobs = [Job(step, self._intent(step)) for step in self._live(segment, run)]
+                live = self._live(segment, run)
+                jobs = [Job(step, self._intent(step)) for step in await self._parted(live, run)]
                 await self._place(jobs, run)
+
+    async def _parted(self, steps: Sequence[Step], run: _Run) -> list[Step]:
+        """Have directories that hold anything else than synced says removed name by name."""
+        if not any(isinstance(step, RemoveTree) for step in steps):
+            return list(steps)
+        return await self._runner.run(_part, steps, run.placer)
 
     def _live(self, steps: Iterable[Step], run: _Run) -> list[Step]:
         """Leave out what a later plan decides."""
@@ -297,7 +311,8 @@ class Applier:
         latest, number = self._latest, run.number
         return [
             step
-            for step in steps
+            for together in steps
+            for step in (together.singly if isinstance(together, RemoveTree) else (together,))
             if all(latest.get(no, number) <= number for no in numbers_of(step))
         ]
 
@@ -323,6 +338,9 @@ class Applier:
                     history_name(at_ns, row_for(key, rows)),
                     (stage.name or b"") if stage is not None else b"",
                 )
+            case RemoveTree():
+                at_ns = self._names.moments_ns(len(step.inside) + 1)
+                return Intent(b"intent-%d" % at_ns, step, b"displaced-tmp-%d" % at_ns)
             case _:
                 return Intent(b"intent-%d" % self._names.moment_ns(), step)
 
@@ -498,7 +516,7 @@ class Applier:
                 await self._journal.commit(outcomes)
             run.placer.committed()
             run.applied.add(placed.outcomes)
-            self._needs_recovery = had_trouble
+            self._needs_recovery = had_trouble or placed.is_unfinished
         finally:
             if not self._needs_recovery:  # else no look may judge what stands there
                 self._busy.clear()
@@ -509,6 +527,16 @@ class Applier:
             self._disk.sync()
         else:
             self._disk.sync_directories(sorted(placed.directories))
+
+
+def _part(steps: Sequence[Step], placer: Placer) -> list[Step]:
+    parted: list[Step] = []
+    for step in steps:
+        if isinstance(step, RemoveTree) and not placer.is_whole(step):
+            parted += step.singly
+        else:
+            parted.append(step)
+    return parted
 
 
 def _dress(stage: Stage, step: WriteFile, old_path: bytes | None) -> None:
@@ -546,15 +574,17 @@ def _segments(steps: Sequence[Step]) -> Iterable[list[Step]]:
     Recovery finds what stands in a directory by its committed path, too.
     """
     segment: list[Step] = []
+    names = 0
     for step in steps:
         is_alone = _moves_directory(step)
-        if segment and (is_alone or len(segment) >= ROUND_FILES):
+        if segment and (is_alone or names >= SEGMENT_NAMES):
             yield segment
-            segment = []
+            segment, names = [], 0
         segment.append(step)
+        names += 1 + len(step.inside) if isinstance(step, RemoveTree) else 1
         if is_alone:
             yield segment
-            segment = []
+            segment, names = [], 0
     if segment:
         yield segment
 

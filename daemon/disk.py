@@ -280,6 +280,38 @@ class Disk(Protocol):
     def remove_stage(self, name: bytes) -> None:
         """Remove an unfinished download from tmp; no error if it is gone."""
 
+    # -- directories that were taken away whole ---------------------------------------------------
+    # `inner` is the name in tmp, or a path below it. No symlink is followed there either.
+
+    def take_tree(self, path: bytes, keep_as: bytes) -> Stat:
+        """Move a directory with all that is in it out of the tree to tmp as `keep_as`.
+
+        Raises NameMissing, NameTaken (`keep_as` is in use, or no directory stands at `path`).
+        """
+
+    def list_taken(self, inner: bytes) -> list[tuple[bytes, Stat]]:
+        """List a directory of it with lstat of each name. Raises NameMissing."""
+
+    def keep_taken(self, inner: bytes, names: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        """Move names of a directory of it into history: (name, name there), replacing nothing.
+
+        Gives which were moved: one that is gone, or whose name there is in use, is passed over.
+        """
+
+    def set_aside(self, inner: bytes, keep_as: bytes) -> Stat:
+        """Move a name of it to tmp itself, replacing nothing. Raises NameTaken, NameMissing."""
+
+    def return_taken(self, inner: bytes, path: bytes) -> Stat:
+        """Move a name of it back into the tree, replacing nothing. Raises as set_aside."""
+
+    def remove_taken(self, inner: bytes) -> None:
+        """Remove an empty directory of it. Raises NotEmpty, NameMissing."""
+
+    # -- history --------------------------------------------------------------------------------
+
+    def is_history_being_written(self, name: bytes) -> bool:
+        """As is_being_written, for a kept version."""
+
     def read_history(self, name: bytes, offset: int, length: int) -> bytes:
         """Read a piece of a kept version. Raises NameMissing."""
 

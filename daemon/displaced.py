@@ -25,13 +25,15 @@ from daemon.disk import (
     NameTaken,
     Stat,
 )
-from daemon.outcomes import Displaced, Kept, Outcome, Unwatched, Watch, Watched
+from daemon.outcomes import Bundle, Displaced, Kept, Outcome, Unwatched, Watch, Watched
 from store.ids import Kind, blob_hash
 from store.records import PRIMARY, SyncedRow
 
 LOOK_AGAIN_NS = 10 * 1_000_000_000
 _SECOND_NS = 1_000_000_000
 _NAME_LIMIT_BYTES = 255
+_RACY_NS = 20_000_000  # a file system's clock may stand this long
+_COARSE_NS = 1_000_000_000  # where times are whole seconds, it is 2 s
 _FEW_BYTES = 64 << 20  # up to this much is simply hashed again; beyond it stat first
 
 
@@ -51,7 +53,7 @@ class Journal(Protocol):
     async def commit(self, outcomes: Sequence[Outcome]) -> None:
         """Make the outcomes durable in one transaction."""
 
-    async def watches(self, due_ns: int) -> Sequence[Watch]:
+    async def watches(self, due_ns: int) -> Sequence[Watch | Bundle]:
         """Give the watches that are due at this time."""
 
 
@@ -102,8 +104,36 @@ class Names:
 
     def moment_ns(self) -> int:
         """Give the time, later than any given before."""
-        self._last_ns = max(self._clock.now_ns(), self._last_ns + 1)
-        return self._last_ns
+        return self.moments_ns(1)
+
+    def moments_ns(self, count: int) -> int:
+        """Give the first of so many moments, each 1 ns after the one before."""
+        first_ns = max(self._clock.now_ns(), self._last_ns + 1)
+        self._last_ns = first_ns + count - 1
+        return first_ns
+
+
+def is_as_displaced(stat: Stat, row: SyncedRow) -> bool:
+    """Whether the stat of a displaced file is reason enough to believe its bytes.
+
+    Its ctime was changed by the rename; a row that is racy (git's rule) believes nothing.
+    """
+    if row.kind is not Kind.SYMLINK:
+        coarse = row.mtime_ns % _COARSE_NS == 0
+        if row.looked_at_ns - row.mtime_ns < (2 * _COARSE_NS if coarse else _RACY_NS):
+            return False
+    return (stat.inode, stat.size, stat.mtime_ns) == (row.inode, row.size, row.mtime_ns)
+
+
+def keep_unknown(disk: Disk, names: Names, stage: bytes) -> list[Outcome]:
+    """Keep a displaced file in history of which nothing is known; object 0 is no object."""
+    looked = disk.look_stage(stage)
+    if not isinstance(looked, Looked):
+        return []
+    row = stranger_row(stage, looked)
+    wished = history_name(names.moment_ns(), row)
+    disk.keep_stage(stage, wished)
+    return [Kept(wished, row)]
 
 
 def keep(
@@ -244,12 +274,19 @@ class DisplacedWatch:
         await self._journal.commit(outcomes)
         return [outcome for outcome in outcomes if isinstance(outcome, Displaced)]
 
-    def _look_at(self, watches: list[Watch], now_ns: int) -> list[Outcome]:
+    def _look_at(self, due: list[Watch | Bundle], now_ns: int) -> list[Outcome]:
         listed: dict[bytes, Stat] | None = None
-        kept = [watch for watch in watches if watch.is_in_history]
-        if sum(watch.size for watch in kept) > _FEW_BYTES:
-            listed = dict(self._disk.list_history())
         outcomes: list[Outcome] = []
+        watches = [watch for watch in due if isinstance(watch, Watch)]
+        for bundle in due:
+            if isinstance(bundle, Bundle):
+                listed = dict(self._disk.list_history()) if listed is None else listed
+                # Those that may not rest each get a row of their own, now or by a look at them.
+                watches += [each for each in bundle.watches if not self._rests(each, listed)]
+                outcomes.append(Unwatched(bundle.name))
+        kept = [watch for watch in watches if watch.is_in_history]
+        if listed is None and sum(watch.size for watch in kept) > _FEW_BYTES:
+            listed = dict(self._disk.list_history())
         for watch in watches:
             try:
                 if watch.is_in_history:
@@ -261,6 +298,14 @@ class DisplacedWatch:
             except DiskError:
                 outcomes.append(Watched(replace(watch, due_ns=now_ns + LOOK_AGAIN_NS)))
         return outcomes
+
+    def _rests(self, watch: Watch, listed: dict[bytes, Stat]) -> bool:
+        """Whether a version kept by a rename is as it was, and nobody may write to it."""
+        stat = listed.get(watch.name)
+        if stat is None:
+            return True
+        is_unwritten = _is_as_seen(watch, stat) and stat.links == 1
+        return is_unwritten and not self._disk.is_history_being_written(watch.name)
 
     def _look_in_tmp(self, watch: Watch, now_ns: int) -> list[Outcome]:
         found = settle(
@@ -281,7 +326,7 @@ class DisplacedWatch:
         if listed is not None:
             stat = listed.get(watch.name)
             if stat is not None and _is_as_seen(watch, stat):
-                return [Unwatched(watch.name)]
+                return self._end(watch)
         looked = self._disk.look_history(watch.name)
         if looked is LookFailure.GONE:
             return [Unwatched(watch.name)]
@@ -289,10 +334,16 @@ class DisplacedWatch:
             due_ns = self._clock.now_ns() + LOOK_AGAIN_NS
             return [Watched(replace(watch, due_ns=due_ns))]
         if looked.value == watch.row.value:
-            return [Unwatched(watch.name)]
+            return self._end(watch)
         # Somebody wrote to it after it was displaced: once more, until it rests.
         again = _watch_kept(watch.name, watch.path, watch.row, looked, self._clock.now_ns())
         return [Displaced(watch.path, watch.row, looked, watch.name), *again]
+
+    def _end(self, watch: Watch) -> list[Outcome]:
+        """End a watch, unless somebody has the file open for writing still."""
+        if self._disk.is_history_being_written(watch.name):
+            return [Watched(replace(watch, due_ns=self._clock.now_ns() + LOOK_AGAIN_NS))]
+        return [Unwatched(watch.name)]
 
 
 def _is_as_seen(watch: Watch, stat: Stat) -> bool:

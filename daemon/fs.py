@@ -46,6 +46,7 @@ from daemon.fs_stage import (
     executable_mode,
     set_times,
 )
+from daemon.fs_taken import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,7 @@ class LinuxDisk:
             has_tmpfile=self.abilities.tmpfile,
             has_noreplace=self.abilities.noreplace,
         )
+        self._taken = Taken(self._shop, self._history, has_openat2=self.abilities.openat2)
 
     # -- the root ---------------------------------------------------------------------------
 
@@ -443,6 +445,48 @@ class LinuxDisk:
             return
         except OSError as cause:
             raise disk_error("remove", b".dizzyd/tmp/" + name, cause) from cause
+
+    # -- directories that were taken away whole --------------------------------------------------
+
+    def take_tree(self, path: bytes, keep_as: bytes) -> Stat:
+        """Move a directory with all that is in it out of the tree to tmp as `keep_as`."""
+        _own_name("keep", keep_as)
+        with self._tree.at("take away", path) as at:
+            taken = self._taken.take(at, keep_as)
+        self._tree.forget()
+        return taken
+
+    def list_taken(self, inner: bytes) -> list[tuple[bytes, Stat]]:
+        """List a directory of it with lstat of each name. Raises NameMissing."""
+        return self._taken.listed(inner)
+
+    def keep_taken(self, inner: bytes, names: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        """Move names of a directory of it into history; say which were moved."""
+        for _, history_name in names:
+            _own_name("keep", history_name)
+        return self._taken.keep(inner, names)
+
+    def set_aside(self, inner: bytes, keep_as: bytes) -> Stat:
+        """Move a name of it to tmp itself. Raises NameTaken, NameMissing."""
+        return self._taken.set_aside(inner, _own_name("keep", keep_as))
+
+    def return_taken(self, inner: bytes, path: bytes) -> Stat:
+        """Move a name of it back into the tree. Raises NameTaken, NameMissing."""
+        with self._tree.at("return", path) as at:
+            return self._taken.put_back(inner, at)
+
+    def remove_taken(self, inner: bytes) -> None:
+        """Remove an empty directory of it. Raises NotEmpty, NameMissing."""
+        self._taken.remove(inner)
+
+    # -- history ---------------------------------------------------------------------------------
+
+    def is_history_being_written(self, name: bytes) -> bool:
+        """As is_being_written, for a kept version."""
+        try:
+            return is_open_for_writing(self._history, _own_name("open", name))
+        except OSError:
+            return False
 
     def read_history(self, name: bytes, offset: int, length: int) -> bytes:
         """Read a piece of a kept version. Raises NameMissing."""

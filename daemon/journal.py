@@ -16,6 +16,7 @@ from daemon.disk import FileKind
 from daemon.engine import Engine
 from daemon.outcomes import (
     Agreed,
+    Bundle,
     Displaced,
     Intent,
     Kept,
@@ -38,6 +39,8 @@ from store.records import SyncedRow
 _encode = msgspec.msgpack.Encoder().encode
 _intents = msgspec.msgpack.Decoder(Intent)
 _watches = msgspec.msgpack.Decoder(Watch)
+_bundles = msgspec.msgpack.Decoder(Bundle)
+_ARRAY = 0x90  # how msgpack begins a Bundle; a Watch is a map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +81,7 @@ class FolderJournal:
             await self._core.run(self._commit, tuple(outcomes))
 
     def _commit(self, outcomes: tuple[Outcome, ...]) -> None:
-        command = CommitSteps(
-            folder_no=self._folder_no, outcomes=outcomes, wall_ms=self.wall_ms
-        )
+        command = CommitSteps(folder_no=self._folder_no, outcomes=outcomes, wall_ms=self.wall_ms)
         self._engine.perform(self.commit_steps, command)
         self._engine.run_until_idle()
 
@@ -94,15 +95,15 @@ class FolderJournal:
         ).fetchall()
         return [_intents.decode(record) for (record,) in rows]
 
-    async def watches(self, due_ns: int) -> Sequence[Watch]:
+    async def watches(self, due_ns: int) -> Sequence[Watch | Bundle]:
         """Give the watches that are due at this time."""
         return await self._core.run(self._due_watches, due_ns)
 
-    def _due_watches(self, due_ns: int) -> list[Watch]:
+    def _due_watches(self, due_ns: int) -> list[Watch | Bundle]:
         rows = self._shelf.db.execute(
             "SELECT record FROM displaced WHERE folder_no = ?", (self._folder_no,)
         ).fetchall()
-        found = [_watches.decode(record) for (record,) in rows]
+        found = [_watch_of(record) for (record,) in rows]
         return [watch for watch in found if watch.due_ns <= due_ns]
 
     async def synced_rows(self, keys: Sequence[Key]) -> list[SyncedRow]:
@@ -132,6 +133,11 @@ class FolderJournal:
                 )
         if stored.state.changes:
             emit(ObjectsChanged(folder_no=stored.no))
+
+
+def _watch_of(record: bytes) -> Watch | Bundle:
+    is_bundle = record[0] & 0xF0 == _ARRAY
+    return _bundles.decode(record) if is_bundle else _watches.decode(record)
 
 
 class _Writing:

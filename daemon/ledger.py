@@ -17,6 +17,7 @@ from daemon.steps import (
     Claim,
     Key,
     MakeDirectory,
+    RemoveTree,
     Step,
     SwapNames,
     WriteFile,
@@ -34,6 +35,8 @@ def rows_of(step: Step) -> tuple[SyncedRow, ...]:
             return (*one.rows, *other.rows)
         case MakeDirectory():
             return ()
+        case RemoveTree():
+            return step.all_rows
         case WriteFile():
             return step.before
         case _:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from daemon import ignore as ignoring
-from daemon.acts import Act, Moved
+from daemon.acts import Act, Deleted, Moved
 from daemon.differences import Differences, Problem, ProblemKind
 from daemon.disk import Disk, DiskError
 from daemon.durable import make_durable
@@ -387,15 +387,20 @@ class LookLoop:
         if applier is None:
             return acts
         quiet: list[Act] = []
-        again: list[Again] = []
+        again: set[bytes] = set()
+        gone = {act.path for act in acts if isinstance(act, Deleted)}
         for act in acts:
             paths = [act.source, act.target] if isinstance(act, Moved) else [act.path]
-            if any(applier.is_busy(path) for path in paths):
-                again.extend(Again(path, AgainReason.UNSURE, 0.05) for path in paths)
-            else:
+            tops = [top for top in map(applier.busy_above, paths) if top is not None]
+            if not tops:
                 quiet.append(act)
+            elif isinstance(act, Deleted) and tops[0] in gone:
+                again.update(tops)  # a directory that went whole: looking for it finds the rest
+            else:
+                again.update(paths)
         if again:
-            self._schedule.look_again(again, self._standing.now_s())
+            agains = [Again(path, AgainReason.UNSURE, 0.05) for path in sorted(again)]
+            self._schedule.look_again(agains, self._standing.now_s())
         return quiet
 
     # -- the SyncedTree that the scanner asks --------------------------------------------------

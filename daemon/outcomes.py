@@ -47,6 +47,14 @@ class Watch(Struct, frozen=True, gc=False):
     due_ns: int
 
 
+class Bundle(Struct, frozen=True, array_like=True, gc=False):
+    """Watches of many files that went into history together: one row, and one look."""
+
+    name: bytes
+    due_ns: int
+    watches: tuple[Watch, ...]
+
+
 class Agreed(Struct, frozen=True, gc=False):
     """Disk and view agree: store `rows`, remove `gone` before that, close the intent."""
 
@@ -80,7 +88,7 @@ class Displaced(Struct, frozen=True, gc=False):
 class Watched(Struct, frozen=True, gc=False):
     """Store a row of what is to be looked at again (it replaces one of the same name)."""
 
-    watch: Watch
+    watch: Watch | Bundle
 
 
 class Unwatched(Struct, frozen=True, gc=False):

@@ -25,7 +25,7 @@ from daemon.disk import (
     Stage,
     Stat,
 )
-from daemon.displaced import Clock, Names, history_name, settle
+from daemon.displaced import Clock, Names, history_name, is_as_displaced, settle
 from daemon.ledger import Ledger
 from daemon.outcomes import (
     Agreed,
@@ -50,6 +50,7 @@ from daemon.steps import (
     Place,
     RemoveDirectory,
     RemoveFile,
+    RemoveTree,
     Renumber,
     SetAttributes,
     Step,
@@ -58,11 +59,10 @@ from daemon.steps import (
     key_of,
     row_for,
 )
+from daemon.taking import is_as_synced_says, put_away
 from store.ids import Kind
 from store.records import Entry, SyncedRow
 
-_RACY_NS = 20_000_000  # a file system's clock may stand this long
-_COARSE_NS = 1_000_000_000  # where times are whole seconds, it is 2 s
 _NO_STAT = Stat(FileKind.FILE, 0, 0, 0, 0, 0, 0)
 
 
@@ -95,6 +95,7 @@ class Placed(Struct):
     outcomes: list[Outcome]
     directories: set[bytes]
     displaces: bool = False
+    is_unfinished: bool = False  # what stands in tmp is to be seen to by recovery
 
 
 class _Waits(Exception):
@@ -191,16 +192,29 @@ class Placer:
             self._placed.outcomes.append(Settled(job.intent.number))
 
     def _path(self, place: Place) -> bytes | None:
-        number = place.parent_no
-        if number not in self._resolved:
-            made = self._made.get(number)
-            self._resolved[number] = (
-                self._paths.path_of(number) if made is None else self._path(made)
-            )
-        parent = self._resolved[number]
+        parent = self._directory_path(place.parent_no)
         if parent is None:
             return None
         return parent + b"/" + place.name if parent else place.name
+
+    def _directory_path(self, number: int) -> bytes | None:
+        resolved = self._resolved
+        if number in resolved:
+            return resolved[number]
+        made: list[tuple[int, bytes]] = []  # from the bottom up to one that `paths` knows (E13)
+        while number not in resolved:
+            place = self._made.get(number)
+            if place is None:
+                resolved[number] = self._paths.path_of(number)
+                break
+            made.append((number, place.name))
+            number = place.parent_no
+        path = resolved[number]
+        for below, name in reversed(made):
+            if path is not None:
+                path = path + b"/" + name if path else name
+            resolved[below] = path
+        return path
 
     def _must_path(self, place: Place) -> bytes:
         path = self._path(place)
@@ -227,9 +241,7 @@ class Placer:
                 raise _Waits(path, Why.MISSING_HERE)
         self._proven.add(directory_no)
 
-    def _must_be_reachable(
-        self, rows: tuple[SyncedRow, ...], source: Place, number: bytes
-    ) -> None:
+    def _must_be_reachable(self, rows: tuple[SyncedRow, ...], source: Place, number: bytes) -> None:
         """Forget rows below a directory that synced has no more: nothing stands there."""
         if self._path(source) is None:
             self._drop(self._current(rows), number)
@@ -283,7 +295,7 @@ class Placer:
 
     # -- steps ---------------------------------------------------------------------------------
 
-    def _execute(self, job: Job) -> None:  # noqa: C901 - one branch for each step
+    def _execute(self, job: Job) -> None:  # noqa: C901, PLR0912 - one branch for each step
         match job.step:
             case WriteFile():
                 self._write(job, job.step)
@@ -296,6 +308,8 @@ class Placer:
                 self._must_leave_none_behind(claim, ())
                 stat = self._disk.make_directory(path)
                 self._agree(self._new_rows(claim, stat), claim.gone, job.number)
+            case RemoveTree():
+                self._remove_tree(job, job.step)
             case RemoveDirectory():
                 self._remove_directory(job, job.step)
             case SwapNames():
@@ -371,7 +385,7 @@ class Placer:
 
         Times of a clock that was set forward make a row racy for years.
         """
-        if _is_as_displaced(displaced, row):
+        if is_as_displaced(displaced, row):
             return True
         looked = self._disk.look_stage(intent.keep_as)
         return (
@@ -396,7 +410,7 @@ class Placer:
             path,
             row,
             history=intent.history_name,
-            is_unchanged=_is_as_displaced(displaced, row),
+            is_unchanged=is_as_displaced(displaced, row),
             now_ns=self._now_ns,
             is_quiet=is_quiet,
         )
@@ -474,6 +488,38 @@ class Placer:
 
     def _drop(self, rows: tuple[SyncedRow, ...], number: bytes) -> None:
         self._agree((), tuple(key_of(row) for row in rows), number, before=rows)
+
+    def is_whole(self, step: RemoveTree) -> bool:
+        """Whether a directory holds what synced says and nothing else, so that it may go whole."""
+        path = self._path(step.source)
+        return path is not None and is_as_synced_says(self._disk, path, step, self._current)
+
+    def _remove_tree(self, job: Job, step: RemoveTree) -> None:
+        path = self._must_path(step.source)
+        intent = job.intent
+        if self._has_trouble or intent is None:
+            raise _Waits(path, Why.BLOCKED)
+        row = self._current(step.rows)[0]
+        self._check(path, row, whole=False)
+        taken = self._disk.take_tree(path, intent.keep_as)
+        self._placed.displaces = True
+        if taken.inode != row.inode:
+            self._disk.return_taken(intent.keep_as, path)
+            raise _Waits(path, Why.CHANGED_HERE)
+        outcomes = self._placed.outcomes
+        try:
+            away = put_away(self._disk, self._names, intent, path, self._now_ns)
+        except RootLost:
+            raise
+        except DiskError as cause:
+            # The intent stays open: recovery goes on with what is in tmp.
+            self._placed.is_unfinished = True
+            outcomes.append(failure(path, numbers_of(step), cause))
+            return
+        rows = tuple(now for removal in step.singly for now in self._current(removal.rows))
+        self._drop(rows, intent.number)
+        outcomes += away.outcomes
+        outcomes += [Postponed(back, numbers_of(step), Why.NOT_EMPTY) for back in away.returned]
 
     def _remove_directory(self, job: Job, step: RemoveDirectory) -> None:
         path = self._must_path(step.source)
@@ -668,18 +714,6 @@ def _is_unwritten(before: Stat, after: Stat) -> bool:
     )
 
 
-def _is_as_displaced(stat: Stat, row: SyncedRow) -> bool:
-    """Whether the stat of a displaced file is reason enough to believe its bytes.
-
-    Its ctime was changed by the rename; a row that is racy (git's rule) believes nothing.
-    """
-    if row.kind is not Kind.SYMLINK:
-        coarse = row.mtime_ns % _COARSE_NS == 0
-        if row.looked_at_ns - row.mtime_ns < (2 * _COARSE_NS if coarse else _RACY_NS):
-            return False
-    return (stat.inode, stat.size, stat.mtime_ns) == (row.inode, row.size, row.mtime_ns)
-
-
 def place_of(step: Step) -> Place:
     """Give the place that a step is about."""
     match step:
@@ -687,7 +721,7 @@ def place_of(step: Step) -> Place:
             return target
         case SwapNames(one, _):
             return one.target
-        case RemoveFile(_, source) | RemoveDirectory(_, source):
+        case RemoveFile(_, source) | RemoveDirectory(_, source) | RemoveTree(_, source, _):
             return source
         case Bind(None, rows, _) | Renumber(rows):
             return Place(rows[0].parent_no, rows[0].name)
@@ -705,6 +739,9 @@ def _places_before(step: Step) -> set[Place]:
     match step:
         case SwapNames(one, other):
             return _places_before(one) | _places_before(other)
+        case RemoveTree():
+            rows = step.all_rows
+            return {Place(row.parent_no, row.name) for row in rows}
         case MoveName(rows, _, _, _) | RemoveFile(rows, _) | RemoveDirectory(rows, _):
             return {Place(row.parent_no, row.name) for row in rows}
     return set()
@@ -729,6 +766,8 @@ def numbers_of(step: Step) -> tuple[int, ...]:
         case MoveName(rows, _, _, target) | Bind(target, rows, _):
             if target is not None:
                 found.update(entry.object_no for entry in target.entries)
+        case RemoveTree():
+            rows = step.all_rows
         case RemoveFile(rows, _) | RemoveDirectory(rows, _) | Renumber(rows):
             pass
     found.update(row.object_no for row in rows)

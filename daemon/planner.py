@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
+from daemon.gathering import gather_removals
 from daemon.ordering import Node, Ordering
 from daemon.steps import (
     Bind,
@@ -28,6 +29,7 @@ from daemon.steps import (
     Plan,
     RemoveDirectory,
     RemoveFile,
+    RemoveTree,
     Renumber,
     SetAttributes,
     Step,
@@ -53,6 +55,7 @@ __all__ = [
     "Plan",
     "RemoveDirectory",
     "RemoveFile",
+    "RemoveTree",
     "Renumber",
     "SetAttributes",
     "Step",
@@ -98,7 +101,7 @@ def plan(
     pairing.pair_directories()
     pairing.pair_files()
     ordering = Ordering(pairing.finish(), pairing.directory)
-    structure = ordering.order()
+    structure = gather_removals(ordering.order())
     steps = (*pairing.binds, *structure, *_contents(pairing, ordering))
     return Plan(steps=steps, blocked=(*pairing.blocked, *ordering.blocked), objects=looked_at)
 

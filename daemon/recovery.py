@@ -21,7 +21,7 @@ from daemon.disk import (
     Stat,
     arriving_name,
 )
-from daemon.displaced import Clock, Names, history_name, settle, stranger_row
+from daemon.displaced import Clock, Names, keep_unknown, settle
 from daemon.ledger import Ledger
 from daemon.outcomes import Agreed, Displaced, Intent, Kept, Outcome, Settled, Watched
 from daemon.placing import (
@@ -42,6 +42,7 @@ from daemon.steps import (
     Place,
     RemoveDirectory,
     RemoveFile,
+    RemoveTree,
     SetAttributes,
     Step,
     SwapNames,
@@ -49,6 +50,7 @@ from daemon.steps import (
     key_of,
     row_for,
 )
+from daemon.taking import put_away
 from store.ids import BlobHash, Kind
 from store.records import SyncedRow
 
@@ -96,16 +98,19 @@ class Recovery:
     # -- paths ---------------------------------------------------------------------------------
 
     def _path(self, place: Place) -> bytes | None:
-        moved = self._moved.get(place.parent_no)
+        names = [place.name]
         # Segments end where a directory moves: nothing below one follows in the same segment.
-        parent = self._path(moved) if moved else self._paths.path_of(place.parent_no)
+        while (moved := self._moved.get(place.parent_no)) is not None:
+            place = moved
+            names.append(place.name)
+        parent = self._paths.path_of(place.parent_no)
         if parent is None:
             return None
-        return parent + b"/" + place.name if parent else place.name
+        return b"/".join([parent, *reversed(names)] if parent else reversed(names))
 
     # -- steps ---------------------------------------------------------------------------------
 
-    def _finish(self, intent: Intent) -> None:
+    def _finish(self, intent: Intent) -> None:  # noqa: C901 - one branch for each step
         match intent.step:
             case MakeDirectory(claim):
                 self._finish_making(claim, intent.number)
@@ -118,6 +123,8 @@ class Recovery:
             case SwapNames(one, other):
                 self._finish_move(one, b"")
                 self._finish_move(other, intent.number)
+            case RemoveTree():
+                self._finish_tree(intent, intent.step)
             case RemoveDirectory(rows, source):
                 stat = self._stat(source)
                 if self._is_free(source) or (stat and stat.inode != rows[0].inode):
@@ -208,6 +215,19 @@ class Recovery:
         if was_taken and (stat is None or stat.inode != rows[0].inode):
             gone = tuple(key_of(row) for row in rows)
             self._outcomes.append(Agreed((), gone, intent.number))
+
+    def _finish_tree(self, intent: Intent, step: RemoveTree) -> None:
+        stat = self._stat(step.source)
+        is_taken = intent.keep_as in self._staged
+        if not is_taken and stat is not None and stat.inode == step.rows[0].inode:
+            return  # it had not begun
+        # Where its directory is gone too, what synced never knew goes back to the top.
+        path = self._path(step.source) or step.source.name
+        away = put_away(self._disk, self._names, intent, path, self._clock.now_ns())
+        if is_taken or away.outcomes:
+            gone = tuple(key_of(row) for row in step.all_rows)
+            self._outcomes.append(Agreed((), gone, intent.number))
+        self._outcomes += away.outcomes
 
     def _finish_displacing(
         self,
@@ -323,12 +343,4 @@ class Recovery:
             elif name.startswith(arriving_name(b"")):
                 self._disk.remove_stage(name)  # its intent is finished
             elif name.startswith(_DISPLACED_PREFIX) and stat.kind is FileKind.FILE:
-                self._keep_unknown(name)
-
-    def _keep_unknown(self, name: bytes) -> None:
-        looked = self._disk.look_stage(name)
-        if isinstance(looked, Looked):
-            row = stranger_row(name, looked)
-            wished = history_name(self._names.moment_ns(), row)
-            self._disk.keep_stage(name, wished)
-            self._outcomes.append(Kept(wished, row))
+                self._outcomes += keep_unknown(self._disk, self._names, name)

@@ -125,6 +125,30 @@ class Renumber(Struct, frozen=True, tag=10, gc=False):
     rows: tuple[SyncedRow, ...]
 
 
+Removal = RemoveFile | RemoveDirectory
+
+
+class RemoveTree(Struct, frozen=True, tag=11, gc=False):
+    """Remove a directory with all that synced knows in it, by one rename.
+
+    `inside` are the removals that it stands for, each directory's after those of its contents.
+    """
+
+    rows: tuple[SyncedRow, ...]
+    source: Place
+    inside: tuple[Removal, ...]
+
+    @property
+    def singly(self) -> tuple[Removal, ...]:
+        """The same, one name after the other."""
+        return (*self.inside, RemoveDirectory(self.rows, self.source))
+
+    @property
+    def all_rows(self) -> tuple[SyncedRow, ...]:
+        """The rows of everything that goes."""
+        return (*self.rows, *(row for removal in self.inside for row in removal.rows))
+
+
 Step = (
     MakeDirectory
     | MoveName
@@ -134,6 +158,7 @@ Step = (
     | SetAttributes
     | RemoveFile
     | RemoveDirectory
+    | RemoveTree
     | Bind
     | Renumber
 )

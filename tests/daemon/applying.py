@@ -19,6 +19,7 @@ from daemon.displaced import DisplacedWatch
 from daemon.fs import LinuxDisk
 from daemon.outcomes import (
     Agreed,
+    Bundle,
     Displaced,
     Intent,
     Kept,
@@ -58,7 +59,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.rows: dict[Key, SyncedRow] = {}
         self.intents: dict[bytes, bytes] = {}
-        self.watching: dict[bytes, Watch] = {}
+        self.watching: dict[bytes, Watch | Bundle] = {}
         self.displaced: list[Displaced] = []
         self.kept: list[Kept] = []
         self.commits = 0
@@ -96,7 +97,7 @@ class MemoryJournal:
     async def open_intents(self) -> Sequence[Intent]:
         return [msgspec.msgpack.decode(each, type=Intent) for each in self.intents.values()]
 
-    async def watches(self, due_ns: int) -> Sequence[Watch]:
+    async def watches(self, due_ns: int) -> Sequence[Watch | Bundle]:
         return [watch for watch in self.watching.values() if watch.due_ns <= due_ns]
 
     def path_of(self, directory_no: int) -> bytes | None:

@@ -17,6 +17,7 @@ from daemon.steps import (
     Place,
     RemoveDirectory,
     RemoveFile,
+    RemoveTree,
     Renumber,
     SetAttributes,
     Step,
@@ -146,8 +147,22 @@ class Tree:
                 self.directories[row.object_no] = thing
             self.rows[key_of(row)] = row
 
+    def _count(self, directory_no: int) -> int:
+        waiting = [self.directories[directory_no]]
+        count = 0
+        while waiting:
+            names = waiting.pop().names
+            count += len(names)
+            waiting.extend(names.values())
+        return count
+
     def execute(self, step: Step) -> None:
         match step:
+            case RemoveTree():
+                names = sum(self._count(row.object_no) for row in step.rows[:1])
+                assert names == len(step.inside), "something else stands in it"
+                for removal in step.singly:
+                    self.execute(removal)
             case MakeDirectory(claim):
                 self._put(claim.place, Thing(Kind.DIRECTORY))
                 self._claim(claim)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from daemon.apply import Applied
 from daemon.disk import DiskError
 from daemon.displaced import LOOK_AGAIN_NS, history_name, parse_history_name
-from daemon.outcomes import Reason, Why
+from daemon.outcomes import Reason, Watch, Why
 from daemon.planner import plan
 from store.ids import Kind, blob_hash
 from store.records import Entry
@@ -249,7 +249,11 @@ def _assert_user_is_heard(world: World) -> None:
     for name in kept:
         if (world.root / ".dizzyd/history" / os.fsdecode(name)).read_bytes().endswith(b"user"):
             return
-    waiting = [watch.name for watch in world.journal.watching.values() if not watch.is_in_history]
+    waiting = [
+        watch.name
+        for watch in world.journal.watching.values()
+        if isinstance(watch, Watch) and not watch.is_in_history
+    ]
     for name in waiting:
         if (world.root / ".dizzyd/tmp" / os.fsdecode(name)).read_bytes().endswith(b"user"):
             return

@@ -13,6 +13,7 @@ from daemon.planner import (
     Plan,
     RemoveDirectory,
     RemoveFile,
+    RemoveTree,
     SetAttributes,
     SwapNames,
     WriteFile,
@@ -245,4 +246,6 @@ def test_E13_a_thousand_directories_deep_is_no_recursion() -> None:
 
     numbers = [s.claim.entry.object_no for s in made.steps if isinstance(s, MakeDirectory)]
     assert numbers == list(range(1, 2001))
-    assert len(planned(deep, []).steps) == 2000
+    (step,) = planned(deep, []).steps
+    assert isinstance(step, RemoveTree)
+    assert len(step.singly) == 2000

@@ -46,6 +46,7 @@ ADAPTERS = {
     "daemon.fs_look": {"os", "fcntl", "threading", "time"},
     "daemon.fs_root": {"os", "fcntl"},
     "daemon.fs_stage": {"os", "time"},
+    "daemon.fs_taken": {"os"},
     "daemon.inotify": {"os", "select", "threading", "time"},
     "daemon.syscalls": {"ctypes", "threading"},
     "daemon.watcher": {"os", "threading", "time"},

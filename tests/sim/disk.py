@@ -59,7 +59,7 @@ WRITING = frozenset(
         "stage_many", "open_stage", "write", "finish", "sync", "sync_directories", "sync_files",
         "place_new", "place_over", "take_away", "move", "swap", "make_directory",
         "remove_directory", "make_symlink", "set_attributes", "restore_stage", "keep_stage",
-        "remove_stage",
+        "remove_stage", "take_tree", "keep_taken", "set_aside", "return_taken", "remove_taken",
     }
 )  # fmt: skip
 
@@ -451,6 +451,67 @@ class MemoryDisk:
         if self.files.find(_in_tmp(name)) is not None:
             self.files.unlink(_in_tmp(name))
 
+    # -- directories that were taken away whole ---------------------------------------------------
+
+    @_call
+    def take_tree(self, path: bytes, keep_as: bytes) -> Stat:
+        """Move a directory with all that is in it out of the tree to tmp as `keep_as`."""
+        keep = _in_tmp(keep_as)
+        if self._get(path).kind is not FileKind.DIRECTORY:
+            raise NameTaken(f"take away {_shown(path)}", "it is no directory")
+        self.files.rename(path, keep, replace=False)
+        return self.files.get(keep).stat()
+
+    @_call
+    def list_taken(self, inner: bytes) -> list[tuple[bytes, Stat]]:
+        """List a directory of it."""
+        found = self.files.get(_taken(inner))
+        if found.kind is not FileKind.DIRECTORY:
+            raise NameMissing(f"list {_shown(inner)}", "it is no directory")
+        return [(name, inode.stat()) for name, inode in found.children.items()]
+
+    @_call
+    def keep_taken(self, inner: bytes, names: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        """Move names of a directory of it into history."""
+        moved = []
+        for name, history_name in names:
+            kept = _in_history(history_name)
+            try:
+                self.files.rename(_taken(inner) + b"/" + name, kept, replace=False)
+            except OSError:
+                moved.append(False)
+            else:
+                moved.append(True)
+            self.instant("keep_taken", inner, "within")
+        return moved
+
+    @_call
+    def set_aside(self, inner: bytes, keep_as: bytes) -> Stat:
+        """Move a name of it to tmp itself."""
+        keep = _in_tmp(keep_as)
+        self.files.rename(_taken(inner), keep, replace=False)
+        return self.files.get(keep).stat()
+
+    @_call
+    def return_taken(self, inner: bytes, path: bytes) -> Stat:
+        """Move a name of it back into the tree."""
+        self._guard(path)
+        self.files.rename(_taken(inner), path, replace=False)
+        return self.files.get(path).stat()
+
+    @_call
+    def remove_taken(self, inner: bytes) -> None:
+        """Remove an empty directory of it."""
+        self.files.rmdir(_taken(inner))
+
+    # -- history ----------------------------------------------------------------------------------
+
+    @_call
+    def is_history_being_written(self, name: bytes) -> bool:
+        """As is_being_written, for a kept version."""
+        inode = self.files.find(_in_history(name))
+        return inode is not None and inode.writers > 0
+
     @_call
     def read_history(self, name: bytes, offset: int, length: int) -> bytes:
         """Read a piece of a kept version."""
@@ -677,6 +738,11 @@ def _in_tmp(name: bytes) -> bytes:
 
 def _in_history(name: bytes) -> bytes:
     return HISTORY + b"/" + _own_name(name)
+
+
+def _taken(inner: bytes) -> bytes:
+    first, slash, below = inner.partition(b"/")
+    return _in_tmp(first) + slash + below
 
 
 def _own_name(name: bytes) -> bytes:
