@@ -45,7 +45,7 @@ COMMANDS: Final = {
     "invite": Command(module="membership", summary="make an invite for one peer"),
     "join": Command(module="membership", summary="join a folder by an invite"),
     "leave": Command(module="folders", summary="stop here, others go on"),
-    "unshare": Command(module="folders", summary="stop sharing a folder of your own"),
+    "unshare": Command(module="folders", summary="end a folder of your own for all"),
     "status": Command(module="status", summary="show how everything is"),
     "id": Command(module="node", summary="show the own agent id"),
     "peers": Command(module="membership", summary="show members and connections"),

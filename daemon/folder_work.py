@@ -133,6 +133,25 @@ class FolderWork:
         finally:
             await asyncio.shield(tools.pool.run(watcher.stop))
 
+    async def put_away(self) -> None:
+        """Finish what was begun on the disk and let go of it: nobody may ever start here again.
+
+        What a step displaced goes to history, whether it was cut short now or by a kill before.
+        """
+        disk, self.disk = self.disk, None
+        try:
+            if disk is None:
+                disk = await self._tools.pool.run(
+                    self._tools.open_disk, self.path, self.folder, self._umask
+                )
+            try:
+                self._journal.wall_ms = self._standing.now_ms()
+                await self._make_applier(disk).recover()
+            finally:
+                self._tools.close_disk(disk)
+        except DiskError as lost:
+            logger.warning("folder put away as it is folder=%s why=%s", short(self.folder), lost)
+
     def _make_applier(self, disk: Disk) -> Applier:
         tools = self._tools
         contents = FolderContents(

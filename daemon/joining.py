@@ -83,6 +83,10 @@ class Joining:
         check_folder_name(wanted)
         if asked.inviter == node.key.agent:
             raise DizzyError("join", "this invite was made here", hint="use it on another machine")
+        if await node.world.core.run(node.shelf.has_ended, asked.folder):
+            raise DizzyError(
+                f"join {wanted}", "its owner has ended this folder", hint="ask for a new invite"
+            )
         present = node.works.get(asked.folder)
         if present is not None:
             return await self._join_again(asked, present)
@@ -109,7 +113,7 @@ class Joining:
         node.book.get(asked.inviter).hints[:0] = list(asked.addresses)
         await node.book.note_inviter(stored.no, asked.inviter)
         if given_up is not None:
-            self._sharing.remove_config(given_up)
+            self._sharing.remove_config(given_up.folder)
         self._sharing.write_folder(wanted, root, asked.folder)
         label = link.label.decode("utf-8", "replace")
         self._sharing.write_peer(label, asked.inviter, asked.addresses)

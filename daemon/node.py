@@ -19,13 +19,14 @@ from daemon.config import Config
 from daemon.core import Runner
 from daemon.disk import Disk
 from daemon.displaced import Clock
+from daemon.ended import EndedFolder, keep_told, read_ended
 from daemon.engine import Engine
 from daemon.folder_tools import Tools
 from daemon.folder_work import FolderWork
 from daemon.hints import Watcher
 from daemon.peer_book import PeerBook
 from daemon.places import Places, Reading
-from daemon.procedures import Procedures
+from daemon.procedures import EndFolder, Procedures
 from daemon.replica import NodeReplica, SharedFolder
 from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
@@ -112,6 +113,7 @@ class Node:
         )
         self.book = PeerBook(database, world.core, key)
         self.works: dict[FolderId, FolderWork] = {}
+        self.ended: dict[FolderId, EndedFolder] = {}
         self._shared: dict[FolderId, SharedFolder] = {}
         self.fetcher = Fetcher(
             world.pool,
@@ -145,9 +147,12 @@ class Node:
         self._dial_tasks: dict[AgentId, asyncio.Task[None]] = {}
         self._nudges: dict[AgentId, asyncio.Event] = {}
         self._called: set[AgentId] = set()  # once at least, and nobody answered
+        self._resting: set[AgentId] = set()  # nobody needs them called
+        self._stopping = asyncio.Lock()
         self._rng = random.Random(int.from_bytes(world.random_bytes(8), "big"))  # noqa: S311
         self._loop: asyncio.AbstractEventLoop | None = None
         self.on_admitted: Callable[[AgentId, str, FolderId], None] = lambda *_: None
+        self.on_ended: Callable[[EndedFolder], None] = lambda _: None
         self._subscribe()
 
     # -- life -----------------------------------------------------------------------------------
@@ -155,13 +160,16 @@ class Node:
     async def load(self) -> None:
         """Read folders and peers from the database, and make their works."""
 
-        def read() -> list[StoredFolder]:
+        def read() -> list[tuple[StoredFolder, EndedFolder | None]]:
             self.shelf.load()
             self.book.load()
-            return list(self.shelf)
+            return [(stored, self._read_ended(stored)) for stored in self.shelf]
 
-        for stored in await self.world.core.run(read):
-            self._add_work(stored)
+        for stored, ended in await self.world.core.run(read):
+            if ended is None:
+                self._add_work(stored)
+            else:
+                self.ended[ended.folder] = self._shared[ended.folder] = ended
         for peer in self.config.peers.values():
             known = self.book.get(peer.agent)
             known.name = known.name or peer.name
@@ -238,21 +246,84 @@ class Node:
         return work
 
     async def stop_folder(self, folder: FolderId) -> None:
-        """Let a folder rest; nothing is written."""
+        """Let a folder rest; what was begun on its disk is finished."""
         work = self.works.pop(folder)
         self._shared.pop(folder, None)
-        task = self._work_tasks.pop(folder, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._stop_work(work)
         self.shelf.drop(work.folder_no)
         await self.sessions.folders_changed()
 
+    async def _stop_work(self, work: FolderWork) -> None:
+        task = self._work_tasks.pop(work.folder, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await work.put_away()
+
     async def drop_folder(self, folder: FolderId) -> None:
-        """Stop with a folder; its files, history and log stay."""
-        folder_no = self.works[folder].folder_no
-        await self.stop_folder(folder)
+        """Stop with a folder, be it ended; its files, history and log stay."""
+        ended = self.ended.pop(folder, None)
+        if ended is None:
+            folder_no = self.works[folder].folder_no
+            await self.stop_folder(folder)
+        else:
+            folder_no = ended.folder_no
+            self._shared.pop(folder, None)
+            self.shelf.drop(folder_no)
+            await self.sessions.folders_changed()
         await self.world.core.run(self.shelf.deactivate, folder_no)
+
+    # -- the end of a folder ----------------------------------------------------------------------
+
+    async def end_folder(self, work: FolderWork) -> None:
+        """Record that a folder of our own has ended for all, and stop with it."""
+        command = EndFolder(
+            folder_no=work.folder_no, wall_ms=self.world.clock.now_ns() // 1_000_000
+        )
+
+        def end() -> None:
+            self.engine.perform(self.procedures.end, command)
+            self.engine.run_until_idle()
+
+        await self.world.core.run(end)
+        await self._stop_ended(work)
+
+    def _read_ended(self, stored: StoredFolder) -> EndedFolder | None:
+        ending = stored.ending
+        return None if ending is None else read_ended(stored, ending, self._keep_told)
+
+    def _keep_told(self, ended: EndedFolder) -> None:
+        told = sorted(ended.told)
+        self._spawn(self.world.core.run(keep_told, self.shelf.db, ended.folder_no, told))
+
+    async def _stop_ended(self, work: FolderWork) -> None:
+        """Stop with a folder whose end is in the log; from now on its log alone is served."""
+
+        def read() -> EndedFolder | None:
+            stored = self.shelf.find(work.folder)
+            return None if stored is None else self._read_ended(stored)
+
+        async with self._stopping:
+            ended = await self.world.core.run(read)
+            if ended is None or self.works.get(work.folder) is not work:
+                return
+            logger.info("folder ended by its owner folder=%s", short(work.folder))
+            del self.works[work.folder]
+            self.ended[work.folder] = self._shared[work.folder] = ended
+            for agent, heads in work.peer_heads.items():
+                ended.peer_has(agent, heads)
+            await self._stop_work(work)
+            self.on_ended(ended)
+        await self.sessions.folders_changed()
+        await self.call_members()
+
+    async def _ended_changed(self, ended: EndedFolder) -> None:
+        """Read anew who is to be told: somebody was let in without knowing of the end."""
+        stored = self.shelf.find(ended.folder)
+        if stored is not None:
+            ended.members = await self.world.core.run(stored.log.members)
+            await self.sessions.folders_changed()
+            await self.call_members()
 
     # -- what happens on the database thread ------------------------------------------------------
 
@@ -285,11 +356,21 @@ class Node:
                 self.sessions.announce(work.folder, event.batches, work.take_fresh())
             if any(is_membership(batch.events[0]) for batch in event.batches):
                 self._spawn(self._members_changed(work))
+        for ended in self.ended.values():
+            if ended.folder_no != event.folder_no:
+                continue
+            if event.is_own:
+                self.sessions.announce(ended.folder, event.batches)
+            if any(is_membership(batch.events[0]) for batch in event.batches):
+                self._spawn(self._ended_changed(ended))
 
     async def _members_changed(self, work: FolderWork) -> None:
+        if work.folder not in self.works:
+            return
         await work.refresh_members()
         await self.sessions.folders_changed()
         await self.call_members()
+        await self._stop_ended(work)
 
     def _spawn(self, work: object) -> None:
         if self._tasks is not None:
@@ -387,18 +468,27 @@ class Node:
 
     async def call_members(self) -> None:
         """See to it that somebody calls every other member."""
+        wanted = self._wanted()
+        for agent in sorted(wanted & self._resting):
+            self._nudge(agent)
+        for agent in sorted(wanted - self._dial_tasks.keys()):
+            if self._tasks is not None:
+                self._nudges[agent] = asyncio.Event()
+                self._dial_tasks[agent] = self._tasks.create_task(self._keep_calling(agent))
+        self._tell_unanswered()
+
+    def _wanted(self) -> set[AgentId]:
+        """Say whom to call: the members of our folders, and who has to hear that one ended."""
         wanted: set[AgentId] = set()
         for work in self.works.values():
             wanted.update(work.members)
             inviter = self.book.inviter(work.folder_no)
             if inviter is not None:
                 wanted.add(inviter)
+        for ended in self.ended.values():
+            wanted.update(ended.untold)
         wanted.discard(self.key.agent)
-        for agent in sorted(wanted - self._dial_tasks.keys()):
-            if self._tasks is not None:
-                self._nudges[agent] = asyncio.Event()
-                self._dial_tasks[agent] = self._tasks.create_task(self._keep_calling(agent))
-        self._tell_unanswered()
+        return wanted
 
     def _tell_unanswered(self) -> None:
         """Tell folders whose other members were all called in vain: nobody is to be waited for."""
@@ -415,7 +505,14 @@ class Node:
         loop = asyncio.get_running_loop()
         while True:
             nudge.clear()
-            if self.crossing.link_of(agent) is None:
+            self._resting.discard(agent)
+            if self.crossing.link_of(agent) is not None:
+                pauses.reset()
+                pause_s = None
+            elif agent not in self._wanted():
+                self._resting.add(agent)
+                pause_s = None
+            else:
                 places = self.book.get(agent).places()
                 began_s = loop.time()
                 is_linked = bool(places) and await self._call(agent, places)
@@ -425,13 +522,10 @@ class Node:
                 if is_linked and loop.time() - began_s > CALM_S:
                     pauses.reset()
                 pause_s = pauses.next_delay_s() if places else NO_ADDRESS_S
-            else:
-                pauses.reset()
-                pause_s = None
             try:
                 async with asyncio.timeout(pause_s):
                     await nudge.wait()
-                if pause_s is None:
+                if pause_s is None and agent not in self._resting:
                     await asyncio.sleep(pauses.next_delay_s())
             except TimeoutError:
                 pass
@@ -495,7 +589,9 @@ class Node:
             return (Verdict.WELCOME if used_by == agent else Verdict.INVITE_USED), folder_no
         if expires_ms <= now_ms:
             return Verdict.INVITE_EXPIRED, folder_no
-        stored = self.shelf[folder_no]
+        stored = self.shelf.get(folder_no)
+        if stored is None or stored.ending is not None:
+            return Verdict.INVITE_EXPIRED, folder_no
         with self.shelf.begin():
             stored.is_touched = True
             db.execute("UPDATE invite SET used_by = ? WHERE id = ?", (agent, invite))

@@ -66,7 +66,7 @@ class NodeOperations:
         await self._sharing.leave(name)
 
     async def unshare(self, name: str) -> None:
-        """Stop sharing it; the owner's alone (docs/decisions/0013)."""
+        """End it for all; the owner's alone."""
         await self._sharing.unshare(name)
 
     async def invite(

@@ -39,6 +39,14 @@ class AdmitBatches:
     batches: tuple[SignedBatch, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndFolder:
+    """End a folder of our own for all its members."""
+
+    folder_no: int
+    wall_ms: int
+
+
 class Procedures:
     """The procedures of a node, over its shelf of folders."""
 
@@ -81,6 +89,15 @@ class Procedures:
                     folder_no=command.folder_no, batches=tuple(admitted.stored), is_own=False
                 )
             )
-        if stored.state.changes:
+        if stored.state.changes and stored.ending is None:
             emit(ObjectsChanged(folder_no=command.folder_no))
         return admitted
+
+    def end(self, command: EndFolder, emit: Emit[BatchesCommitted]) -> None:
+        """Record that a folder has ended; what it cuts off is taken from no disk."""
+        stored = self._shelf[command.folder_no]
+        batches = stored.end(command.wall_ms)
+        self._shelf.own.wrote(batches)
+        emit(
+            BatchesCommitted(folder_no=command.folder_no, batches=tuple(batches), is_own=True)
+        )

@@ -27,6 +27,7 @@ from daemon.problems import (
 )
 from daemon.status import (
     Behind,
+    EndedStatus,
     FolderPeer,
     FolderStatus,
     Head,
@@ -120,6 +121,7 @@ class Reporter:
             folders=tuple(self._folder(work, names) for work in works),
             peers=peers,
             rejected=self._count_rejected(),
+            ended=tuple(self._ended()),
         )
 
     # -- figures --------------------------------------------------------------------------------
@@ -185,8 +187,19 @@ class Reporter:
             yield own_clone_problem()
         yield from self._fork_problems(node.key.agent)
         for name, folder in node.config.folders.items():
-            if folder.id is not None and folder.id not in node.works:
+            if folder.id is not None and folder.id not in (node.works.keys() | node.ended.keys()):
                 yield unknown_folder_problem(name)
+
+    def _ended(self) -> Iterable[EndedStatus]:
+        for ended in self._node.ended.values():
+            yield EndedStatus(
+                name=ended.name,
+                id=ended.folder.hex(),
+                path=os.fsdecode(ended.path),
+                by=ended.ending.agent.hex(),
+                ended_at=rfc3339(ended.ending.wall_ms),
+                untold=tuple(agent.hex() for agent in ended.untold),
+            )
 
     def _fork_problems(self, agent: AgentId) -> list[Problem]:
         """Tell of forks that we hold both branches of, or were shown the proof of."""

@@ -5,22 +5,27 @@ Says what may be shared and where; what a folder at work does is daemon.folder_w
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from daemon import config_edit
 from daemon.config import Config, read_config
+from daemon.ended import EndedFolder
 from daemon.folder_work import FolderWork
 from daemon.home import Home
-from daemon.naming import find_folder
+from daemon.naming import NoSuchFolder, find_folder
 from daemon.node import Node
 from peers.address import Address
-from store.access import Role
-from store.errors import DizzyError, UsageError
+from store.access import is_owner
+from store.errors import DizzyError, TryLater, UsageError
 from store.folder import StoredFolder, share_folder
 from store.ids import EPOCH_BYTES, AgentId, Epoch, FolderId
 from store.signing import AgentKey
+
+logger = logging.getLogger(__name__)
 
 _NONCE_BYTES = 16
 _NAME_LIMIT_BYTES = 255  # as a name in an event
@@ -44,6 +49,7 @@ class Sharing:
         self.user_home = user_home
         self.prepare_disk = prepare_disk
         self._find_marker = find_marker
+        node.on_ended = self._forget_in_config
 
     # -- finding --------------------------------------------------------------------------------
 
@@ -52,8 +58,20 @@ class Sharing:
         works = list(self._node.works.values())
         if name is None:
             return works
-        named = [_Named(name=self.name_of(w), id=w.folder.hex(), work=w) for w in works]
-        return [find_folder(name, named).work]
+        named = [_Named(self.name_of(work), work) for work in works]
+        return [find_folder(name, named).folder]
+
+    def ended(self, name: str) -> EndedFolder | None:
+        """Find a folder that its owner ended; one at work goes before it."""
+        named = [_Named(ended.name, ended) for ended in self._node.ended.values()]
+        try:
+            self.works(name)
+        except NoSuchFolder:
+            try:
+                return find_folder(name, named).folder
+            except NoSuchFolder:
+                return None
+        return None
 
     def name_of(self, work: FolderWork) -> str:
         """Say what a folder is called here."""
@@ -105,9 +123,9 @@ class Sharing:
         return await node.world.core.run(make)
 
     def _reopen(self, known: bytes | None, name: str, root: str) -> StoredFolder | None:
-        """Go on with a folder that this node held before at that path."""
+        """Go on with a folder that this node held before at that path, unless it has ended."""
         db = self._node.shelf.db
-        if known is None:
+        if known is None or self._node.shelf.has_ended(FolderId(known)):
             return None
         row = db.execute("SELECT no FROM folder WHERE id = ?", (known,)).fetchone()
         if row is None:
@@ -120,28 +138,44 @@ class Sharing:
         return StoredFolder(db, row[0], FolderId(known), self._node.key)
 
     async def leave(self, name: str) -> None:
-        """Stop here; others go on."""
-        [work] = self.works(name)
-        await self._end(work)
+        """Stop here; others go on. A folder that has ended is not told of any more."""
+        ended = self.ended(name)
+        if ended is None:
+            [work] = self.works(name)
+            await self._node.drop_folder(work.folder)
+            self.remove_config(work.folder)
+        else:
+            await self._node.drop_folder(ended.folder)
+            self.remove_config(ended.folder)
+        self.read_config()
 
     async def unshare(self, name: str) -> None:
-        """Stop sharing it; the owner's alone (docs/decisions/0013)."""
+        """End it for all; the owner's alone (docs/decisions/0016)."""
+        if self.ended(name) is not None:
+            raise DizzyError(
+                f"unshare {name}", "has ended already", hint=f"`dizzyd leave {name}` forgets it"
+            )
         [work] = self.works(name)
         await work.refresh_members()
-        member = work.own_member
-        if member is None or member.role != Role.OWNER:
+        if not is_owner(work.own_member):
             raise DizzyError(
                 f"unshare {name}", "only its owner can", hint=f"`dizzyd leave {name}` stops here"
             )
-        await self._end(work)
+        if work.tail.is_lagging:
+            raise TryLater(
+                f"unshare {name}",
+                "this home was set back, and its peers still give it what it lacks",
+                hint="`dizzyd status` says when that is done",
+            )
+        await self._node.end_folder(work)
 
-    async def _end(self, work: FolderWork) -> None:
-        folder_name = self.name_of(work)
-        await self._node.drop_folder(work.folder)
-        config_edit.remove_folder(
-            self._home.config, state=self._home.state, name=folder_name, user_home=self.user_home
-        )
-        self.read_config()
+    def _forget_in_config(self, ended: EndedFolder) -> None:
+        """Take an ended folder out of config.toml; if that fails a line too many stays."""
+        try:
+            self.remove_config(ended.folder)
+            self.read_config()
+        except (DizzyError, OSError) as failure:
+            logger.warning("configuration not changed why=%s", failure)
 
     # -- hand-written folders ---------------------------------------------------------------------
 
@@ -193,10 +227,10 @@ class Sharing:
         )
         self.read_config()
 
-    def remove_config(self, work: FolderWork) -> None:
+    def remove_config(self, gone: FolderId) -> None:
         """Take a folder out of config.toml."""
         for name, folder in self._node.config.folders.items():
-            if folder.id == work.folder:
+            if folder.id == gone:
                 config_edit.remove_folder(
                     self._home.config,
                     state=self._home.state,
@@ -227,13 +261,16 @@ class Sharing:
         self._node.config = config
 
 
-class _Named:
-    """A folder at work, as naming wants it."""
+F = TypeVar("F", FolderWork, EndedFolder)
 
-    def __init__(self, *, name: str, id: str, work: FolderWork) -> None:  # noqa: A002
+
+class _Named(Generic[F]):
+    """A folder, as naming wants it."""
+
+    def __init__(self, name: str, folder: F) -> None:
         self.name = name
-        self.id = id
-        self.work = work
+        self.id = folder.folder.hex()
+        self.folder: F = folder
 
 
 def check_folder_name(name: str) -> None:

@@ -69,6 +69,16 @@ class Shelf:
         for stored in self:
             stored.renew_epoch(self.new_epoch())
 
+    def has_ended(self, folder: FolderId) -> bool:
+        """Whether the log that we hold of a folder, open or given up, says that it has ended."""
+        stored = self.find(folder)
+        if stored is None:
+            row = self.db.execute("SELECT no FROM folder WHERE id = ?", (folder,)).fetchone()
+            if row is None:
+                return False
+            stored = StoredFolder(self.db, row[0], folder, self.key)
+        return stored.ending is not None
+
     def drop(self, folder_no: int) -> None:
         """Let go of a folder; its rows are not touched."""
         self._by_no.pop(folder_no, None)

@@ -151,6 +151,18 @@ class PeerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndedStatus:
+    """A folder that its owner ended; `untold` are members that may not have heard of it yet."""
+
+    name: str
+    id: str
+    path: str
+    by: str
+    ended_at: str | None = None
+    untold: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The whole answer."""
 
@@ -158,6 +170,7 @@ class Status:
     folders: tuple[FolderStatus, ...]
     peers: tuple[PeerStatus, ...]
     rejected: dict[str, int]
+    ended: tuple[EndedStatus, ...] = ()
 
     @property
     def is_healthy(self) -> bool:
@@ -181,7 +194,9 @@ def from_json(value: object) -> Status:
 
 def render(status: Status, terminal: Terminal, *, now: datetime, user_home: str = "") -> str:
     """Show the status to a person, as in docs/contract.md."""
-    names = [status.node.name, *(folder.name for folder in status.folders)]
+    names = [status.node.name]
+    names += [folder.name for folder in status.folders]
+    names += [ended.name for ended in status.ended]
     columns = max(width(escape(name)) for name in names)
     lines = [_node_line(status, terminal, columns)]
     lines += _problem_lines(status.node.problems, terminal)
@@ -200,6 +215,9 @@ def render(status: Status, terminal: Terminal, *, now: datetime, user_home: str 
     for peer in status.peers:
         lines += [f"  {escape(peer.name)}"] if peer.problems else []
         lines += _problem_lines(peer.problems, terminal)
+    for ended in status.ended:
+        name = terminal.style(pad(escape(ended.name), columns), "bold")
+        lines.append(f"{name}   {_ended_line(ended, status, user_home, now)}")
     if not status.folders and status.node.pid is not None:
         lines.append("no folder yet: `dizzyd share PATH`, or `dizzyd join INVITE`")
     return "".join(f"{line.rstrip()}\n" for line in lines)
@@ -282,6 +300,14 @@ def _remark_lines(folder: FolderStatus, terminal: Terminal) -> list[str]:
         shown.append((f"watch: {folder.watch}", "changes are found by looking every 30 s"))
     columns = max((width(text) for text, _hint in shown), default=0)
     return [f"  {pad(text, columns)}    {terminal.style(hint, 'dim')}" for text, hint in shown]
+
+
+def _ended_line(ended: EndedStatus, status: Status, user_home: str, now: datetime) -> str:
+    by = "you" if ended.by == status.node.agent else "its owner"
+    line = f"{_shown_path(ended.path, user_home)}    ended by {by} {ago(ended.ended_at, now)}"
+    if not ended.untold:
+        return f"{line}; its files stay"
+    return f"{line}; its files stay, {counted(len(ended.untold), 'member')} to be told"
 
 
 def _peer_lines(

@@ -3,16 +3,20 @@
 Pure: the same set of membership batches gives the same verdict on every node and in any order
 of delivery. A batch counts if its author had the role in the batch's causal past; what its
 author could know there is the set of membership batches among its ancestors (store.log keeps
-that set for each batch). Expiry is no part of the verdict: it only ends serving.
+that set for each batch). Expiry is no part of the verdict: it only ends serving. What an owner
+cuts off by ending the folder is judged on top of this, in store.ending.
+
+Of Revoked only the owner's about itself counts: it ends the folder. All others are reserved: they
+have no effect, whoever signs them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from store.events import FIRST_FOLDER_TAG, Event, FolderShared, Granted, tag_of
+from store.events import FIRST_FOLDER_TAG, Event, FolderShared, Granted, Revoked, tag_of
 from store.ids import AgentId
 
 
@@ -78,6 +82,16 @@ def may_write(member: Member | None) -> bool:
     return member is not None and member.role <= Role.WRITE
 
 
+def is_owner(member: Member | None) -> bool:
+    """Whether this agent may end the folder."""
+    return member is not None and member.role == Role.OWNER
+
+
+def read_only(known: Mapping[AgentId, Member]) -> dict[AgentId, Member]:
+    """Give the members of a folder that was ended: nobody writes or grants any more."""
+    return {agent: replace(member, role=Role.READ) for agent, member in known.items()}
+
+
 def may_grant(member: Member | None, role: Role) -> bool:
     """Whether this agent may give somebody that role."""
     if member is None or member.role > Role.ADMIN:
@@ -96,6 +110,8 @@ def counts(author: AgentId, seq: int, event: Event, known: Mapping[AgentId, Memb
         return event.owner == author and seq == 0 and not known
     if isinstance(event, Granted):
         return may_grant(known.get(author), Role(event.role))
+    if isinstance(event, Revoked):
+        return event.agent == author and is_owner(known.get(author))
     return may_write(known.get(author))
 
 

@@ -133,7 +133,7 @@ class Granted(_Event, frozen=True, tag=17):
 
 
 class CutPoint(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
-    """The last accepted batch of one log of a revoked agent."""
+    """The last accepted batch of one log; what comes before it by prev or deps is accepted too."""
 
     log: Hash32
     seq: U63
@@ -141,7 +141,10 @@ class CutPoint(Struct, array_like=True, frozen=True, forbid_unknown_fields=True,
 
 
 class Revoked(_Event, frozen=True, tag=18):
-    """An agent's batches beyond the cut count no more (reserved: not emitted yet)."""
+    """An agent is revoked from a cut on; the owner about itself ends the folder (store.ending).
+
+    About anybody else it is reserved: never emitted, without effect.
+    """
 
     agent: Hash32
     cut: Annotated[tuple[CutPoint, ...], Meta(max_length=1024)]

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from store.access import Member, Role, is_membership
 from store.codec import decode_header
 from store.db import Database, chunked
+from store.ending import Ending, cut_events
 from store.events import EpochOpened, Granted, encode
 from store.ids import AgentId, BatchId, Epoch, FolderId, Kind, LogId, log_id
 from store.log import Admitted, AppliedBatch, FolderLog, Opening, OwnWriter
@@ -38,6 +39,7 @@ class StoredFolder:
         if self.log.has_held_to_apply():  # a newer dizzyd was installed
             with self.change():
                 self.log.apply_held(self.fold)
+                self._fold_what_is_left()
 
     def _load(self) -> None:
         root_no, epoch, name, path, had_members = self.db.execute(
@@ -241,7 +243,33 @@ class StoredFolder:
     def admit(self, batches: Sequence[SignedBatch], source: bytes) -> Admitted:
         """Store and apply verified batches of others, in one transaction."""
         with self.change():
-            return self.log.admit(batches, source, self.fold)
+            admitted = self.log.admit(batches, source, self.fold)
+            self._fold_what_is_left()
+        return admitted
+
+    # -- the end ------------------------------------------------------------------------------
+
+    @property
+    def ending(self) -> Ending | None:
+        """What ended this folder for all, of several the same one everywhere; None if it lives."""
+        return min(self.log.endings.values(), key=lambda one: one.batch, default=None)
+
+    def end(self, wall_ms: int) -> list[SignedBatch]:
+        """Record that the folder has ended for all; the caller has checked that it is ours.
+
+        Nothing written by anybody counts from then on but what we have applied by now.
+        """
+        with self.change():
+            events = [encode(one) for one in cut_events(self.key.agent, self.log.cut_points())]
+            batches = self.append(events, wall_ms)
+            self._fold_what_is_left()
+        return batches
+
+    def _fold_what_is_left(self) -> None:
+        """Fold the state anew where an ending cut off what had taken effect here."""
+        if self.log.is_recut:
+            self._fold_anew()
+            self.log.is_recut = False
 
     def grant(
         self,
@@ -278,18 +306,24 @@ class StoredFolder:
     def rebuild(self) -> bytes:
         """Fold the state anew from the log; give the new root. Synced stays as it is."""
         with self.change():
-            self.state.forget()
-            for no, wire, is_void in self.log.all_applied():
-                self.fold(AppliedBatch(no=no, signed=verify(wire), is_void=is_void))
+            self._fold_anew()
         return self.state.root()
+
+    def _fold_anew(self) -> None:
+        self.state.forget()
+        for no, wire, is_void in self.log.all_applied():
+            self.fold(AppliedBatch(no=no, signed=verify(wire), is_void=is_void))
 
     # -- the difference between view and disk ---------------------------------------------------
 
     def take_changes(self) -> Changes:
-        """Take what changed since the last call; the caller plans it, or gives it back."""
+        """Take what changed since the last call; the caller plans it, or gives it back.
+
+        A folder that was ended wants nothing of any disk: what its owner did not have stays.
+        """
         changes = self.state.changes
         self.state.changes = Changes(set(), set())
-        return changes
+        return changes if self.ending is None else Changes(set(), set())
 
     def find_unsynced(self) -> Changes:
         """Find all objects whose state and synced differ: the queue, rebuilt, not trusted.

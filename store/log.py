@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from store import access
+from store import access, ending
 from store.codec import DEPS_LIMIT, decode_header, split_events
 from store.db import Database, chunked
+from store.ending import Ending
 from store.errors import Malformed, UnsafePath
 from store.events import (
     FIRST_OPTIONAL_TAG,
+    CutPoint,
     FolderShared,
     Granted,
     ObjectCreated,
@@ -52,6 +54,8 @@ PENDING_LIMIT = 10_000  # batches that wait for others, for each peer that sent 
 PENDING_LIMIT_BYTES = 64 * 1024 * 1024
 EVENTS_LIMIT = 4096  # events in one batch
 BODY_LIMIT_BYTES = 1024 * 1024
+RULED_OUT = 1  # is_void: its author had not the role
+CUT_OFF = 2  # is_void: it had, and the folder was ended without it
 _KNOWN_TAGS = frozenset((1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21))
 
 
@@ -131,6 +135,10 @@ class FolderLog:
         self._events: int | None = None  # counted when first asked for
         self.held_by_newer: set[AgentId] = set()  # logs with an unknown mandatory event
         self._has_unapplied = False  # such, or what follows them
+        self.endings: dict[int, Ending] = {}  # by the number of the batch
+        self._kept: set[BatchId] = set()  # what counts since the folder was ended
+        self._points: frozenset[BatchId] = frozenset()  # of all cuts
+        self.is_recut = False  # applied batches were cut off, or let in: fold anew
         self._load()
 
     def _load(self) -> None:
@@ -167,6 +175,8 @@ class FolderLog:
             "SELECT no, batches FROM access_set WHERE folder_no = ?", (self.folder_no,)
         ):
             self._access_sets[no] = _split_nos(joined)
+        for no in self._membership_nos():
+            self._note_ending(no)
         counted = db.execute(
             "SELECT count(*) FROM batch WHERE folder_no = ?", (self.folder_no,)
         ).fetchone()
@@ -284,13 +294,22 @@ class FolderLog:
     # -- membership ---------------------------------------------------------------------------
 
     def members(self) -> dict[AgentId, access.Member]:
-        """Give everybody's role by all membership events that are applied."""
+        """Give everybody's role by all membership events that are applied.
+
+        Once the folder was ended everybody may only read; whoever was let in too late for the
+        owner to know is among them, so that it can be told.
+        """
+        known = self._members_of(self._membership_nos())
+        return access.read_only(known) if self.endings else known
+
+    def _membership_nos(self) -> tuple[int, ...]:
+        """List the applied membership batches whose author had the role."""
         nos: set[int] = set()
         for batch in self._frontier:
             row = self._stored(batch)
             if row is not None:
                 nos.update(self._set(row[2]))
-        return self._members_of(tuple(sorted(nos)))
+        return tuple(sorted(nos))
 
     def _members_of(self, batch_nos: tuple[int, ...]) -> dict[AgentId, access.Member]:
         """Fold a set of membership batches."""
@@ -304,7 +323,7 @@ class FolderLog:
         header_bytes, body, batch, is_void = self._db.execute(
             "SELECT header, body, id, is_void FROM batch WHERE no = ?", (batch_no,)
         ).fetchone()
-        if is_void:
+        if is_void == RULED_OUT:
             return []
         header = decode_header(header_bytes)
         grants = []
@@ -575,14 +594,94 @@ class FolderLog:
             if row is not None:
                 nos.update(self._set(row[2]))
         past = tuple(sorted(nos))
-        is_void = not self._counts(signed, self._members_of(past))
-        if not is_void and access.is_membership(signed.events[0]):
+        verdict = 0 if self._counts(signed, self._members_of(past)) else RULED_OUT
+        if not verdict and access.is_membership(signed.events[0]):
             past = tuple(sorted({*nos, batch_no}))
+        is_ending = not verdict and ending.is_ending(AgentId(signed.header.agent), signed.events)
+        if not verdict and self.endings and not is_ending and signed.id not in self._kept:
+            verdict = CUT_OFF
         self._db.execute(
             "UPDATE batch SET access_no = ?, is_void = ? WHERE no = ?",
-            (self._intern(past), is_void, batch_no),
+            (self._intern(past), verdict, batch_no),
         )
-        return is_void
+        if is_ending:
+            self._note_ending(batch_no)
+        if is_ending or signed.id in self._points:
+            verdict = self._cut_anew(batch_no, verdict)
+        return bool(verdict)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def cut_points(self) -> list[CutPoint]:
+        """Give the cut of an ending made now: what is applied here and nothing applied follows.
+
+        Oldest first: beyond ending.POINTS_LIMIT the newest are left out.
+        """
+        points = []
+        for batch in sorted(self._frontier, key=lambda batch: (self._frontier[batch], batch)):
+            log, seq = self._db.execute(
+                "SELECT l.id, b.seq FROM batch b JOIN log l ON l.no = b.log_no WHERE b.id = ?",
+                (batch,),
+            ).fetchone()
+            points.append(CutPoint(log=log, seq=seq, batch=batch))
+        return points
+
+    def _note_ending(self, batch_no: int) -> None:
+        """Take a membership batch that counts as an ending, if it is one."""
+        header_bytes, body, batch, log = self._db.execute(
+            "SELECT b.header, b.body, b.id, l.id FROM batch b JOIN log l ON l.no = b.log_no"
+            " WHERE b.no = ?",
+            (batch_no,),
+        ).fetchone()
+        header = decode_header(header_bytes)
+        events = split_events(body, header.count)
+        author = AgentId(header.agent)
+        if not ending.is_ending(author, events):
+            return
+        self.endings[batch_no] = Ending(
+            no=batch_no,
+            batch=batch,
+            log=log,
+            agent=author,
+            epoch=Epoch(header.epoch),
+            seq=header.seq,
+            wall_ms=header.wall_ms,
+            points=ending.points_of(author, events),
+        )
+        self._kept = ending.kept_by(self.endings.values(), self._parents_of)
+        self._points = frozenset().union(*(one.points for one in self.endings.values()))
+
+    def _parents_of(self, batch: BatchId) -> Sequence[BatchId] | None:
+        row = self._db.execute(
+            "SELECT header FROM batch WHERE id = ? AND folder_no = ?", (batch, self.folder_no)
+        ).fetchone()
+        if row is None:
+            return None
+        header = decode_header(row[0])
+        return header.deps if header.prev is None else (header.prev, *header.deps)
+
+    def _cut_anew(self, batch_no: int, verdict: int) -> int:
+        """Bring what is cut off in line with the cuts; gives the verdict on this batch.
+
+        A cut may name a batch that comes later than the ending: what it holds counts then.
+        """
+        self._kept = ending.kept_by(self.endings.values(), self._parents_of)
+        turned = [
+            (0 if batch in self._kept else CUT_OFF, no)
+            for no, batch, is_void in self._db.execute(
+                "SELECT no, id, is_void FROM batch"
+                " WHERE folder_no = ? AND is_applied = 1 AND is_void != ?",
+                (self.folder_no, RULED_OUT),
+            ).fetchall()
+            if (batch in self._kept) == bool(is_void)
+        ]
+        self._db.executemany("UPDATE batch SET is_void = ? WHERE no = ?", turned)
+        for new, no in turned:
+            if no == batch_no:
+                verdict = new
+            else:
+                self.is_recut = True
+        return verdict
 
     def _counts(self, signed: SignedBatch, known: Mapping[AgentId, access.Member]) -> bool:
         author = AgentId(signed.header.agent)

@@ -72,7 +72,7 @@ class Batch(SQLModel, table=True):
     lamport: int
     access_no: int
     is_applied: int
-    is_void: int
+    is_void: int  # 1: its author had not the role; 2: it had, the end of the folder cut it off
     header: bytes = _blob()
     signature: bytes = _blob()
     body: bytes = _blob()

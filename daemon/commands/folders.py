@@ -41,7 +41,8 @@ def define_leave(parser: ArgumentParser) -> None:
     describe(
         parser,
         "Stop synchronising a folder here; the others go on. Files, history and key stay, and "
-        "joining the same path again goes on where it was.",
+        "joining the same path again goes on where it was. A folder that its owner ended is "
+        "forgotten: no longer shown, and no member is told of it from here.",
         "dizzyd leave photos",
     )
     add_name(parser)
@@ -56,16 +57,17 @@ def define_unshare(parser: ArgumentParser) -> None:
     """Define `dizzyd unshare`."""
     describe(
         parser,
-        "Stop sharing a folder of your own; only its owner can. Everybody keeps the files, and "
-        "the other members go on among themselves until each leaves.",
+        "End a folder of your own for all its members; only its owner can. Everybody keeps the "
+        "files and their history. Members who are away hear of it from this node or from another "
+        "member; `dizzyd status` says who is still to be told.",
         "dizzyd unshare photos",
     )
     add_name(parser)
 
 
 def run_unshare(arguments: Namespace, console: Console) -> int:
-    """Unshare one folder."""
-    return _order(console, routes.UNSHARE, arguments.name, "unshared")
+    """End one folder."""
+    return _order(console, routes.UNSHARE, arguments.name, "ended for all:")
 
 
 def define_scan(parser: ArgumentParser) -> None:

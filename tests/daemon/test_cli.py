@@ -342,7 +342,7 @@ async def test_status_without_a_node_is_3_and_still_one_object(home: Home) -> No
     ended = await dizzyd(home, "status", "--json")
     assert ended.code == 3
     assert json.loads(ended.out)["node"]["pid"] is None
-    assert set(json.loads(ended.out)) == {"node", "folders", "peers", "rejected"}
+    assert set(json.loads(ended.out)) == {"node", "folders", "peers", "rejected", "ended"}
 
 
 async def test_status_of_a_stopped_node_shows_its_folders(home: Home) -> None:

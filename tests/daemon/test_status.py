@@ -8,6 +8,7 @@ import pytest
 
 from daemon.status import (
     Behind,
+    EndedStatus,
     FolderPeer,
     FolderStatus,
     PeerStatus,
@@ -144,6 +145,27 @@ def test_an_absent_peer_is_away_and_an_unknown_one_has_its_id() -> None:
     assert "  cccccccc   away    never seen\n" in shown(replace(status, peers=()))
 
 
+def test_a_folder_that_ended_is_no_problem_and_says_who_is_to_be_told() -> None:
+    ended = EndedStatus(
+        name="music",
+        id="d" * 64,
+        path="/home/anna/Music",
+        by="e" * 64,
+        ended_at="2026-11-23T09:00:00Z",
+        untold=("c" * 64,),
+    )
+
+    status = replace(healthy_status(), ended=(ended,))
+    told = replace(status, ended=(replace(ended, untold=(), by=status.node.agent),))
+
+    assert status.is_healthy
+    assert (
+        "music    /home/anna/Music    ended by its owner 3 hours ago; its files stay,"
+        " 1 member to be told\n"
+    ) in shown(status)
+    assert "ended by you 3 hours ago; its files stay\n" in shown(told)
+
+
 def test_no_folder_says_what_to_do() -> None:
     assert "`dizzyd share PATH`" in shown(replace(healthy_status(), folders=()))
 
@@ -151,7 +173,7 @@ def test_no_folder_says_what_to_do() -> None:
 def test_json_has_the_keys_of_the_contract() -> None:
     plain = to_json(healthy_status())
 
-    assert list(plain) == ["node", "folders", "peers", "rejected"]
+    assert list(plain) == ["node", "folders", "peers", "rejected", "ended"]
     assert set(plain["node"]) >= {
         "name", "agent", "version", "pid", "home", "listen", "started_at", "uptime_s", "problems",
     }  # fmt: skip
