@@ -32,7 +32,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--large", type=int, default=1024, metavar="MIB", help="2048 for 2 GiB")
     parser.add_argument("--idle", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--runs", type=int, default=1, metavar="K")
-    parser.add_argument("--peers", default="", metavar="NAMES", help="rsync,unison")
+    parser.add_argument("--peers", default="", metavar="NAMES", help="rsync,unison,syncthing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a line for each figure")
     parser.add_argument("--ground", type=Path, metavar="DIRECTORY", help="where to work")
     parser.add_argument("--first", action="store_true", help="before other work here (root)")
@@ -76,7 +76,8 @@ class _Rows:
         head = "| | " + " | ".join(systems) + " |"
         lines = [head, "|---" * (len(systems) + 1) + "|"]
         for name, by_system in self._values.items():
-            cells = [_cell(by_system.get(system, [])) for system in systems]
+            ours = by_system.get("dizzyd", [])
+            cells = [_cell(by_system.get(system, []), ours) for system in systems]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         if self._loads:
             lines.append(f"\nload average {min(self._loads):.1f} to {max(self._loads):.1f}")
@@ -97,15 +98,22 @@ def _shown(row: Row) -> str:
     return ", ".join([*told, f"load {row['load']:.1f}"])
 
 
-def _cell(measures: list[Measure]) -> str:
+def _cell(measures: list[Measure], ours: list[Measure]) -> str:
+    """Show the median, the range, and how many times ours it is."""
     if not measures:
         return "-"
     values = [measure.value for measure in measures]
     cell = f"{statistics.median(values):.3g} {measures[0].unit}"
     if len(values) > 1:
         cell += f" ({min(values):.3g} to {max(values):.3g})"
+    if ours and ours is not measures:
+        times = statistics.median(values) / statistics.median(one.value for one in ours)
+        cell += f" = {times:.2g} x"
     for name in measures[0].more:
         cell += f", {name} {statistics.median(m.more[name] for m in measures):.3g}"
+    wired = [measure.wire_bytes for measure in measures if measure.wire_bytes is not None]
+    if wired:
+        cell += f", {statistics.median(wired) / 1e6:.3g} MB"
     used = [measure.cpu_s for measure in measures if measure.cpu_s is not None]
     if used:
         cell += f", CPU {statistics.median(used):.2f} s"

@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,11 +48,16 @@ def resident_bytes(process_ids: Iterable[int]) -> int:
 
 def descendants(process_ids: Iterable[int]) -> list[int]:
     """List processes and all that they started."""
+    started: dict[int, list[int]] = defaultdict(list)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # ended meanwhile
+            continue
+        started[parent].append(int(stat.parent.name))
     found = list(process_ids)
     for number in found:
-        children = Path(f"/proc/{number}/task/{number}/children")
-        if children.exists():
-            found.extend(map(int, children.read_text().split()))
+        found.extend(started[number])
     return found
 
 
@@ -95,6 +101,13 @@ def loopback_bytes() -> int:
         if name.strip() == "lo":
             return int(figures.split()[0])
     return 0
+
+
+def free_port() -> int:
+    """Find a port on loopback that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as asked:
+        port: int = asked.getsockname()[1]
+        return port
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from tests.bench import machine
+from tests.bench.others import Rsync, Syncthing, Unison
 from tests.bench.workloads import TooSlow, wait_until
 
 _ROOT: Final = Path(__file__).resolve().parent.parent.parent
@@ -53,13 +54,6 @@ class System(Protocol):
         """End all."""
 
 
-def free_port() -> int:
-    """Find a port on loopback that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as asked:
-        port: int = asked.getsockname()[1]
-        return port
-
-
 class _UnixHttp(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("dizzyd", timeout=30.0)
@@ -82,7 +76,7 @@ class DizzyNode:
         self._process: subprocess.Popen[bytes] | None = None
         self._spent_s = 0.0
         self.folder.mkdir(parents=True)
-        self.must("init", "--name", name, "--listen", f"127.0.0.1:{free_port()}")
+        self.must("init", "--name", name, "--listen", f"127.0.0.1:{machine.free_port()}")
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -224,123 +218,11 @@ class Dizzyd:
             node.stop()
 
 
-class _OneShot:
-    """A program that is run after each change and ends when it has brought it over."""
-
-    name = ""
-    is_watching = False
-
-    def __init__(self, base: Path) -> None:
-        self.left, self.right = base / "left", base / "right"
-        self._home = base / "home"
-        for made in (self.left, self.right, self._home):
-            made.mkdir()
-        self._server: subprocess.Popen[bytes] | None = None
-        self._port = free_port()
-        self._children_s = self._children_cpu_s()
-
-    def _children_cpu_s(self) -> float:
-        times = os.times()
-        return times.children_user + times.children_system
-
-    def _serve(self, *command: str) -> None:
-        self._server = subprocess.Popen(
-            command,
-            env={**os.environ, "HOME": str(self._home), "UNISON": str(self._home)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-        def listens() -> bool:
-            with socket.socket() as asking:
-                return asking.connect_ex(("127.0.0.1", self._port)) == 0
-
-        wait_until(listens, f"{self.name} listens")
-
-    def _run(self, *command: str) -> None:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "HOME": str(self._home), "UNISON": str(self._home)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode:
-            raise TooSlow(f"{command[0]} ended with {done.returncode}: {done.stderr[-500:]!r}")
-
-    def settle(self) -> None:
-        """Nothing goes on after a run."""
-
-    def process_ids(self) -> list[int]:
-        """List the server."""
-        return [] if self._server is None else machine.descendants([self._server.pid])
-
-    def spent_cpu_s(self) -> float:
-        """Count the runs that ended, and the server."""
-        return self._children_cpu_s() - self._children_s + machine.cpu_s(self.process_ids())
-
-    def close(self) -> None:
-        """End the server."""
-        if self._server is not None:
-            self._server.terminate()
-            self._server.wait()
-
-
-class Rsync(_OneShot):
-    """rsync to its own daemon over plain TCP, one way."""
-
-    name = "rsync"
-
-    def start(self) -> None:
-        """Start the daemon and bring over what is there."""
-        config = self._home / "rsyncd.conf"
-        config.write_text(
-            "use chroot = no\nreverse lookup = no\n"
-            f"[right]\npath = {self.right}\nread only = no\n"
-            f"uid = {os.getuid()}\ngid = {os.getgid()}\n"
-        )
-        self._serve(
-            *("rsync", "--daemon", "--no-detach", f"--port={self._port}", f"--config={config}"),
-            "--address=127.0.0.1",
-        )
-        self.kick()
-
-    def kick(self) -> None:
-        """Run it once."""
-        to = f"rsync://127.0.0.1:{self._port}/right/"
-        self._run("rsync", "-a", "--delete", f"{self.left}/", to)
-
-
-class Unison(_OneShot):
-    """Unison to its own socket server."""
-
-    name = "unison"
-
-    def start(self) -> None:
-        """Start the server and bring over what is there."""
-        self._serve("unison", "-socket", str(self._port), "-listen", "127.0.0.1")
-        self.kick()
-
-    def kick(self) -> None:
-        """Run it once."""
-        to = f"socket://127.0.0.1:{self._port}/{self.right}"
-        self._run(
-            "unison",
-            str(self.left),
-            to,
-            "-batch",
-            "-times",
-            "-silent",
-            "-auto",
-            "-confirmbigdel=false",
-        )
-
-
 SYSTEMS: Final[dict[str, Callable[[Path], System]]] = {
     "dizzyd": Dizzyd,
     "rsync": Rsync,
     "unison": Unison,
+    "syncthing": Syncthing,
 }
 
 

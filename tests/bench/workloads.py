@@ -27,6 +27,7 @@ _MIB: Final = 1 << 20
 _SEED: Final = 20_261_123
 _IN_SEEN: Final = 0x8 | 0x40 | 0x80 | 0x100 | 0x200  # closed, moved from and to, made, removed
 PATIENCE_S: Final = 180.0
+_NOT_SHARED: Final = {".dizzyd", ".stfolder"}
 _LOOK_S: Final = 0.003
 
 
@@ -79,12 +80,19 @@ def large_file(path: Path, size_mib: int) -> None:
             file.write(pool[8:])
 
 
+def with_byte_before(path: Path, like: Path) -> None:
+    """Copy a file with one byte more at its start."""
+    with path.open("wb") as file, like.open("rb") as source:
+        file.write(b"+")
+        shutil.copyfileobj(source, file, _MIB)
+
+
 def digest(root: Path) -> dict[str, str]:
     """Say what a tree holds: the kind of each path, and its content."""
     found: dict[str, str] = {}
     for directory, names, files in os.walk(root):
-        if Path(directory) == root and ".dizzyd" in names:
-            names.remove(".dizzyd")
+        if Path(directory) == root:
+            names[:] = [name for name in names if name not in _NOT_SHARED]
         for name in names:
             found[os.path.relpath(os.path.join(directory, name), root)] = "directory"
         for name in files:
