@@ -8,6 +8,7 @@ committed here and nothing is made durable.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from msgspec import Struct
@@ -420,10 +421,15 @@ class Placer:
         self._must_be_reachable(step.rows, step.source, job.number)
         source, target = self._must_path(step.source), self._must_path(step.target)
         rows = self._current(step.rows)
-        before = self._check(source, rows[0], whole=False)
+        is_for_another = _is_for_another(step.claim, rows)
+        before = self._check(source, rows[0], whole=is_for_another)
         if step.claim is not None:
             self._must_leave_none_behind(step.claim, rows)
         stat = self._disk.move(source, target)
+        if is_for_another and not _is_unwritten(before, stat):
+            with suppress(NameTaken, NameMissing):
+                self._disk.move(target, source)
+                raise _Waits(source, Why.CHANGED_HERE)
         self._moved(step, rows, before, stat, job.number)
 
     def _moved(
@@ -449,8 +455,10 @@ class Placer:
     def _swap(self, job: Job, step: SwapNames) -> None:
         one, other = self._must_path(step.one.source), self._must_path(step.other.source)
         one_rows, other_rows = self._current(step.one.rows), self._current(step.other.rows)
-        before = self._check(one, one_rows[0], whole=False)
-        other_before = self._check(other, other_rows[0], whole=False)
+        is_for_another = _is_for_another(step.one.claim, one_rows)
+        before = self._check(one, one_rows[0], whole=is_for_another)
+        is_for_another = _is_for_another(step.other.claim, other_rows)
+        other_before = self._check(other, other_rows[0], whole=is_for_another)
         # A side without a claim keeps a row of its own until it moves on.
         if step.one.claim is not None:
             leaving = one_rows if step.other.claim is None else (*one_rows, *other_rows)
@@ -693,6 +701,16 @@ def _seen(row: SyncedRow, stat: Stat) -> SyncedRow:
 def _at(row: SyncedRow, place: Place, stat: Stat | None) -> SyncedRow:
     row = replace(row, parent_no=place.parent_no, name=place.name)
     return row if stat is None else _seen(row, stat)
+
+
+def _is_for_another(claim: Claim | None, rows: tuple[SyncedRow, ...]) -> bool:
+    """Whether a file becomes another object's, whose bytes it has.
+
+    Then it must have them: an edit of the one object would be taken for an edit of the other.
+    """
+    if claim is None or claim.entry.kind is Kind.DIRECTORY:
+        return False
+    return all(row.object_no != entry.object_no for row in rows for entry in claim.entries)
 
 
 def _is_as_synced(stat: Stat, row: SyncedRow) -> bool:

@@ -285,6 +285,16 @@ async def test_E11_a_file_that_changed_is_looked_at_before_it_is_replaced(world:
     assert (world.root / "a").read_bytes() == b"by the user"
 
 
+async def test_bytes_that_changed_are_not_given_to_another_object(world: World) -> None:
+    await world.converge([file_entry(1, ROOT, b"a", b"one")])
+    (world.root / "a").write_bytes(b"by the user")
+
+    applied = await world.apply([file_entry(2, ROOT, b"b", b"one")])
+
+    assert Why.CHANGED_HERE in {each.why for each in applied.postponed}
+    assert (world.root / "a").read_bytes() == b"by the user"
+
+
 async def test_nothing_unknown_is_overwritten(world: World) -> None:
     (world.root / "a").write_bytes(b"unknown")
 

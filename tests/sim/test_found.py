@@ -128,6 +128,28 @@ def test_a_file_moved_while_its_node_is_down_behind_the_exchange_is_one_file() -
     )
 
 
+def test_an_edit_of_a_file_that_leaves_is_not_taken_for_one_of_its_backup_copy() -> None:
+    played(
+        step(290, 0, "write", "b", 1),
+        step(339, 0, "hold", "b", 2, 3, 1219),
+        step(339, 2, "save", "b", 4),
+        step(339, 0, "copy", "b", "x y"),
+        step(413, 2, "fault", 18, 13, 3),
+        step(817, 2, "remove", "b"),
+        step(817, 0, "backup", "x y", 9, 1),
+        step(3480, 2, "backup", "x y", 10, 0),
+        step(5020, 0, "save", "x y", 11),
+        step(5071, 2, "twice", "x y", 12, 13),
+        step(9511, 0, "save", "c", 15),
+        step(9744, 0, "fault", 14, 28, 30),
+        step(9939, 1, "append", "c", 17),
+        step(12_559, 2, "backup", "c", 21, 1),
+        step(15_872, 0, "hold", "c", 22, 23, 1628),
+        step(15_872, 1, "remove", "c"),
+        seed=2174,
+    )
+
+
 def test_a_row_below_a_directory_that_is_gone_does_not_stay_for_ever() -> None:
     played(
         step(1139, 2, "mkdir", "d"),
