@@ -46,7 +46,6 @@ from store.db import Database
 from store.errors import DizzyError, TryLater
 from store.folder import StoredFolder
 from store.ids import AgentId, BlobHash, FolderId, short
-from store.records import BlobRef
 from store.signing import AgentKey
 
 logger = logging.getLogger(__name__)
@@ -457,14 +456,6 @@ class Node:
             raise OSError(str(failure)) from failure
         self.traffic.add(link)
         return link
-
-    async def fetch_anywhere(self, blob: BlobHash) -> bytes | None:
-        """Fetch a content of at most 1 MiB from whichever peer has it, in any folder."""
-        for folder in self.works:
-            found = await self.fetcher.fetch_small(folder, [BlobRef(hash=blob, size=1)])
-            if blob in found:
-                return found[blob]
-        return None
 
     async def call_members(self) -> None:
         """See to it that somebody calls every other member."""

@@ -23,6 +23,7 @@ from daemon.answers import (
     RestoreLine,
     VerifyLine,
 )
+from daemon.cat import cat_hash, cat_path
 from daemon.folder_work import FolderWork
 from daemon.history import history
 from daemon.joining import Joining
@@ -32,9 +33,8 @@ from daemon.reverting import put_back_deleted, revert_local_changes
 from daemon.sharing import Sharing
 from daemon.status import Status
 from store.errors import DizzyError, TryLater
-from store.ids import BlobHash, Kind
+from store.ids import BlobHash
 
-_CAT_PIECE_BYTES = 1024 * 1024
 _WAIT_LOOK_S = 0.02
 _HASH_DIGITS = 64
 
@@ -126,50 +126,13 @@ class NodeOperations:
     async def cat(self, path_or_hash: str, cwd: str) -> AsyncIterator[bytes]:
         """Read one content in pieces, from disk, history or a peer."""
         if len(path_or_hash) == _HASH_DIGITS and _is_hex(path_or_hash):
-            async for piece in self._cat_hash(BlobHash(bytes.fromhex(path_or_hash))):
+            async for piece in cat_hash(self._node, BlobHash(bytes.fromhex(path_or_hash))):
                 yield piece
             return
         path = os.path.join(cwd, path_or_hash)  # noqa: PTH118 - a path as the user wrote it
         work, relative = self._locate(f"cat {path_or_hash}", path)
-        async for piece in self._cat_path(work, relative):
+        async for piece in cat_path(self._node, work, relative):
             yield piece
-
-    async def _cat_path(self, work: FolderWork, path: bytes) -> AsyncIterator[bytes]:
-        rows = await work.rows_at([path])
-        shown = os.fsdecode(path)
-        if not rows[0] or rows[0][0].kind == Kind.DIRECTORY:
-            raise DizzyError(f"cat {shown}", "is no file that dizzyd knows")
-        row = rows[0][0]
-        if row.kind == Kind.SYMLINK:
-            yield row.value
-            return
-        async for piece in self._cat_hash(BlobHash(row.value)):
-            yield piece
-
-    async def _cat_hash(self, blob: BlobHash) -> AsyncIterator[bytes]:
-        node = self._node
-        for work in node.works.values():
-            offset = 0
-            while True:
-                piece = await node.replica.read_own(work, blob, offset, _CAT_PIECE_BYTES)
-                if piece is None:
-                    break
-                if not piece:
-                    return
-                yield piece
-                offset += len(piece)
-                if len(piece) < _CAT_PIECE_BYTES:
-                    return
-            if offset:
-                raise DizzyError(f"cat {blob.hex()}", "changed while it was read", hint="again")
-        content = await node.fetch_anywhere(blob)
-        if content is None:
-            raise TryLater(
-                f"cat {blob.hex()}",
-                "is neither here nor at a connected peer",
-                hint="`dizzyd status` shows who is connected",
-            )
-        yield content
 
     async def history(self, path: str) -> History:
         """Tell what became of an absolute path, and where its contents can be had."""

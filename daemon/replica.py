@@ -223,21 +223,6 @@ class NodeReplica:
             logger.debug("blob not readable blob=%s why=%s", short(blob), failure.why)
             return None
 
-    async def read_own(
-        self, work: SharedFolder, blob: BlobHash, offset: int, length: int
-    ) -> bytes | None:
-        """Read a piece of a content of this folder for ourselves; None if it is not here."""
-        disk = work.disk
-        if disk is None:
-            return None
-        places = await self._finder.find(work.folder_no, [blob])
-        if not places or work.disk is not disk:
-            return None
-        try:
-            return await self._pool.run(places[blob][0].read, disk, offset, length)
-        except DiskError:
-            return None
-
     async def read_small(
         self, agent: AgentId, folder: FolderId, blobs: Sequence[BlobHash], limit_bytes: int
     ) -> list[bytes | None]:

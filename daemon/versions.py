@@ -300,3 +300,21 @@ def summarise(stored: StoredFolder, batch_no: int, positions: Sequence[int]) -> 
         if what is not None:
             counts[what] = counts.get(what, 0) + 1
     return BatchSummary(agent=header.agent, wall_ms=header.wall_ms, counts=counts)
+
+
+def find_size(
+    stored: StoredFolder, blob: BlobHash, after_no: int
+) -> tuple[int | None, int | None]:
+    """Look for a content in a part of the log: its size if found, and where to go on, or None."""
+    rows = stored.db.execute(
+        "SELECT no, header, CASE WHEN instr(body, ?) > 0 THEN body END FROM batch"
+        " WHERE folder_no = ? AND no > ? ORDER BY no LIMIT ?",
+        (blob, stored.no, after_no, _BATCHES_AT_ONCE),
+    ).fetchall()
+    wanted = bytes(blob)
+    for _, header, body in rows:
+        for raw in () if body is None else split_events(body, decode_header(header).count):
+            content = getattr(decode(raw), "content", None) if wanted in raw else None
+            if isinstance(content, Content) and content.hash == blob:
+                return content.size, None
+    return None, rows[-1][0] if len(rows) == _BATCHES_AT_ONCE else None

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daemon.answers import RestoreLine
+from daemon.cat import cat_hash
 from daemon.fs import LinuxDisk
 from daemon.history import history
 from daemon.journal import FolderJournal
 from daemon.restoring import Restoring
 from store.access import Role
-from store.errors import DizzyError
+from store.errors import DizzyError, TryLater
+from store.ids import BlobHash, blob_hash
 from tests.daemon.working import Working, alone, eventually, pair
 from tests.e2e.trees import Tree, read_tree
 
@@ -300,3 +302,44 @@ async def test_large_contents_come_back_from_history_and_from_a_peer(tmp_path: P
 
         assert (tmp_path / "from a peer").read_bytes() == content
         await eventually(lambda: owner.has("large", content))
+
+
+async def _cat(node: Working, blob: BlobHash) -> bytes:
+    return b"".join([piece async for piece in cat_hash(node.node, blob)])
+
+
+@pytest.mark.parametrize("size", [0, 100, 3 << 20])
+async def test_cat_reads_what_is_true_from_disk_history_or_a_peer(
+    tmp_path: Path, size: int
+) -> None:
+    content = random.Random(2).randbytes(size)
+    async with pair(tmp_path) as (owner, other):
+        owner.write("a", content)
+        await owner.look()
+        await eventually(lambda: other.has("a", content))
+        await other.settled()
+        assert await _cat(other, blob_hash(content)) == content  # a file
+        owner.write("a", b"new", mtime_ns=1_600_000_001_000_000_000)
+        await owner.look()
+        await eventually(lambda: other.has("a", b"new"))
+        await other.settled()
+
+        assert await _cat(other, blob_hash(content)) == content  # history
+        assert await _cat(owner, blob_hash(content)) == content  # a peer
+        assert [path.name for path in (owner.root / ".dizzyd/tmp").iterdir()] == []
+
+
+async def test_cat_never_shows_damaged_bytes(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (owner, other):
+        owner.write("a", b"one")
+        await owner.look()
+        await eventually(lambda: other.has("a", b"one"))
+        owner.write("a", b"two", mtime_ns=1_600_000_001_000_000_000)
+        await owner.look()
+        await eventually(lambda: other.has("a", b"two"))
+        await other.settled()
+        [kept] = (other.root / ".dizzyd/history").iterdir()
+        kept.write_bytes(b"0ne")
+
+        with pytest.raises(TryLater):
+            await _cat(other, blob_hash(b"one"))
