@@ -25,11 +25,13 @@ from typing import TextIO
 from daemon import report
 from daemon.config import Config, read_config
 from daemon.control import ControlServer
-from daemon.core import InlineRunner, Runner, ThreadRunner
+from daemon.core import InlineRunner, Runner, ThreadRunner, WatchedRunner
 from daemon.disk import Disk, DiskError, RootLost
 from daemon.fs import LinuxDisk
 from daemon.greeting import greeting
+from daemon.healing import Machine, OpenedHome, open_home, replace_database
 from daemon.home import Home, user_directory
+from daemon.instance import Instance
 from daemon.joining import Joining
 from daemon.key_file import read_key
 from daemon.node import Node, World
@@ -49,8 +51,8 @@ from peers.interfaces import interface_addresses
 from peers.invite import Invite
 from peers.link import Link, Purpose
 from peers.listener import Listener
-from store.db import open_database
-from store.errors import DatabaseDamaged, DizzyError
+from store.db import is_damage, open_database
+from store.errors import BadSignature, DatabaseDamaged, DizzyError, Malformed
 from store.ids import AgentId, FolderId
 from store.signing import AgentKey
 
@@ -60,6 +62,8 @@ STOP_LIMIT_S = 8.0
 NETWORK_LOOK_S = 5.0
 SUSPENDED_S = 5.0  # so much more wall clock than loop time: the machine slept
 POOL_THREADS = 4
+MARK_S = 60.0
+REPLACED_LIMIT = 4  # lives of one process, each with a database of its own
 
 
 class SystemClock:
@@ -72,6 +76,13 @@ class SystemClock:
     def monotonic_s(self) -> float:
         """Give a clock that never goes back."""
         return time.monotonic()
+
+
+MACHINE = Machine(
+    random_bytes=secrets.token_bytes,
+    monotonic_s=time.monotonic,
+    stamp=lambda: time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+)
 
 
 class _Network:
@@ -186,6 +197,8 @@ def stopped_node(home: Home) -> Iterator[NodeOperations]:
     with home.locked():
         key = read_key(home.key)
         config = load_config(home)
+        instance = Instance(home, secrets.token_bytes)
+        is_whole = not instance.lost_wal()
         database = open_database(home.database)
         try:
             runner = InlineRunner()
@@ -201,7 +214,7 @@ def stopped_node(home: Home) -> Iterator[NodeOperations]:
                 raise DatabaseDamaged(
                     f"read the database {home.database}",
                     str(cause),
-                    hint="bring it back from a backup, or move it away and join the folders again",
+                    hint="`dizzyd run` replaces it by what can be proven; this one is kept",
                 ) from cause
             for work in node.works.values():
                 with contextlib.suppress(DiskError):  # a lost root is told by status and verify
@@ -220,21 +233,33 @@ def stopped_node(home: Home) -> Iterator[NodeOperations]:
             for work in node.works.values():
                 if work.disk is not None:
                     close_disk(work.disk)
+            with contextlib.suppress(DizzyError, OSError, ValueError, sqlite3.Error):
+                # What is suspicious stays so, for `run`; closing takes the WAL away.
+                if is_whole and instance.exists and not instance.suspicion(database):
+                    instance.renew(database, is_closing=True)
             database.close()
 
 
 class Application:
     """A running daemon, from start to stop."""
 
-    def __init__(self, home: Home, key: AgentKey, config: Config, out: TextIO) -> None:
-        """Wire the parts; nothing is opened but the database."""
+    def __init__(
+        self, home: Home, key: AgentKey, config: Config, opened: OpenedHome, out: TextIO
+    ) -> None:
+        """Wire the parts around an open database; nothing else is opened yet."""
         self._home = home
         self._out = out
         self._config_problem: Problem | None = None
-        self._core = ThreadRunner("dizzyd-core", 1)
+        self.damage = ""  # of the database, found while running
+        self._opened = opened
+        self._core = WatchedRunner(
+            ThreadRunner("dizzyd-core", 1), sqlite3.DatabaseError, self._database_failed
+        )
         self._pool = ThreadRunner("dizzyd-pool", POOL_THREADS)
-        self._database = open_database(home.database)
-        self._reader = ThreadRunner("dizzyd-read", 1)
+        self._database = opened.database
+        self._reader = WatchedRunner(
+            ThreadRunner("dizzyd-read", 1), sqlite3.DatabaseError, self._database_failed
+        )
         self._reading = open_database(home.database, read_only=True)
         identity = Identity(
             key=key, label=config.node.name.encode()[:255], instance=secrets.token_bytes(16)
@@ -275,10 +300,12 @@ class Application:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        await self.node.load()
+        await self._load()
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._mark_instance())
                 tasks.create_task(self.node.run())
+                tasks.create_task(self._mark_instance())
                 tasks.create_task(self._listener.serve())
                 tasks.create_task(self._watch_network())
                 loop.add_signal_handler(
@@ -292,12 +319,45 @@ class Application:
                 self._greet()
                 self._notifier.ready()
                 await self._stop.wait()
-                self._notifier.stopping()
+                if not self.damage:
+                    self._notifier.stopping()
                 raise _Stopped  # noqa: TRY301 - this is how a task group is ended
         except* _Stopped:
             pass
         finally:
             await self._control.stop()
+
+    async def _load(self) -> None:
+        """Load the node; what cannot be read although SQLite reads it is damage too."""
+        self.node.damage = self._opened.damage
+        self.node.on_damage = self._note_damage
+        try:
+            await self.node.load(is_suspicious=bool(self._opened.suspicion))
+        except (Malformed, BadSignature, LookupError, ValueError, TypeError) as damaged:
+            self._note_damage(f"what it holds cannot be read: {damaged}")
+            raise
+        with contextlib.suppress(DizzyError, sqlite3.OperationalError):  # a full disk
+            await self._core.run(self._opened.instance.renew, self._database)
+
+    async def _mark_instance(self) -> None:
+        """Draw another mark now and then, so that an older copy is known by it."""
+        connection = self._database.connection
+        changes = connection.total_changes
+        while True:
+            await asyncio.sleep(MARK_S)
+            if connection.total_changes != changes:
+                with contextlib.suppress(DizzyError, sqlite3.OperationalError):  # a full disk
+                    await self._core.run(self._opened.instance.renew, self._database)
+                changes = connection.total_changes
+
+    def _database_failed(self, failure: Exception) -> None:
+        if is_damage(failure):
+            self._note_damage(str(failure))
+
+    def _note_damage(self, damage: str) -> None:
+        """End this run: the database is to be replaced."""
+        self.damage = self.damage or damage
+        self._stop.set()
 
     def close(self) -> None:
         """Let go of threads and database."""
@@ -305,6 +365,11 @@ class Application:
         self._reader.close()
         self._reading.connection.close()
         self._core.close()
+        if self.damage:
+            self._database.connection.close()  # what is damaged is not written any more
+            return
+        with contextlib.suppress(DizzyError, OSError, sqlite3.Error):  # a full disk
+            self._opened.instance.renew(self._database, is_closing=True)
         self._database.close()
 
     async def _share_written(self) -> None:
@@ -392,13 +457,31 @@ def run(home: Home, first_folder: str | None) -> int:
     _raise_descriptor_limit()
     gc.freeze()
 
-    async def main() -> None:
-        application = Application(home, key, config, sys.stdout)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_run_healed(home, config, key, first_folder))
+    return 0
+
+
+async def _run_healed(
+    home: Home, config: Config, key: AgentKey, first_folder: str | None
+) -> None:
+    """Run, and begin again with a database built anew where the present one is damaged."""
+    opened = open_home(home, config, key, MACHINE)
+    for _ in range(REPLACED_LIMIT):
+        application = Application(home, key, config, opened, sys.stdout)
         try:
             await application.run(first_folder)
+        except Exception:
+            if not application.damage:
+                raise
+            logger.exception("ended by a damaged database")
         finally:
             application.close()
-
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main())
-    return 0
+        if not application.damage:
+            return
+        config = load_config(home)
+        opened = replace_database(home, config, key, MACHINE, application.damage)
+    opened.database.close()
+    raise DatabaseDamaged(
+        f"database {home.database}", opened.damage, hint="check the disk; nothing was lost"
+    )

@@ -54,6 +54,34 @@ class ThreadRunner:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
+class WatchedRunner:
+    """Runs functions by another runner, and tells of every failure of one kind."""
+
+    def __init__(
+        self, inner: ThreadRunner, kind: type[Exception], on_failure: Callable[[Exception], None]
+    ) -> None:
+        """Tell `on_failure`, in the thread of the loop, before who asked is told."""
+        self._inner = inner
+        self._kind = kind
+        self._on_failure = on_failure
+
+    async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn` there."""
+        try:
+            return await self._inner.run(fn, *args, **kwargs)
+        except self._kind as failure:
+            self._on_failure(failure)
+            raise
+
+    async def settle(self) -> None:
+        """Return when everything given until now has ended."""
+        await self._inner.settle()
+
+    def close(self) -> None:
+        """End the other runner."""
+        self._inner.close()
+
+
 class InlineRunner:
     """Runs functions at once, in the loop's own thread: for simulations."""
 

@@ -43,6 +43,11 @@ _LAGGING = (
     "it goes on by itself; a home that was restored or set back writes a new log then",
 )
 
+_NO_LOG = (
+    "the database was lost, and no peer has brought the log yet",
+    "start or reach a peer of config.toml; without any, `dizzyd leave` and share it again",
+)
+
 
 class FolderWork:
     """One folder at work. Owned by the loop; the database thread is asked in units."""
@@ -82,9 +87,8 @@ class FolderWork:
 
     async def run(self) -> None:
         """Work until cancelled; a lost root is waited for."""
-        await self.refresh_members()
         await self.tail.start(self._standing.now_s())
-        self._tell_tail()
+        await self.refresh_members()
         while True:
             try:
                 disk = await self._tools.pool.run(
@@ -179,6 +183,7 @@ class FolderWork:
             await displaced.look()
 
     def _scanned(self) -> None:
+        self._tell_tail()
         self._apply.begin_anew()
         self._tools.heads_changed(self.folder)
 
@@ -205,6 +210,7 @@ class FolderWork:
             return standing.stored.log.members(), standing.stored.is_joining
 
         standing.members, standing.is_joining = await self._tools.core.run(read)
+        self._tell_tail()
         if standing.may_write and standing.local.paths:  # refused before we had the role
             standing.local.clear()
             self._look.look_at_all()
@@ -223,7 +229,11 @@ class FolderWork:
             self._tell_tail()
 
     def _tell_tail(self) -> None:
-        self.trouble.tail = _LAGGING if self.tail.is_lagging else None
+        is_unknown = self.is_rebuilding and self.own_member is None
+        if is_unknown:
+            self.trouble.tail = _NO_LOG
+        else:
+            self.trouble.tail = _LAGGING if self.tail.is_lagging else None
 
     def _tail_is_back(self) -> None:
         logger.info("own log is complete folder=%s", short(self.folder))
@@ -286,6 +296,11 @@ class FolderWork:
     def is_joining(self) -> bool:
         """Whether local files still wait to be bound to the log."""
         return self._standing.is_joining
+
+    @property
+    def is_rebuilding(self) -> bool:
+        """Whether the database was replaced, and files are not bound yet."""
+        return self._standing.is_joining and self._standing.stored.is_rebuilt
 
     @property
     def waiting_objects(self) -> set[int]:

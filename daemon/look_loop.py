@@ -159,6 +159,8 @@ class LookLoop:
         if await standing.tail.look(
             standing.heads_of_others(), standing.now_s(), has_others=has_others
         ):
+            if standing.own_member is not None:
+                self._gate.open()
             self._on_tail()
 
     def _take_hints(self, hints: list[Hint]) -> None:

@@ -150,18 +150,29 @@ class Node:
         self._stopping = asyncio.Lock()
         self._rng = random.Random(int.from_bytes(world.random_bytes(8), "big"))  # noqa: S311
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.damage = ""  # of the database that this one replaced
+        self.on_damage: Callable[[str], None] = lambda _: None
         self.on_admitted: Callable[[AgentId, str, FolderId], None] = lambda *_: None
         self.on_ended: Callable[[EndedFolder], None] = lambda _: None
         self._subscribe()
 
     # -- life -----------------------------------------------------------------------------------
 
-    async def load(self) -> None:
-        """Read folders and peers from the database, and make their works."""
+    async def load(self, *, is_suspicious: bool = False) -> None:
+        """Read folders and peers from the database, and make their works.
+
+        Where the home is not surely the one that was here last, every folder opens an epoch.
+        """
 
         def read() -> list[tuple[StoredFolder, EndedFolder | None]]:
             self.shelf.load()
+            if is_suspicious:
+                self.shelf.renew_epochs()
             self.book.load()
+            self.book.rebuild_from(
+                [stored.no for stored in self.shelf if stored.is_rebuilt],
+                [peer.agent for peer in self.config.peers.values()],
+            )
             return [(stored, self._read_ended(stored)) for stored in self.shelf]
 
         for stored, ended in await self.world.core.run(read):
@@ -473,9 +484,7 @@ class Node:
         wanted: set[AgentId] = set()
         for work in self.works.values():
             wanted.update(work.members)
-            inviter = self.book.inviter(work.folder_no)
-            if inviter is not None:
-                wanted.add(inviter)
+            wanted.update(self.book.sources(work.folder_no))
         for ended in self.ended.values():
             wanted.update(ended.untold)
         wanted.discard(self.key.agent)
@@ -484,8 +493,7 @@ class Node:
     def _tell_unanswered(self) -> None:
         """Tell folders whose other members were all called in vain: nobody is to be waited for."""
         for work in self.works.values():
-            inviter = self.book.inviter(work.folder_no)
-            others = {*work.members, *([] if inviter is None else [inviter])}
+            others = {*work.members, *self.book.sources(work.folder_no)}
             if others - {self.key.agent} <= self._called:
                 work.tail.nobody_answers()
 

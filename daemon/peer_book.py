@@ -51,6 +51,8 @@ class PeerBook:
         self._peers: dict[AgentId, KnownPeer] = {}
         self._own: SignedAddresses | None = None
         self._inviters: dict[int, AgentId] = {}
+        self._rebuilt: frozenset[int] = frozenset()
+        self._configured: frozenset[AgentId] = frozenset()
         self.is_cloned = False
 
     def load(self) -> None:
@@ -58,14 +60,17 @@ class PeerBook:
         for agent, name, packed, last_seen_ms in self._db.execute(
             "SELECT agent, name, addresses, last_seen_ms FROM peer"
         ):
-            record = _decoder.decode(packed) if packed else None
+            record, places = _read_record(packed)
             if agent == self._key.agent:
                 self._own = record
                 continue
-            peer = KnownPeer(agent=agent, name=name, record=record, last_seen_ms=last_seen_ms)
-            if record is not None:
-                peer.addresses = addresses.verify(record)
-            self._peers[agent] = peer
+            self._peers[agent] = KnownPeer(
+                agent=agent,
+                name=name,
+                record=record,
+                addresses=places,
+                last_seen_ms=last_seen_ms,
+            )
         for key, inviter in self._db.execute(
             "SELECT key, value FROM meta WHERE key LIKE 'inviter/%'"
         ):
@@ -82,9 +87,20 @@ class PeerBook:
         own = [] if self._own is None else [self._own]
         return own + [peer.record for peer in self._peers.values() if peer.record is not None]
 
-    def inviter(self, folder_no: int) -> AgentId | None:
-        """Say whose invite brought us into a folder."""
-        return self._inviters.get(folder_no)
+    def sources(self, folder_no: int) -> frozenset[AgentId]:
+        """Say who brings us the log of a folder whose members we do not know (yet).
+
+        Whose invite brought us into it; and where our database was lost, whoever config.toml
+        names.
+        """
+        inviter = self._inviters.get(folder_no)
+        found = frozenset(() if inviter is None else (inviter,))
+        return found | self._configured if folder_no in self._rebuilt else found
+
+    def rebuild_from(self, folder_nos: Iterable[int], agents: Iterable[AgentId]) -> None:
+        """Take these agents as sources of folders whose database was lost."""
+        self._rebuilt = frozenset(folder_nos)
+        self._configured = frozenset(agents) - {self._key.agent}
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -142,3 +158,14 @@ class PeerBook:
                 " VALUES (?, ?, ?, ?)",
                 (agent, name, packed, last_seen_ms),
             )
+
+
+def _read_record(packed: bytes) -> tuple[SignedAddresses | None, tuple[Address, ...]]:
+    """Read what an agent signed; what a bad disk made of it is as good as nothing."""
+    if not packed:
+        return None, ()
+    try:
+        record = _decoder.decode(packed)
+        return record, tuple(addresses.verify(record))
+    except (msgspec.DecodeError, BadSignature, Malformed):
+        return None, ()

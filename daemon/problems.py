@@ -115,6 +115,14 @@ def unknown_folder_problem(name: str) -> Problem:
     )
 
 
+def replaced_problem(damage: str) -> Problem:
+    """Say that the database was damaged and is being replaced."""
+    return Problem(
+        problem=f"the database was damaged and is built anew: {damage}",
+        hint="it goes on by itself once a peer is connected; the damaged one is kept in the home",
+    )
+
+
 def damage_problem(cause: Exception) -> Problem:
     """Say that the database cannot be read."""
     return Problem(

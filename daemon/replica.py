@@ -120,12 +120,12 @@ class NodeReplica:
         work = self._folders.get(folder)
         member = work.members.get(agent) if work is not None else None
         if member is None:
-            return work is not None and self._is_inviter(agent, work)
+            return work is not None and self._is_source(agent, work)
         return member.expires_ms is None or member.expires_ms > self._clock.now_ns() // 1_000_000
 
-    def _is_inviter(self, agent: AgentId, work: SharedFolder) -> bool:
-        """Whether we joined by this agent and know no members yet: it brings us the log."""
-        return not work.members and self._book.inviter(work.folder_no) == agent
+    def _is_source(self, agent: AgentId, work: SharedFolder) -> bool:
+        """Whether it brings us the log of a folder whose members we do not know yet."""
+        return not work.members and agent in self._book.sources(work.folder_no)
 
     # -- the log --------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from daemon.problems import (
     folder_problems,
     fork_problem,
     own_clone_problem,
+    replaced_problem,
     unknown_folder_problem,
 )
 from daemon.status import (
@@ -182,6 +183,8 @@ class Reporter:
             yield config_problem
         if self._damage is not None:
             yield self._damage
+        if node.damage and any(work.is_rebuilding for work in node.works.values()):
+            yield replaced_problem(node.damage)
         is_cloned = node.book.is_cloned or node.shelf.own.has_twin
         if is_cloned or node.key.agent in node.clones_seen:
             yield own_clone_problem()
@@ -306,9 +309,8 @@ class Reporter:
             members = work.members or self._figures[work.folder_no].members
             for agent, member in members.items():
                 labels.setdefault(agent, member.label.decode("utf-8", "replace"))
-            inviter = node.book.inviter(work.folder_no)
-            if inviter is not None:
-                labels.setdefault(inviter, "")
+            for source in node.book.sources(work.folder_no):
+                labels.setdefault(source, "")
         for session in node.sessions.all():
             labels.setdefault(session.agent, session.link.label.decode("utf-8", "replace"))
         labels.pop(node.key.agent, None)

@@ -8,13 +8,13 @@ when two connections write or checkpoint at once, sqlite.org/wal.html#walresetbu
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
 
-from store.errors import DatabaseDamaged
+from store.errors import DatabaseDamaged, DatabaseNewer, DizzyError
 
 SCHEMA_VERSION = 1
 IN_LIMIT = 500  # ids in one IN(): well below SQLite's limit of variables
@@ -137,8 +137,10 @@ def chunked(values: Sequence[bytes] | Sequence[int]) -> Iterator[tuple[str, Sequ
 def open_database(path: Path, *, read_only: bool = False) -> Database:
     """Open or make the database at `path`, for its owner alone (0600) whatever the umask.
 
-    Raises DatabaseDamaged if it is malformed or was written by a newer dizzyd.
+    Raises DatabaseDamaged if it is malformed, DatabaseNewer if it was written by a newer dizzyd,
+    DizzyError where the disk or somebody's lock is in the way: then nothing is wrong with it.
     """
+    was_there = path.exists() and path.stat().st_size > 0
     try:
         if read_only:
             connection = sqlite3.connect(
@@ -155,20 +157,79 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
+            if was_there and _has_tables(connection):
+                raise sqlite3.DatabaseError("the number of its schema is gone")
             _make(connection)
     except sqlite3.Error as cause:
+        if isinstance(cause, sqlite3.OperationalError) and not is_damage(cause):
+            raise DizzyError(
+                f"cannot open the database {path}",
+                str(cause),
+                hint="free space, or let go of its lock; nothing is wrong with it",
+            ) from cause
         raise DatabaseDamaged(
             f"cannot open the database {path}",
             str(cause),
-            hint="bring it back from a backup, or move it away and join the folders again",
+            hint="`dizzyd run` replaces it by what can be proven; this one is kept",
         ) from cause
     if version > SCHEMA_VERSION:
-        raise DatabaseDamaged(
+        connection.close()
+        raise DatabaseNewer(
             f"cannot open the database {path}",
             f"it has schema {version}, this dizzyd knows {SCHEMA_VERSION}",
             hint="install a newer dizzyd; nothing was changed",
         )
     return Database(connection)
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error of SQLite says that the database is not what was written.
+
+    A full disk, a lock and an input error say nothing of it.
+    """
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # raised by the module itself: bytes that are no text, say
+        return not isinstance(error, sqlite3.ProgrammingError)
+    if code & 0xFF == sqlite3.SQLITE_ERROR:
+        return str(error).startswith(("no such table", "no such column", "malformed"))
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+
+
+def check_structure(
+    db: Database, limit: int, *, is_quick: bool, is_over: Callable[[], bool] = lambda: False
+) -> list[str]:
+    """Let SQLite check its pages; give what is wrong. An end by `is_over` finds nothing.
+
+    The quick check leaves out whether indices agree with their tables.
+    """
+    pragma = "quick_check" if is_quick else "integrity_check"
+    db.connection.set_progress_handler(is_over, 10_000)
+    try:
+        told = [str(row[0]) for row in db.execute(f"PRAGMA {pragma}({limit})")]
+    except sqlite3.OperationalError as stopped:
+        if stopped.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            return []
+        return [str(stopped)]
+    except sqlite3.DatabaseError as damaged:
+        return [str(damaged)]
+    finally:
+        db.connection.set_progress_handler(None, 0)
+    return [] if told == ["ok"] else told
+
+
+def open_damaged(path: Path, *, with_wal: bool) -> sqlite3.Connection:
+    """Open what is left of a damaged database to read from it; nothing is ever written there.
+
+    Raises sqlite3.Error where nothing can be read.
+    """
+    how = "mode=ro" if with_wal else "mode=ro&immutable=1"
+    return sqlite3.connect(f"file:{path}?{how}", uri=True, isolation_level=None)
 
 
 def memory_database() -> Database:

@@ -57,4 +57,8 @@ class TryLater(DizzyError):
 
 
 class DatabaseDamaged(DizzyError):
-    """The database is missing, malformed, or from a newer dizzyd."""
+    """The database is missing or malformed."""
+
+
+class DatabaseNewer(DatabaseDamaged):
+    """The database was written by a newer dizzyd. It is left alone."""

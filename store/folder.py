@@ -17,7 +17,7 @@ from store.db import Database, chunked
 from store.ending import Ending, cut_events
 from store.events import EpochOpened, Granted, encode
 from store.ids import AgentId, BatchId, Epoch, FolderId, Kind, LogId, log_id
-from store.log import Admitted, AppliedBatch, FolderLog, Opening, OwnWriter
+from store.log import Admitted, AppliedBatch, FolderLog, LogHead, Opening, OwnWriter
 from store.records import Entry
 from store.signing import AgentKey, SignedBatch, sign_folder_shared, verify
 from store.state import OBJECT_COLUMNS, Changes, FolderState, ObjectRow, class_of
@@ -51,6 +51,7 @@ class StoredFolder:
         self.path: bytes = path
         self.had_members = bool(had_members)
         self.is_joining = self.db.meta(f"joining/{self.no}") is not None
+        self.is_rebuilt = self.db.meta(f"rebuilt/{self.no}") is not None
         renewed = self.db.meta(f"next-epoch/{self.no}")
         self.next_epoch = None if renewed is None else Epoch(renewed)
         self.log = FolderLog(self.db, self.no, self.id)
@@ -198,9 +199,10 @@ class StoredFolder:
         if self.next_epoch is None:
             return self.log.writer(self.key, self.epoch)
         epoch = self.next_epoch
-        head = self.log.own_head(self.key.agent, self.epoch)
+        head = self._newest_own()
         event = EpochOpened(
-            previous_log=self.own_log, previous_batch=None if head is None else head.batch
+            previous_log=self.own_log if head is None else head.log,
+            previous_batch=None if head is None else head.batch,
         )
 
         def begin() -> None:
@@ -209,6 +211,14 @@ class StoredFolder:
             self.epoch, self.next_epoch = epoch, None
 
         return self.log.writer(self.key, epoch, Opening(event=encode(event), begun=begin))
+
+    def _newest_own(self) -> LogHead | None:
+        """Find where our log ended: in the present epoch, or else in one that came back to us."""
+        present = self.log.own_head(self.key.agent, self.epoch)
+        if present is not None:
+            return present
+        ours = [head for head in self.log.heads() if head.agent == self.key.agent]
+        return max(ours, key=lambda head: (head.seq, head.batch), default=None)
 
     def append(self, events: Sequence[bytes], wall_ms: int) -> list[SignedBatch]:
         """Write own events inside the caller's change(); gives the batches made."""
@@ -300,7 +310,9 @@ class StoredFolder:
             if is_joining:
                 self.db.set_meta(f"joining/{self.no}", b"1")
             else:
-                self.db.execute("DELETE FROM meta WHERE key = ?", (f"joining/{self.no}",))
+                keys = (f"joining/{self.no}", f"rebuilt/{self.no}")
+                self.db.execute("DELETE FROM meta WHERE key IN (?, ?)", keys)
+                self.is_rebuilt = False
         self.is_joining = is_joining
 
     def rebuild(self) -> bytes:

@@ -185,10 +185,10 @@ class Working:
 
     # -- life -----------------------------------------------------------------------------------
 
-    async def start(self, *others: Working) -> None:
+    async def start(self, *others: Working, is_suspicious: bool = False) -> None:
         """Load and run; call `others` where they listen."""
         self.listener.open([Address.parse("127.0.0.1:0")])
-        await self.node.load()
+        await self.node.load(is_suspicious=is_suspicious)
         for other in others:
             self.node.book.get(other.key.agent).hints.extend(other.listener.addresses)
         self._tasks = [

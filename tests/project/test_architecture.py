@@ -26,7 +26,7 @@ FILE_METHODS = {
 HARMLESS = re.compile(
     r"(os\.(fsencode|fsdecode|fspath|sep|strerror|path\.(sep|join|normpath|basename|dirname))"
     r"|(socket|os|signal|fcntl|ssl)\.[A-Z][A-Z0-9_]*"
-    r"|socket\.gaierror|ssl\.(SSLError|SSLObject)|sqlite3\.(Database|Programming)?Error|random\.Random"
+    r"|socket\.gaierror|ssl\.(SSLError|SSLObject)|sqlite3\.(Database|Programming|Operational)?Error|sqlite3\.Connection|random\.Random"
     r"|subprocess\.TimeoutExpired)\b.*"
 )
 
@@ -53,6 +53,8 @@ ADAPTERS = {
     # the home, and what a user gives by path
     "daemon.config": {"os", "socket", "open"},
     "daemon.home": {"os", "fcntl", "open", "pwd"},
+    "daemon.healing": {"os"},
+    "daemon.instance": {"os", "open"},
     "daemon.key_file": {"os", "open"},
     "daemon.joining": {"os"},
     "daemon.sharing": {"os"},
