@@ -54,7 +54,7 @@ ADAPTERS = {
     "daemon.config": {"os", "socket", "open"},
     "daemon.home": {"os", "fcntl", "open", "pwd"},
     "daemon.healing": {"os"},
-    "daemon.instance": {"os", "open"},
+    "daemon.instance": {"open"},
     "daemon.key_file": {"os", "open"},
     "daemon.joining": {"os"},
     "daemon.sharing": {"os"},
