@@ -77,6 +77,7 @@ DIRECTORIES_AT_ONCE = 128
 REST_NS = 2_000_000_000  # a file open for writing is read once it did not change for so long
 UNREADABLE_AGAIN_S = 30.0
 UNSURE_AGAIN_S = 0.1
+WENT_AGAIN_S = 5.0
 _RACY_SLACK_S = 0.005
 _WATCHED_GROWTH_BYTES = 1 << 16  # a listed file below this is small enough to be read twice
 _HARD_LINKS_TOLD = 100  # a folder of them says no more with a line for each
@@ -321,6 +322,10 @@ class _Scan:
             raise RootLost("scan", failure.why or str(failure)) from failure
         if isinstance(failure, NameMissing):
             self._agains.append(Again(job.path, AgainReason.UNSURE, UNSURE_AGAIN_S))
+            if job.is_deep and job.known_as is not None:
+                # It was renamed while we walked, by apply perhaps, which no look takes for a
+                # move: to a place that we had passed, or under a directory that stays as it is.
+                self._agains.append(Again(b"", AgainReason.UNLISTED, WENT_AGAIN_S))
         else:
             self._cannot_read(job.path, failure)
         if job.known_as in self._expanded:

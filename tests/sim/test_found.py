@@ -202,3 +202,16 @@ def test_a_directory_that_could_not_be_listed_is_listed_later() -> None:
         step(15_252, 2, "move_directory", "Neuer Ordner/d", "d"),
         seed=2084,
     )
+
+
+def test_what_stood_in_a_directory_that_apply_moved_during_a_scan_is_found() -> None:
+    played(
+        step(4235, 1, "mkdir", "e"),
+        step(6050, 0, "mkdir", "e/d"),
+        step(7721, 2, "save", "e/d/x y", 10),
+        step(7796, 0, "fault", 21, 13, 30),
+        step(11_258, 0, "write", "e/d/x y", 18),
+        step(11_258, 2, "move_directory", "e", "d"),
+        step(11_379, 0, "create", "e/d/notes.txt", 20),
+        seed=50_188,
+    )
