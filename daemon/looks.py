@@ -25,8 +25,8 @@ GONE_LIMIT_S = 5.0  # names that go on going are judged after so long all the sa
 REPEAT_LIMIT_S = 1.0  # a path that is touched without pause is looked at so often
 DIRECTORY_LIMIT_S = 0.5  # a directory that fills without pause is listed so often
 PAUSE_S = 0.01  # between two looks at one known path that is saved again
-SAVES_AT_ONCE = 30.0  # saves of one path that are looked at one by one,
-SAVES_PER_S = 10.0  # and how fast that allowance comes back
+SAVES_AT_ONCE = 1000.0  # saves of one path that are looked at one by one: 150 KB of log,
+SAVES_PER_S = 10.0  # and how fast that allowance comes back; then it is looked at so often
 CHANGING_FIRST_S = 0.1  # a file that changed while it was read: the first further look,
 CHANGING_LIMIT_S = 5.0  # doubling up to this
 PATHS_OF_ONE_DIRECTORY = 64  # more are cheaper by listing it
@@ -271,10 +271,9 @@ class LookSchedule:
             return
         last_s, credit = self._recent.get(path, (-PAUSE_S, SAVES_AT_ONCE))
         credit = min(SAVES_AT_ONCE, credit + (now_s - last_s) * SAVES_PER_S)
-        if credit < 1.0:
-            self._stir(path, now_s, is_settled=True)  # saved without end: when it rests
-            return
-        self._wait(path, max(now_s, last_s + PAUSE_S), now_s, is_settled=True)
+        # Each look that finds new bytes is an event for ever: who saves without end gets fewer.
+        pause_s = PAUSE_S if credit >= 1.0 else 1 / SAVES_PER_S
+        self._wait(path, max(now_s, last_s + pause_s), now_s, is_settled=True)
 
     def _stir(self, path: bytes, now_s: float, *, is_settled: bool = False) -> None:
         """Look at a path once nothing has touched it for a while."""

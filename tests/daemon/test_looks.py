@@ -64,14 +64,24 @@ def test_a_new_name_waits_until_nothing_touched_it_for_50_ms() -> None:
     assert schedule.due(10.04 + JUST).paths == (b"new",)
 
 
-def test_a_path_that_is_closed_without_end_is_looked_at_about_once_a_second() -> None:
+def test_a_path_that_is_closed_without_end_is_looked_at_ten_times_a_second() -> None:
     schedule = schedule_with(b"log")
     looks = 0
-    for step in range(4000):
+    for step in range(12000):
         now_s = 10.0 + step / 200
         schedule.touch([closed(b"log")], now_s)
         looks += bool(schedule.due(now_s))
-    assert looks <= 30 + 20 * 10 + 20  # the allowance, what came back of it, once a second
+    assert looks <= 1000 + 60 * 10 + 1  # the allowance, and what came back of it
+    assert schedule.next_due_s is not None
+    assert schedule.next_due_s <= 70.0 + 0.1  # the last save is not forgotten
+
+
+def test_hundreds_of_saves_without_pause_are_each_looked_at_at_once() -> None:
+    schedule = schedule_with(b"notes")
+    for step in range(600):
+        now_s = 10.0 + step / 90
+        schedule.touch([closed(b"notes")], now_s)
+        assert schedule.due(now_s).paths == (b"notes",)
 
 
 def test_a_few_quick_saves_are_each_looked_at_at_once() -> None:
