@@ -10,35 +10,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from itertools import chain
 from pathlib import Path
 
 from store.errors import DatabaseDamaged, DatabaseNewer, DizzyError
+from store.schema import SCHEMA
 
 SCHEMA_VERSION = 1
 IN_LIMIT = 500  # ids in one IN(): well below SQLite's limit of variables
 _ROWS_AT_ONCE = (64, 8)  # of one INSERT: 64 rows of 20 columns are 1280 of 32766 variables
-
-
-@cache
-def schema() -> str:
-    """Give the statements that make all tables, compiled once from store.tables."""
-    from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - only a new database needs it
-    from sqlalchemy.schema import CreateIndex, CreateTable  # noqa: PLC0415
-    from sqlmodel import SQLModel  # noqa: PLC0415
-
-    import store.tables  # noqa: PLC0415, F401
-
-    dialect = sqlite.dialect()
-    statements: list[str] = []
-    for table in SQLModel.metadata.sorted_tables:
-        statements.append(str(CreateTable(table).compile(dialect=dialect)))
-        statements.extend(
-            str(CreateIndex(index).compile(dialect=dialect))
-            for index in sorted(table.indexes, key=lambda index: str(index.name))
-        )
-    return ";\n".join(statements) + f";\nPRAGMA user_version = {SCHEMA_VERSION};"
 
 
 class Database:
@@ -151,8 +131,9 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA cache_size = -{2048 if read_only else 16384}")
-        connection.execute("PRAGMA mmap_size = 268435456")
+        connection.execute(f"PRAGMA cache_size = -{2048 if read_only else 8192}")
+        if not read_only:  # what is mapped counts as ours, twice if two do it
+            connection.execute("PRAGMA mmap_size = 268435456")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -251,4 +232,6 @@ def scratch_database() -> Database:
 
 
 def _make(connection: sqlite3.Connection) -> None:
-    connection.executescript("BEGIN;\n" + schema() + "\nCOMMIT;")
+    connection.executescript(
+        f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
+    )

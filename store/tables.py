@@ -2,7 +2,7 @@
 
 One class for each table, with its indices; nothing here reads or writes. All of that uses the
 DB-API on these tables (docs/decisions/0005-db-api-for-all-tables.md). Importing this module costs
-a third of a second, so only the making of a new database does it (store.db).
+a third of a second and 20 MB, so what makes a new database uses store.schema, written from here.
 
 Columns named `*_no` are small local numbers that never leave this node. `key` columns hold the
 order key of an event, 44 bytes: lamport u64, batch id 32, index u32, all big-endian, so that

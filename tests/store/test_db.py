@@ -5,6 +5,7 @@ import sqlite3
 import pytest
 
 from store.db import Database, memory_database
+from tests.project import schema
 
 
 @pytest.fixture
@@ -50,3 +51,7 @@ def test_insert_writes_every_row_once_whatever_their_number(count: int) -> None:
 
     found = database.execute("SELECT object_no, tag FROM object_tag ORDER BY 1").fetchall()
     assert found == rows
+
+
+def test_the_statements_that_make_tables_are_those_of_the_tables() -> None:
+    assert schema.MODULE.read_text(encoding="utf-8") == schema.compiled()
