@@ -34,6 +34,8 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_NO_AUTOMOUNT = 0x800
 _STATFS_BYTES = 256  # struct statfs is 120 bytes on 64-bit; f_type is its first long
 
+_M_ARENA_MAX = -8
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # One foreign function for each shape of arguments: declared types cost a third of wrapped ones.
@@ -175,3 +177,10 @@ def inotify_add(descriptor: int, path: bytes, mask: int) -> int:
 def inotify_remove(descriptor: int, watch: int) -> None:
     """Stop a watch; no error if the kernel has dropped it already."""
     _libc.inotify_rm_watch(ctypes.c_int(descriptor), ctypes.c_int(watch))
+
+
+def share_arenas(count: int) -> None:
+    """Let all threads share so many arenas of malloc (glibc alone; elsewhere nothing happens)."""
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, count)
