@@ -144,7 +144,8 @@ class VerifyLine:
 
     `kind` is "finding" (damage: `text` says what and where), "pending" (content still on its
     way), "progress" (`done_bytes` of `total_bytes`), or "summary" (the last line; `findings`
-    counts the damage).
+    counts the damage). Of repair also "repaired" and "waiting" (no peer at hand has the content);
+    its summary has the `exit_code`.
     """
 
     kind: str
@@ -152,6 +153,7 @@ class VerifyLine:
     done_bytes: int = 0
     total_bytes: int = 0
     findings: int = 0
+    exit_code: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,7 @@ COMMANDS: Final = {
     "id": Command(module="node", summary="show the own agent id"),
     "peers": Command(module="membership", summary="show members and connections"),
     "verify": Command(module="checks", summary="read everything back and check it"),
+    "repair": Command(module="checks", summary="heal what verify finds"),
     "rebuild": Command(module="checks", summary="fold state anew from the log"),
     "scan": Command(module="folders", summary="look at the disk now"),
     "wait": Command(module="status", summary="return when in sync"),

@@ -82,6 +82,9 @@ class Operations(Protocol):
     async def peers(self) -> list[FolderPeers]:
         """List the members of every folder."""
 
+    def repair(self, name: str | None) -> AsyncIterator[VerifyLine]:
+        """Heal what verify finds; the last line is the summary."""
+
     def verify(self, name: str | None) -> AsyncIterator[VerifyLine]:
         """Read everything back; the last line is the summary."""
 

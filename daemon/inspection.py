@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from daemon.answers import VerifyLine
+from daemon.damages import Damages, LostVersion, RottenFile
 from daemon.differences import is_row_racy
 from daemon.disk import Disk, DiskError, FileKind, Looked, LookFailure, Stat
 from daemon.scratch import KeptBatch, ObjectPage, Scratch, differing, read_objects
@@ -54,7 +55,8 @@ class Inspection:
     def __init__(self, node: Node, work: FolderWork) -> None:
         """Look at a folder at work, or of a stopped node."""
         self._world = node.world
-        self._work = work
+        self._work = self.work = work
+        self.damages = Damages()
         self._stored = node.shelf[work.folder_no]
         self.name = self._stored.name
 
@@ -78,6 +80,7 @@ class Inspection:
             async for line in self._read_log(scratch):
                 yield line
             for text in await self._world.pool.run(scratch.finish):
+                self.damages.log.append(text)
                 yield finding(self.name, text)
             if scratch.damaged:
                 return  # what the state should be, a damaged log cannot say
@@ -92,6 +95,7 @@ class Inspection:
         """Take in all batches that were stored after those that scratch has."""
         while batches := await self._world.core.run(self._batches, scratch.through_no):
             for text in await self._world.pool.run(scratch.admit, batches):
+                self.damages.log.append(text)
                 yield finding(self.name, text)
             yield progress(sum(len(kept.body) for kept in batches))
 
@@ -129,6 +133,7 @@ class Inspection:
             expected = await self._world.pool.run(scratch.objects, after, through)
             for text in _differences(scratch, page.objects, expected):
                 wrong += 1
+                self.damages.state.append(text)
                 if wrong <= NAMED_LIMIT:
                     yield finding(self.name, text)
             if through is None:
@@ -161,6 +166,7 @@ class Inspection:
             if through_no <= scratch.through_no:
                 expected = await self._world.pool.run(scratch.root)
                 if root != expected:
+                    self.damages.state.append("its root")
                     yield finding(
                         self.name,
                         f"the state root is {root.hex()[:16]}, the log says {expected.hex()[:16]}",
@@ -223,6 +229,7 @@ class Inspection:
         """Say whether a file is damaged: other bytes, and nothing else about it changed."""
         shown = os.fsdecode(path)
         if look is LookFailure.UNREADABLE:
+            self.damages.other.append(f"{shown}: cannot be read")
             return f"{shown}: cannot be read"
         if not isinstance(look, Looked) or not _is_other(rows, look):
             return ""
@@ -231,6 +238,7 @@ class Inspection:
         [again] = await self._world.pool.run(_look_between_checks, disk, [path])
         if now != rows or not isinstance(again, Looked) or not _is_other(rows, again):
             return ""
+        self.damages.files.append(RottenFile(path=path, rows=rows, looked=again))
         if rows[0].kind is Kind.SYMLINK:
             return f"{shown}: the link leads elsewhere than recorded"
         return (
@@ -273,10 +281,13 @@ class Inspection:
         while kept := await self._world.core.run(self._kept, after):
             after = kept[-1][0]
             looks = await self._world.pool.run(_look_history, disk, [name for name, _, _ in kept])
-            for (name, value, _), look in zip(kept, looks, strict=True):
+            for (name, value, amount), look in zip(kept, looks, strict=True):
                 if isinstance(look, Looked) and look.value == value:
                     continue
                 if await self._world.core.run(self._is_settled, name, value):
+                    self.damages.history.append(
+                        LostVersion(name=name, value=value, size=amount, look=look)
+                    )
                     yield finding(self.name, _history_text(name, look))
             yield progress(sum(amount for _, _, amount in kept))
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 
-from daemon import report, verifying
+from daemon import repairing, report, verifying
 from daemon.answers import (
     Change,
     FolderPeers,
@@ -122,6 +122,10 @@ class NodeOperations:
     def verify(self, name: str | None) -> AsyncIterator[VerifyLine]:
         """Read everything back; the last line is the summary."""
         return verifying.verify(self._node, self._sharing.works(name))
+
+    def repair(self, name: str | None) -> AsyncIterator[VerifyLine]:
+        """Heal what verify finds; the last line is the summary."""
+        return repairing.repair(self._node, self._sharing.works(name))
 
     async def cat(self, path_or_hash: str, cwd: str) -> AsyncIterator[bytes]:
         """Read one content in pieces, from disk, history or a peer."""

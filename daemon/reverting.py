@@ -52,7 +52,7 @@ async def revert_local_changes(node: Node, work: FolderWork) -> None:
         work.held.release()
     finally:
         work.local.objects.clear()
-        await _plan_again(node, work)
+        await plan_again(node, work)
 
 
 async def put_back_deleted(node: Node, work: FolderWork) -> None:
@@ -78,10 +78,10 @@ async def put_back_deleted(node: Node, work: FolderWork) -> None:
         )
         work.held.release()
     finally:
-        await _plan_again(node, work)
+        await plan_again(node, work)
 
 
-async def _plan_again(node: Node, work: FolderWork) -> None:
+async def plan_again(node: Node, work: FolderWork) -> None:
     """Queue all that synced and state disagree about; a restart would find the same."""
 
     def queue() -> None:
@@ -112,13 +112,13 @@ async def _take_back(
         async for bunch in scan(disk, work, work.ignore, world.pool, world.clock, EVERYTHING):
             bunches.append(bunch)  # noqa: PERF401 - ruff knows no asynchronous extend
         acts = choose([act for bunch in bunches for act in match(bunch)])
-        is_whole = await world.core.run(_take_all, node.shelf[work.folder_no], acts)
+        is_whole = await world.core.run(take_all, node.shelf[work.folder_no], acts)
         if is_whole:
             return
     raise TryLater(what, "files change all the time", hint="again, once they rest")
 
 
-def _take_all(stored: StoredFolder, acts: Sequence[Act]) -> bool:
+def take_all(stored: StoredFolder, acts: Sequence[Act]) -> bool:
     """Take acts into synced in one transaction; False if it changed since the look."""
     with stored.change():
         taking = _Taking(stored)

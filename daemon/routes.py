@@ -80,6 +80,9 @@ VERIFY: Final = Route(
     is_stream=True,
     works_stopped=True,
 )
+REPAIR: Final = Route(
+    method="POST", operation="repair", asked=FoldersRequest, answer=VerifyLine, is_stream=True
+)
 CAT: Final = Route(
     method="GET",
     operation="cat",
@@ -128,6 +131,7 @@ ROUTES: Final = (
     IDENTITY,
     PEERS,
     VERIFY,
+    REPAIR,
     CAT,
     HISTORY,
     RESTORE,

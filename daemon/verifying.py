@@ -30,29 +30,34 @@ async def verify(node: Node, works: Sequence[FolderWork]) -> AsyncIterator[Verif
     Works beside a running node and on a stopped one. Raises nothing but cancellation: what
     cannot be read is a finding.
     """
-    verification = _Verification(node)
+    verification = Verification(node)
     async with aclosing(verification.lines(works)) as lines:
         async for line in lines:
             yield line
     yield verification.summary(len(works))
 
 
-class _Verification:
+class Verification:
     """One run over some folders."""
 
     def __init__(self, node: Node) -> None:
+        """Prepare; lines() reads."""
         self._node = node
         self._findings = 0
         self._done_bytes = 0
         self._total_bytes = 0
+        self.folders: list[Inspection] = []
+        self.structure: list[str] = []  # what SQLite finds wrong with its own pages
+        self.unknown: list[str] = []  # folders of config.toml that the database does not know
 
     async def lines(self, works: Sequence[FolderWork]) -> Lines:
+        """Read everything back; lines in the order of the parts, without a summary."""
         if len(works) == len(self._node.works):
             for line in self._unknown_folders():
                 yield line
         async for line in self._guarded("the database", self._database()):
             yield line
-        folders = [Inspection(self._node, work) for work in works]
+        folders = self.folders = [Inspection(self._node, work) for work in works]
         for folder in folders:
             async for line in self._guarded(folder.name, self._measure(folder)):
                 yield line
@@ -70,6 +75,7 @@ class _Verification:
         except sqlite3.ProgrammingError:
             raise
         except sqlite3.DatabaseError as damaged:
+            self.structure.append(str(damaged))
             yield self._count(finding(where, f"the database cannot be read: {damaged}"))
         except DizzyError as failure:
             yield self._count(finding(where, str(failure)))
@@ -86,6 +92,7 @@ class _Verification:
         return line
 
     def summary(self, folders: int) -> VerifyLine:
+        """Say how much was read and found."""
         read = f"{size(self._done_bytes)} read in {counted(folders, 'folder')}"
         text = f"{read}: {counted(self._findings, 'finding')}"
         return VerifyLine(
@@ -99,6 +106,7 @@ class _Verification:
     def _unknown_folders(self) -> Iterator[VerifyLine]:
         for name, folder in self._node.config.folders.items():
             if folder.id is not None and folder.id not in self._node.works:
+                self.unknown.append(name)
                 yield self._count(
                     finding(name, "config.toml names it, and the database does not know it")
                 )
@@ -115,6 +123,7 @@ class _Verification:
             told = await world.pool.run(_check_file, Path(path))
         else:
             told = await world.core.run(_check, self._node.shelf.db)
+        self.structure += told
         for text in told:
             yield finding("the database", text)
 

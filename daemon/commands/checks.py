@@ -1,4 +1,4 @@
-"""The commands verify and rebuild: prove that what is kept is what was recorded."""
+"""The commands verify, repair and rebuild: prove that what is kept is what was recorded."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from daemon.answers import VerifyLine
     from daemon.cli import Console
+
+_PREFIX = {"pending": "pending: ", "repaired": "repaired: ", "waiting": "waiting: "}
 
 
 def define_verify(parser: ArgumentParser) -> None:
@@ -43,7 +45,7 @@ def run_verify(arguments: Namespace, console: Console) -> int:
             summary = line
             continue
         findings += line.kind == "finding"
-        console.out.write(f"{'pending: ' if line.kind == 'pending' else ''}{one_line(line.text)}\n")
+        console.out.write(f"{_PREFIX.get(line.kind, '')}{one_line(line.text)}\n")
     progress.end()
     if summary is None:
         raise DizzyError("verify", "ended before it was done")
@@ -51,6 +53,37 @@ def run_verify(arguments: Namespace, console: Console) -> int:
     text = one_line(summary.text) or (counted(damage, "finding") if damage else "all is well")
     console.err.write(f"{text}\n")
     return EXIT_FAILED if damage else 0
+
+
+def define_repair(parser: ArgumentParser) -> None:
+    """Define `dizzyd repair`."""
+    describe(
+        parser,
+        "Heal what verify finds, from peers, disk and log. What is damaged is kept in history. "
+        "Exit code 75 where no connected peer has what is missing.",
+        "dizzyd repair photos",
+    )
+    add_name(parser, is_optional=True)
+
+
+def run_repair(arguments: Namespace, console: Console) -> int:
+    """Verify and heal; the summary says how it ended."""
+    progress = Progress(console.err, "repair", time.monotonic)
+    summary: VerifyLine | None = None
+    for line in reach.follow(console.home, routes.REPAIR, FoldersRequest(name=arguments.name)):
+        if line.kind == "progress":
+            progress.show(line.done_bytes, line.total_bytes)
+            continue
+        progress.end()
+        if line.kind == "summary":
+            summary = line
+            continue
+        console.out.write(f"{_PREFIX.get(line.kind, '')}{one_line(line.text)}\n")
+    progress.end()
+    if summary is None:
+        raise DizzyError("repair", "ended before it was done")
+    console.err.write(f"{one_line(summary.text)}\n")
+    return summary.exit_code
 
 
 def define_rebuild(parser: ArgumentParser) -> None:

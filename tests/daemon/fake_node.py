@@ -117,6 +117,11 @@ class FakeNode:
         member = Member(agent="cc" * 32, name="desk\ntop", role="write", connected=True)
         return [FolderPeers(name="photos", id="bb" * 32, members=(member,))]
 
+    async def repair(self, name: str | None) -> AsyncIterator[VerifyLine]:
+        self._called("repair", name)
+        yield VerifyLine(kind="repaired", text="photos: a.jpg: the shared version is back")
+        yield VerifyLine(kind="summary", text="1 damage repaired")
+
     async def verify(self, name: str | None) -> AsyncIterator[VerifyLine]:
         self._called("verify", name)
         for line in self.lines:
