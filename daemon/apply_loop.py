@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from daemon.apply import Applied, Applier
+from daemon.disk import Disk
+from daemon.headroom import missing_bytes, shortage
 from daemon.journal import FolderJournal
 from daemon.looks import QUIET_S, Again, AgainReason
 from daemon.outcomes import Postponed, Why
@@ -19,6 +21,7 @@ from daemon.retries import Retries
 from daemon.standing import Standing
 from daemon.steps import Plan, WriteFile
 from peers.cancelling import TaskGroup
+from store.folder import StoredFolder
 from store.ids import BlobHash
 
 FAILED_RETRY_S = 5.0
@@ -51,6 +54,8 @@ class ApplyLoop:
         self._retries = Retries()
         self._has_backlog = True
         self._slow = 0
+        self._disk: Disk | None = None
+        self._too_large: set[int] = set()  # objects that wait for room on the disk
         self.is_applying = False
         self.pending: tuple[int, int] = (0, 0)  # files, bytes
 
@@ -85,9 +90,10 @@ class ApplyLoop:
             self._standing.was_settled = False
             self._changed.set()
 
-    async def run(self, applier: Applier) -> None:
+    async def run(self, applier: Applier, disk: Disk) -> None:
         """Apply until cancelled; large contents go on beside the rest."""
         self._has_backlog = True
+        self._disk = disk
         await self._tools.core.run(queue_unsynced, self._standing.stored)
         async with TaskGroup() as large:
             while True:
@@ -149,6 +155,10 @@ class ApplyLoop:
         self._journal.wall_ms = standing.now_ms()
         writes = [step for step in made.steps if isinstance(step, WriteFile)]
         figures = (len(writes), sum(step.claim.entry.size for step in writes))
+        if not await self._has_room(made, figures[1]):
+            under_way.end(made.objects)
+            self._retries.put(made.objects, _loop_s(), FAILED_RETRY_S)
+            return
         self.pending = (self.pending[0] + figures[0], self.pending[1] + figures[1])
         try:
             applied = await applier.apply(made)
@@ -161,6 +171,20 @@ class ApplyLoop:
             self._tools.blobs_arrived(standing.folder, arrived)
         if applied.agreed:
             standing.last_change_ms = standing.now_ms()
+
+    async def _has_room(self, made: Plan, needed: int) -> bool:
+        """Whether what is to be written leaves `min_free` of the disk; says so if it does not."""
+        trouble, missing = self._standing.trouble, 0
+        if needed and self._disk is not None:
+            space = await self._tools.pool.run(self._disk.space)
+            missing = missing_bytes(self._tools.history(), space, needed)
+        if not missing:
+            self._too_large -= made.objects
+            trouble.space = trouble.space if self._too_large else None
+            return True
+        self._too_large |= made.objects
+        trouble.space = shortage(missing, *await self._tools.core.run(_cost, self._standing.stored))
+        return False
 
     def _note_applied(self, made: Plan, applied: Applied) -> None:
         unfinished = {no for postponed in applied.postponed for no in postponed.object_nos}
@@ -190,6 +214,14 @@ class ApplyLoop:
             self._retries.put(postponed.object_nos, _loop_s())
         if again or gone:
             self._looks.look_again(again, gone)
+
+
+def _cost(stored: StoredFolder) -> tuple[int, int]:
+    """Count the versions that history keeps, and their bytes."""
+    versions, size = stored.db.execute(
+        "SELECT count(*), coalesce(sum(size), 0) FROM kept WHERE folder_no = ?", (stored.no,)
+    ).fetchone()
+    return versions, size
 
 
 def _loop_s() -> float:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from daemon.headroom import Space
     from store.ids import BlobHash
 
 Buffer = bytes | bytearray | memoryview
@@ -317,6 +318,12 @@ class Disk(Protocol):
 
     def look_history(self, name: bytes) -> Looked | LookFailure:
         """Hash a kept version."""
+
+    def remove_history(self, name: bytes) -> None:
+        """Remove a kept version for good: only what daemon.pruning lets go. Idempotent."""
+
+    def space(self) -> Space:
+        """Say how large the file system of the tree is, and how much of it is free."""
 
     def list_history(self) -> list[tuple[bytes, Stat]]:
         """List the kept versions."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from daemon.config import HistoryConfig
 from daemon.core import Runner
 from daemon.disk import Disk
 from daemon.displaced import Clock
@@ -33,6 +34,7 @@ class Tools:
     places: Places
     clock: Clock
     fetcher: Fetcher
+    history: Callable[[], HistoryConfig]
     # opens the files of a folder, or raises RootLost / RootHeld
     open_disk: Callable[[bytes, FolderId, int | None], Disk]
     close_disk: Callable[[Disk], None]
@@ -48,6 +50,7 @@ class Trouble:
     root: tuple[str, str] | None = None
     failed: dict[Reason, tuple[str, str]] = field(default_factory=dict)
     unreadable: dict[bytes, str] = field(default_factory=dict)
+    space: tuple[str, str] | None = None
     ignore: tuple[str, str] | None = None
     watch: tuple[str, str] | None = None
     tail: tuple[str, str] | None = None

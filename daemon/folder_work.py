@@ -26,6 +26,7 @@ from daemon.look_loop import LookLoop
 from daemon.looks import LookSet
 from daemon.own_tail import OwnTail
 from daemon.planning import UnderWay
+from daemon.pruning import Pruner
 from daemon.shelf import Shelf
 from daemon.standing import LocalChanges, Standing
 from peers.cancelling import TaskGroup
@@ -82,6 +83,7 @@ class FolderWork:
             on_tail=self._tail_is_back,
         )
         self._apply = ApplyLoop(self._standing, self._journal, self._look, self._settle)
+        self._pruner = Pruner(tools, folder_no, lambda: self.is_settled)
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -132,7 +134,8 @@ class FolderWork:
             self._look.look_at_all()
             async with TaskGroup() as tasks:
                 tasks.create_task(self._look.run(disk, watcher))
-                tasks.create_task(self._apply.run(applier))
+                tasks.create_task(self._apply.run(applier, disk))
+                tasks.create_task(self._pruner.run(disk))
                 tasks.create_task(self._watch_displaced(displaced))
         finally:
             await asyncio.shield(tools.pool.run(watcher.stop))
@@ -193,6 +196,7 @@ class FolderWork:
             self._standing.was_settled = True
             self._apply.pending = (0, 0)
             self.trouble.failed.clear()
+            self.trouble.space = None
             self._tools.heads_changed(self.folder)
 
     # -- what others tell -----------------------------------------------------------------------
@@ -260,6 +264,10 @@ class FolderWork:
     async def look_now(self, where: LookSet) -> None:
         """Look at some places; returns when what was found is recorded."""
         await self._look.look_now(where)
+
+    def history_limits_changed(self) -> None:
+        """Prune by the configuration as it is now."""
+        self._pruner.wake()
 
     def confirm(self) -> None:
         """Let held deletions go on."""

@@ -47,6 +47,7 @@ from daemon.fs_stage import (
     set_times,
 )
 from daemon.fs_taken import Taken
+from daemon.headroom import Space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -499,6 +500,23 @@ class LinuxDisk:
     def look_history(self, name: bytes) -> Looked | LookFailure:
         """Hash a kept version."""
         return self._look_own(self._history, _own_name("look at", name))
+
+    def remove_history(self, name: bytes) -> None:
+        """Remove a kept version for good: only what daemon.pruning lets go. Idempotent."""
+        try:
+            os.unlink(_own_name("remove", name), dir_fd=self._history)
+        except FileNotFoundError:
+            return
+        except OSError as cause:
+            raise disk_error("remove", b".dizzyd/history/" + name, cause) from cause
+
+    def space(self) -> Space:
+        """Say how large the file system of the tree is, and how much of it is free."""
+        try:
+            found = os.fstatvfs(self._root)
+        except OSError as cause:
+            raise disk_error("examine", self._path, cause) from cause
+        return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
     def list_history(self) -> list[tuple[bytes, Stat]]:
         """List the kept versions."""

@@ -208,6 +208,7 @@ class Node:
                 places=self.places,
                 clock=world.clock,
                 fetcher=self.fetcher,
+                history=lambda: self.config.history,
                 open_disk=world.open_disk,
                 close_disk=world.close_disk,
                 watch=world.watch,

@@ -282,6 +282,8 @@ class NodeOperations:
         self._node.fetcher.download.change(limits.download_bytes_per_s)
         self._node.sessions.upload.change(limits.upload_bytes_per_s)
         await self._sharing.share_written()
+        for work in self._node.works.values():
+            work.history_limits_changed()
 
     # -- small things ---------------------------------------------------------------------------
 

@@ -66,6 +66,8 @@ def _of_trouble(trouble: Trouble) -> Iterable[Problem]:
         yield Problem(problem=trouble.root[0], hint=trouble.root[1])
     for what, remedy in trouble.failed.values():
         yield Problem(problem=what, hint=remedy)
+    if trouble.space is not None:
+        yield Problem(problem=trouble.space[0], hint=trouble.space[1])
     if trouble.tail is not None:
         yield Problem(problem=trouble.tail[0], hint=trouble.tail[1])
     if trouble.ignore is not None:

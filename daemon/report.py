@@ -271,7 +271,8 @@ class Reporter:
         )
 
     def _state_word(self, work: FolderWork, figures: Figures, *, has_diverged: bool) -> str:
-        if work.trouble.root is not None or work.trouble.failed or has_diverged:
+        trouble = work.trouble
+        if trouble.root is not None or trouble.space is not None or trouble.failed or has_diverged:
             return "faulty"
         if self._pid is None:
             return "paused"

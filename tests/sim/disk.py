@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -31,6 +31,7 @@ from daemon.disk import (
     Stat,
     arriving_name,
 )
+from daemon.headroom import Space
 from daemon.hints import HintKind
 from store.ids import BlobHash
 from tests.sim.files import OURS, Files, Inode, is_ours
@@ -59,7 +60,8 @@ WRITING = frozenset(
         "stage_many", "open_stage", "write", "finish", "sync", "sync_directories", "sync_files",
         "place_new", "place_over", "take_away", "move", "swap", "make_directory",
         "remove_directory", "make_symlink", "set_attributes", "restore_stage", "keep_stage",
-        "remove_stage", "take_tree", "keep_taken", "set_aside", "return_taken", "remove_taken",
+        "remove_stage", "remove_history",
+        "take_tree", "keep_taken", "set_aside", "return_taken", "remove_taken",
     }
 )  # fmt: skip
 
@@ -520,6 +522,16 @@ class MemoryDisk:
     def look_history(self, name: bytes) -> Looked | LookFailure:
         """Hash a kept version."""
         return self._look_at("look_history", _in_history(name))
+
+    @_call
+    def remove_history(self, name: bytes) -> None:
+        """Remove a kept version for good."""
+        with suppress(FileNotFoundError):
+            self.files.unlink(_in_history(name))
+
+    def space(self) -> Space:
+        """Say that there is room enough: how full it is stands in the faults."""
+        return Space(1 << 40, 1 << 39)
 
     @_call
     def list_history(self) -> list[tuple[bytes, Stat]]:
