@@ -10,8 +10,8 @@ work goes on. When to plan again is the owner's part.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -55,7 +55,7 @@ from store.records import BlobRef
 __all__ = ["Applied", "Applier", "Blobs", "DirectoryPaths", "Journal"]
 
 SEGMENT_NAMES = 1024
-ROUND_FILES = 256
+ROUND_FILES = 512
 ROUND_BYTES = 64 << 20
 SMALL_BYTES = 1 << 20  # contents up to this size travel whole
 _LARGE_AT_ONCE = 4
@@ -130,6 +130,14 @@ class _Staged(Struct):
     damages: int
 
 
+class _Put(Struct):
+    """Jobs that were done on disk; their names are not durable yet, synced does not know."""
+
+    jobs: Sequence[Job]
+    placed: Placed
+    is_waiting: bool = False
+
+
 class _Run(Struct):
     """One plan on its way."""
 
@@ -169,6 +177,9 @@ class Applier:
         self._needs_recovery = False
         self._busy: set[bytes] = set()
         self._fetching: set[bytes] = set()
+        self._waiting = 0  # rounds that are in place and wait for the next sync to be committed
+        self._none_waits = asyncio.Event()
+        self._none_waits.set()
 
     def is_busy(self, path: bytes) -> bool:
         """Whether the path, or a directory above it, is being changed by us right now.
@@ -192,14 +203,21 @@ class Applier:
         """Wait until nothing is being put in place, or for so long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                async with self._placing:
+                async with self.alone():
                     return
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Keep apply from putting anything in place meanwhile; never held over the network."""
-        async with self._placing:
-            yield
+        """Keep apply from putting anything in place meanwhile; never held over the network.
+
+        All that stands in the tree by us is in synced then.
+        """
+        while True:
+            await self._none_waits.wait()
+            async with self._placing:
+                if not self._waiting:
+                    yield
+                    return
 
     @property
     def damages(self) -> int:
@@ -223,7 +241,7 @@ class Applier:
 
         At start, before anything is scanned. Raises RootLost, DiskError.
         """
-        async with self._placing:
+        async with self.alone():
             return await self._recover(is_wanted)
 
     async def _recover(self, is_wanted: Callable[[BlobHash], bool]) -> Applied:
@@ -252,7 +270,7 @@ class Applier:
         self._running.add(run.number)
         try:
             if self._needs_recovery:
-                async with self._placing:
+                async with self.alone():
                     await self._recover(lambda _hash: True)
             await self._carry_out(plan, run)
         finally:
@@ -353,14 +371,75 @@ class Applier:
         if not rounds:
             return
         ahead = group.create_task(self._prepare(rounds[0], run))
-        for following in [*rounds[1:], None]:
-            staged = await ahead
-            if following is not None:
-                ahead = group.create_task(self._prepare(following, run))
+        waiting: _Put | None = None
+        try:
+            for following in [*rounds[1:], None]:
+                if waiting is not None and not ahead.done():
+                    # Nothing to sync together with it yet, perhaps for long.
+                    await self._settle(waiting, run)
+                    waiting = None
+                staged = await ahead
+                if following is not None:
+                    ahead = group.create_task(self._prepare(following, run))
+                try:
+                    waiting = await self._do_round(staged, waiting, run)
+                finally:
+                    await self._runner.run(_close, staged.jobs)
+            if waiting is not None:
+                await self._settle(waiting, run)
+                waiting = None
+        finally:
+            if waiting is not None:  # stopped in between: what stands there is recovery's matter
+                self._needs_recovery = True
+                self._end_waiting(waiting)
+
+    async def _do_round(self, staged: _Staged, waiting: _Put | None, run: _Run) -> _Put | None:
+        """Put a round in place; one sync makes its data durable and the names of the one before.
+
+        Gives the round, to be committed after the next sync.
+        """
+        run.applied.add(staged.outcomes)
+        if not staged.jobs:
+            if waiting is not None:
+                await self._settle(waiting, run)
+            return None
+        is_durable = await self._sync_data(staged, run)
+        async with self._placing:
+            if waiting is not None and is_durable:
+                await self._commit(waiting, run)
+            elif waiting is not None:
+                self._give_up(waiting, DiskError("make durable", "a sync failed"), run)
+            if not is_durable:
+                return None
+            live = set(map(id, self._live([job.step for job in staged.jobs], run)))
+            put = await self._put([job for job in staged.jobs if id(job.step) in live], run)
+            put.is_waiting = True
+            self._waiting += 1
+            self._none_waits.clear()
+            return put
+
+    async def _settle(self, waiting: _Put, run: _Run) -> None:
+        """Commit a round that waits, after a sync of its own."""
+        async with self._placing:
             try:
-                await self._finish(staged, run)
-            finally:
-                _close(staged.jobs)
+                await self._runner.run(self._make_durable, waiting.placed)
+            except DiskError as cause:
+                self._damages += 1
+                self._give_up(waiting, cause, run)
+            else:
+                await self._commit(waiting, run)
+
+    def _give_up(self, put: _Put, cause: DiskError, run: _Run) -> None:
+        self._needs_recovery = True
+        self._fail(put.jobs, cause, run)
+        self._end_waiting(put)
+
+    def _end_waiting(self, put: _Put) -> None:
+        if put.is_waiting:
+            put.is_waiting = False
+            self._waiting -= 1
+            if not self._waiting:
+                self._none_waits.set()
 
     async def _prepare(self, steps: Sequence[WriteFile], run: _Run) -> _Staged:
         """Fetch the contents of a round and write them to tmp."""
@@ -494,32 +573,46 @@ class Applier:
         """Do jobs whose contents are durable: intents, disk, durable again, synced."""
         if not jobs:
             return
-        intents = [job.intent for job in jobs if job.intent is not None]
-        # Until the commit is through, what is under way here is settled by recovery only.
-        had_trouble, self._needs_recovery = self._needs_recovery, True
+        put = await self._put(jobs, run)
         try:
+            with self._in_doubt():
+                await self._runner.run(self._make_durable, put.placed)
+        except DiskError as cause:
+            self._damages += 1
+            self._fail(jobs, cause, run)
+            return
+        await self._commit(put, run)
+
+    @contextmanager
+    def _in_doubt(self) -> Iterator[None]:
+        """Leave to recovery what the block does not come through."""
+        had_trouble, self._needs_recovery = self._needs_recovery, True
+        yield
+        self._needs_recovery = had_trouble
+
+    async def _put(self, jobs: Sequence[Job], run: _Run) -> _Put:
+        """Do jobs whose contents are durable: intents, then the disk."""
+        intents = [job.intent for job in jobs if job.intent is not None]
+        with self._in_doubt():
             if intents:
                 await self._journal.begin(intents)
             placed = await self._runner.run(run.placer.execute, jobs)
-            try:
-                await self._runner.run(self._make_durable, placed)
-            except DiskError as cause:
-                self._damages += 1
-                self._fail(jobs, cause, run)
-                return
-            outcomes = [
-                outcome
-                for outcome in placed.outcomes
-                if not isinstance(outcome, Postponed | Failed)
-            ]
+        if placed.is_unfinished:
+            self._needs_recovery = True
+        return _Put(jobs, placed)
+
+    async def _commit(self, put: _Put, run: _Run) -> None:
+        """Have synced say what was done and is durable by now."""
+        done = put.placed.outcomes
+        outcomes = [outcome for outcome in done if not isinstance(outcome, Postponed | Failed)]
+        with self._in_doubt():
             if outcomes:
                 await self._journal.commit(outcomes)
-            run.placer.committed()
-            run.applied.add(placed.outcomes)
-            self._needs_recovery = had_trouble or placed.is_unfinished
-        finally:
-            if not self._needs_recovery:  # else no look may judge what stands there
-                self._busy.clear()
+        run.placer.committed()
+        run.applied.add(done)
+        self._end_waiting(put)
+        if not self._needs_recovery and not self._waiting:  # else no look may judge
+            self._busy.clear()
 
     def _make_durable(self, placed: Placed) -> None:
         # One sync of the whole file system also makes the names in tmp and history durable.

@@ -208,7 +208,7 @@ class Disk(Protocol):
         """
 
     def sync_directories(self, paths: Sequence[bytes]) -> None:
-        """Make the names in these directories durable, and those in tmp and history.
+        """Make the names in these directories durable (many: one sync).
 
         A directory that is gone is passed over.
         """
@@ -226,6 +226,9 @@ class Disk(Protocol):
 
         The stage is used up: only close() may follow. After a failure it is as it was.
         """
+
+    def place_each(self, pairs: Sequence[tuple[Stage, bytes]]) -> list[Stat | DiskError]:
+        """Do place_new for many, in order, and close the stages that got their name."""
 
     def place_over(self, stage: Stage, path: bytes, keep_as: bytes) -> tuple[Stat, Stat]:
         """Put a stage where a file stands; that file moves to tmp as `keep_as`, atomically.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -44,6 +43,7 @@ from daemon.fs_stage import (
     LinuxStage,
     Workshop,
     executable_mode,
+    group_given,
     set_times,
 )
 from daemon.fs_taken import Taken
@@ -78,7 +78,6 @@ class LinuxDisk:
         self._is_closed = False
         self._sync_lock = threading.Lock()
         self._heal_lock = threading.Lock()
-        self._open_stages: weakref.WeakSet[LinuxStage] = weakref.WeakSet()
         self._marker_file, self._marker = fs_root.open_locked(private, path)
         self._tmp = self._history = -1
         try:
@@ -172,7 +171,7 @@ class LinuxDisk:
         if self._is_closed:
             return
         self._is_closed = True
-        for stage in list(self._open_stages):
+        for stage in list(self._shop.open_stages):
             stage.close()
         self._close_own()
         os.close(self._private)
@@ -235,15 +234,11 @@ class LinuxDisk:
 
     def stage_many(self, files: Sequence[NewFile]) -> list[Stage]:
         """Write many small files at once, attributes set, not yet durable."""
-        made = self._shop.make_many(files)
-        self._open_stages.update(made)
-        return list(made)
+        return list(self._shop.make_many(files))
 
     def open_stage(self, name: bytes) -> Stage:
         """Open or make a named stage in tmp; what it held is kept, so that transfers resume."""
-        stage = self._shop.open_named(_own_name("open the stage", name))
-        self._open_stages.add(stage)
-        return stage
+        return self._shop.open_named(_own_name("open the stage", name))
 
     def sync(self) -> None:
         """Make all that was written to this file system so far durable (one syncfs).
@@ -258,16 +253,11 @@ class LinuxDisk:
                 self._sync_stages(cause)
 
     def sync_directories(self, paths: Sequence[bytes]) -> None:
-        """Make the names in these directories durable, and those in tmp and history."""
+        """Make the names in these directories durable (many: one sync)."""
         unique = set(paths)
         if len(unique) >= _FEW:
             self.sync()
             return
-        try:
-            os.fsync(self._tmp)
-            os.fsync(self._history)
-        except OSError as cause:
-            raise disk_error("make durable", b".dizzyd", cause) from cause
         for path in unique:
             self._sync_directory(path)
 
@@ -299,7 +289,24 @@ class LinuxDisk:
     def place_new(self, stage: Stage, path: bytes) -> Stat:
         """Give a stage its name in the tree. Raises NameTaken, NameMissing (no parent)."""
         with self._tree.at("make", path) as at:
-            return _ours(stage).place(at)
+            return _ours(stage).place(at, group_given(at.directory))
+
+    def place_each(self, pairs: Sequence[tuple[Stage, bytes]]) -> list[Stat | DiskError]:
+        """Do place_new for many, in order, and close the stages that got their name."""
+        placed: list[Stat | DiskError] = []
+        groups: dict[bytes, int | None] = {}  # that each directory gives to what is made in it
+        for stage, path in pairs:
+            parent = path.rpartition(b"/")[0]
+            try:
+                with self._tree.at("make", path) as at:
+                    if parent not in groups:
+                        groups[parent] = group_given(at.directory)
+                    placed.append(_ours(stage).place(at, groups[parent]))
+            except DiskError as cause:
+                placed.append(cause)
+            else:
+                stage.close()
+        return placed
 
     def place_over(self, stage: Stage, path: bytes, keep_as: bytes) -> tuple[Stat, Stat]:
         """Put a stage where a file stands; that file moves to tmp as `keep_as`, atomically."""
@@ -563,7 +570,7 @@ class LinuxDisk:
 
     def _sync_stages(self, cause: OSError) -> None:
         """Find out whether what syncfs could not write was ours: any file on the disk counts."""
-        for stage in list(self._open_stages):
+        for stage in list(self._shop.open_stages):
             if stage.is_open():
                 try:
                     stage.make_durable()
@@ -654,7 +661,7 @@ class LinuxDisk:
 
     def _place_or_undo(self, stage: LinuxStage, at: At, keep_as: bytes) -> Stat:
         try:
-            return stage.place(at)
+            return stage.place(at, group_given(at.directory))
         except BaseException:
             # Somebody was quicker: then what was taken stays in tmp, and nothing is lost.
             with suppress(OSError):

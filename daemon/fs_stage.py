@@ -62,6 +62,12 @@ def write_all(descriptor: int, offset: int, chunk: Buffer) -> None:
         written += os.pwrite(descriptor, view[written:], offset + written)
 
 
+def group_given(directory: int) -> int | None:
+    """Give the group that a directory gives to what is made in it, if it does (setgid)."""
+    found = os.fstat(directory)
+    return found.st_gid if found.st_mode & modes.S_ISGID else None
+
+
 class Workshop:
     """The directory tmp of one folder, and what its stages have in common."""
 
@@ -75,6 +81,7 @@ class Workshop:
         self.has_tmpfile = has_tmpfile
         self.has_noreplace = has_noreplace
         self._numbers = itertools.count()
+        self.open_stages: set[LinuxStage] = set()
 
     def new_mode(self, *, is_executable: bool) -> int:
         """Give the mode of a file that replaces nothing."""
@@ -89,17 +96,22 @@ class Workshop:
         made: list[LinuxStage] = []
         now_ns = time.time_ns()
         modes_of = (self.new_mode(is_executable=False), self.new_mode(is_executable=True))
+        sets_mode = dict.fromkeys(modes_of, True)
         try:
-            made.extend(
-                self._make_one(file, modes_of[file.is_executable], now_ns) for file in files
-            )
+            for file in files:
+                mode = modes_of[file.is_executable]
+                stage = self._make_one(file, mode, now_ns, sets_mode=sets_mode[mode])
+                if sets_mode[mode] and self.has_tmpfile:
+                    # What the kernel made of the mode, under umask and default ACL, it does again.
+                    sets_mode[mode] = stage.had_mode != mode
+                made.append(stage)
         except OSError as cause:
             for stage in made:
                 stage.close()
             raise disk_error("write to", b".dizzyd/tmp", cause) from cause
         return made
 
-    def _make_one(self, file: NewFile, mode: int, now_ns: int) -> LinuxStage:
+    def _make_one(self, file: NewFile, mode: int, now_ns: int, *, sets_mode: bool) -> LinuxStage:
         name: bytes | None = None
         try:
             if self.has_tmpfile:
@@ -113,7 +125,9 @@ class Workshop:
             return self._make_closed(file, mode, now_ns)
         stage = LinuxStage(self, opened, name, is_own=True)
         try:
-            self._fill(opened, file, mode, now_ns)
+            if sets_mode:
+                stage.had_mode = modes.S_IMODE(os.fstat(opened).st_mode)
+            self._fill(opened, file, mode if sets_mode else None, now_ns)
         except BaseException:
             stage.close()
             raise
@@ -142,9 +156,10 @@ class Workshop:
     def _open_own(self, name: bytes) -> int:
         return os.open(name, _NEW_FILE, 0o600, dir_fd=self.directory)
 
-    def _fill(self, opened: int, file: NewFile, mode: int, now_ns: int) -> None:
+    def _fill(self, opened: int, file: NewFile, mode: int | None, now_ns: int) -> None:
         write_all(opened, 0, file.content)
-        os.fchmod(opened, mode)
+        if mode is not None:
+            os.fchmod(opened, mode)
         os.utime(opened, ns=(now_ns, clamped(file.mtime_ns)))
 
     def open_named(self, name: bytes) -> LinuxStage:
@@ -194,12 +209,12 @@ class LinuxStage:
     """A file being made; implements daemon.disk.Stage."""
 
     __slots__ = (
-        "__weakref__",
         "_descriptor",
         "_is_own",
         "_name",
         "_shop",
         "_unsent_bytes",
+        "had_mode",
         "is_executable",
     )
 
@@ -213,6 +228,8 @@ class LinuxStage:
         self._is_own = is_own
         self._unsent_bytes = 0
         self.is_executable = False
+        self.had_mode = -1  # when it was made; -1 unknown
+        shop.open_stages.add(self)
 
     @property
     def name(self) -> bytes | None:
@@ -297,11 +314,13 @@ class LinuxStage:
         finally:
             os.close(other)
 
-    def place(self, at: At) -> Stat:
-        """Give it a name in the tree where there is none. Raises OSError; then nothing changed."""
-        directory = os.fstat(at.directory)
-        if directory.st_mode & modes.S_ISGID:
-            self._take_group(directory.st_gid)
+    def place(self, at: At, group: int | None) -> Stat:
+        """Give it a name in the tree where there is none. Raises OSError; then nothing changed.
+
+        `group` is what group_given says of the directory.
+        """
+        if group is not None:
+            self._take_group(group)
         self._give_name(at.directory, at.name)
         self._name = None
         self._is_own = False
@@ -342,6 +361,7 @@ class LinuxStage:
 
     def close(self) -> None:
         """Let go of it; an anonymous one is gone then, a named one stays in tmp."""
+        self._shop.open_stages.discard(self)
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)

@@ -7,6 +7,7 @@ committed here and nothing is made durable.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -149,28 +150,87 @@ class Placer:
         return self._placed
 
     def _execute_all(self, jobs: Sequence[Job]) -> None:
+        waiting = deque(jobs)
+        while waiting:
+            new: list[tuple[Job, Claim, Stage]] = []
+            while waiting and (claim := self._new_at_a_free_place(waiting[0])) is not None:
+                job = waiting.popleft()
+                if job.stage is not None:
+                    new.append((job, claim, job.stage))
+            if new:
+                self._write_new(new)
+            if waiting:
+                self._execute_one(waiting.popleft())
+
+    def _execute_one(self, job: Job) -> None:
         outcomes = self._placed.outcomes
-        for job in jobs:
-            self._orphans = []
-            done = len(outcomes)
-            try:
-                self._execute(job)
-            except _Waits as wait:
-                outcomes.append(Postponed(wait.path, numbers_of(job.step), wait.why))
+        self._orphans = []
+        done = len(outcomes)
+        try:
+            self._execute(job)
+        except RootLost:
+            raise
+        except (DiskError, _Waits) as cause:
+            self._note(job, cause)
+        if any(isinstance(outcome, Postponed | Failed) for outcome in outcomes[done:]):
+            self._has_trouble = True
+            self._held.update(_places_before(job.step))
+
+    def _note(self, job: Job, cause: DiskError | _Waits) -> None:
+        """Say why a job was not done."""
+        match cause:
+            case _Waits():
+                self._placed.outcomes.append(Postponed(cause.path, numbers_of(job.step), cause.why))
                 self._close(job)
+            case NameTaken():
+                self._wait(job, Why.TAKEN)
+            case NameMissing():
+                self._wait(job, Why.MISSING_HERE)
+            case _:
+                path = self._path(place_of(job.step)) or b""
+                self._placed.outcomes.append(failure(path, numbers_of(job.step), cause))
+                self._close(job)
+
+    def _new_at_a_free_place(self, job: Job) -> Claim | None:
+        """Give the claim of a new file that nothing else has to make room for."""
+        step = job.step
+        if not isinstance(step, WriteFile) or step.before or job.stage is None:
+            return None
+        claim = step.claim
+        if claim.place in self._held or self._ledger.orphans(claim, ()):
+            return None
+        return claim
+
+    def _write_new(self, new: Sequence[tuple[Job, Claim, Stage]]) -> None:
+        """Put many new files in place. No intents: what a crash leaves is a head's and binds."""
+        ready: list[tuple[Job, Claim]] = []
+        pairs: list[tuple[Stage, bytes]] = []
+        for job, claim, stage in new:
+            try:
+                pairs.append((stage, self._must_path(claim.place)))
             except RootLost:
                 raise
-            except NameTaken:
-                self._wait(job, Why.TAKEN)
-            except NameMissing:
-                self._wait(job, Why.MISSING_HERE)
-            except DiskError as cause:
-                path = self._path(place_of(job.step)) or b""
-                outcomes.append(failure(path, numbers_of(job.step), cause))
-                self._close(job)
-            if any(isinstance(outcome, Postponed | Failed) for outcome in outcomes[done:]):
+            except (DiskError, _Waits) as cause:
                 self._has_trouble = True
-                self._held.update(_places_before(job.step))
+                self._note(job, cause)
+            else:
+                ready.append((job, claim))
+        self._orphans = []
+        placed: list[Stat | DiskError]
+        try:
+            placed = self._disk.place_each(pairs)
+        except RootLost:
+            raise
+        except DiskError as cause:
+            placed = [cause] * len(pairs)
+        for (job, claim), stat in zip(ready, placed, strict=True):
+            if isinstance(stat, RootLost):
+                raise stat
+            if isinstance(stat, DiskError):
+                self._has_trouble = True
+                self._note(job, stat)
+            else:
+                self._agree(self._new_rows(claim, stat), claim.gone)
 
     def committed(self) -> None:
         """Forget directories that `paths` knows by now."""

@@ -4,19 +4,21 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from daemon import apply
 from daemon.apply import Applied
 from daemon.disk import DiskError
 from daemon.displaced import LOOK_AGAIN_NS, history_name, parse_history_name
-from daemon.outcomes import Reason, Watch, Why
+from daemon.outcomes import Agreed, Outcome, Reason, Watch, Why
 from daemon.planner import plan
 from store.ids import Kind, blob_hash
 from store.records import Entry
@@ -433,7 +435,7 @@ async def test_P26_a_directory_with_many_files_is_moved_by_one_rename(world: Wor
     await world.converge([replace(home, name=b"e"), *inner])
 
     assert world.faults.names.count("move") == 1
-    assert not {"place_new", "place_over", "take_away"} & set(world.faults.names)
+    assert not {"place_each", "place_over", "take_away"} & set(world.faults.names)
 
 
 @pytest.mark.parametrize(
@@ -446,7 +448,7 @@ async def test_P26_a_directory_with_many_files_is_moved_by_one_rename(world: Wor
         (errno.EIO, Reason.DISK_ERROR),
     ],
 )
-@pytest.mark.parametrize("call", ["stage_many", "sync", "place_new", "place_over", "take_away"])
+@pytest.mark.parametrize("call", ["stage_many", "sync", "place_each", "place_over", "take_away"])
 async def test_E1_E3_E4_E6_a_fault_commits_nothing_and_the_rest_goes_on(
     world: World, call: str, number: int, reason: Reason
 ) -> None:
@@ -596,14 +598,14 @@ async def test_equal_files_of_one_name_are_one_file_with_two_rows(world: World) 
 
 async def test_busy_paths_are_told_only_while_they_are_touched(world: World) -> None:
     seen = []
-    original = world.linux.place_new
+    original = world.linux.place_each
 
-    def place_new(*args: object) -> object:
+    def place_each(*args: object) -> object:
         seen.append(world.applier.is_busy(b"d/a") and not world.applier.is_busy(b"e"))
         return original(*args)  # type: ignore[arg-type]
 
-    name = "place_new"
-    setattr(world.linux, name, place_new)
+    name = "place_each"
+    setattr(world.linux, name, place_each)
 
     await world.converge([directory_entry(1, ROOT, b"d"), file_entry(2, 1, b"a", b"one")])
 
@@ -615,7 +617,7 @@ async def test_twenty_thousand_new_files_cost_little_beyond_the_disk(world: Worl
     files = [file_entry(n, ROOT, b"%d" % n, b"one") for n in range(1, 5001)]
     made = plan(files, [])
     in_disk = 0.0
-    for name in ("stage_many", "sync", "place_new", "sync_directories", "stat"):
+    for name in ("stage_many", "sync", "place_each", "sync_directories", "stat"):
         original = getattr(world.linux, name)
 
         def timed(*args: object, _call: Callable[..., object] = original) -> object:
@@ -636,3 +638,101 @@ async def test_twenty_thousand_new_files_cost_little_beyond_the_disk(world: Worl
     assert len(world.journal.rows) == 5000
     assert Kind.FILE in {row.kind for row in world.journal.rows.values()}
     assert spent_us < 100
+
+
+def _in_rounds_of_two(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note in which order names are made, synced and committed."""
+    monkeypatch.setattr(apply, "ROUND_FILES", 2)
+    told: list[str] = []
+    for name in ("place_each", "sync", "sync_directories"):
+        original = getattr(world.linux, name)
+
+        def noted(*args: Any, _call: Any = original, _name: str = name) -> object:
+            if _name == "place_each":
+                told.extend("placed " + os.fsdecode(path) for _, path in args[0])
+            else:
+                told.append("synced")
+            return _call(*args)
+
+        setattr(world.linux, name, noted)
+    commit = world.journal.commit
+
+    async def noted_commit(outcomes: Sequence[Outcome]) -> None:
+        rows = [row for each in outcomes if isinstance(each, Agreed) for row in each.rows]
+        told.extend("committed " + os.fsdecode(row.name) for row in rows)
+        await commit(outcomes)
+
+    monkeypatch.setattr(world.journal, "commit", noted_commit)
+    return told
+
+
+async def test_a_round_is_committed_after_a_sync_that_came_after_its_names(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = _in_rounds_of_two(world, monkeypatch)
+    files = [file_entry(number, ROOT, b"f%d" % number, b"one") for number in range(1, 10)]
+
+    assert (await world.apply(files)).is_complete
+
+    for entry in files:
+        name = os.fsdecode(entry.name)
+        placed, committed = told.index(f"placed {name}"), told.index(f"committed {name}")
+        assert "synced" in told[placed:committed]
+        assert "synced" in told[:placed], "its bytes come before its name"
+    assert told.count("synced") <= 6, "one sync serves the names of a round and the next one's data"
+    assert not world.applier.is_busy(b"f1")
+
+
+async def test_E6_a_failed_sync_fails_the_round_whose_names_it_was_to_make_durable(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = _in_rounds_of_two(world, monkeypatch)
+    files = [file_entry(number, ROOT, b"f%d" % number, b"one") for number in range(1, 7)]
+    original = world.linux.sync
+    count = 0
+
+    def sync() -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise DiskError("make durable", "lost", errno=errno.EIO)
+        original()
+
+    world.linux.sync = sync  # type: ignore[method-assign]
+
+    applied = await world.apply(files)
+
+    failed = {no for each in applied.failed for no in each.object_nos}
+    assert {1, 2, 3, 4} <= failed
+    assert "committed f1" not in told
+    await world.converge(files)
+    assert set(world.journal.rows) == {(number, b"") for number in range(1, 7)}
+
+
+async def test_F1_an_apply_that_is_stopped_between_names_and_commit_is_recovered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_rounds_of_two(world, monkeypatch)
+    before = [file_entry(number, ROOT, b"f%d" % number, b"one") for number in range(1, 7)]
+    after = [file_entry(number, ROOT, b"f%d" % number, b"two") for number in range(1, 7)]
+    await world.converge(before)
+    original = world.linux.sync
+    count = 0
+
+    def sync() -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise asyncio.CancelledError
+        original()
+
+    world.linux.sync = sync  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await world.apply(after)
+    assert world.journal.intents != {}
+
+    await world.converge(after)
+
+    assert world.journal.intents == {}
+    assert world.listing() == listing_of(after)
+    assert world.private("history").count(b"one") == 6

@@ -327,6 +327,17 @@ class MemoryDisk:
         mine.place()
         return mine.inode.stat()
 
+    def place_each(self, pairs: Sequence[tuple[Stage, bytes]]) -> list[Stat | DiskError]:
+        """Do place_new for many, in order, and close the stages that got their name."""
+        placed: list[Stat | DiskError] = []
+        for stage, path in pairs:
+            try:
+                placed.append(self.place_new(stage, path))
+                stage.close()
+            except DiskError as cause:
+                placed.append(cause)
+        return placed
+
     @_call
     def place_over(self, stage: Stage, path: bytes, keep_as: bytes) -> tuple[Stat, Stat]:
         """Put a stage where a file stands; that file moves to tmp as `keep_as`, atomically."""
