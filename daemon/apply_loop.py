@@ -114,7 +114,7 @@ class ApplyLoop:
                 plan_changes,
                 standing.stored,
                 self._retries.take_due(_loop_s()),
-                frozenset(standing.local.objects),
+                standing.left_alone,
                 standing.under_way,
             )
             if made is None:

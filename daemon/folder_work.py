@@ -19,7 +19,7 @@ from daemon.differences import ProblemKind
 from daemon.disk import Disk, DiskError
 from daemon.displaced import DisplacedWatch
 from daemon.folder_tools import Tools, Trouble
-from daemon.held import HeldDeletions
+from daemon.held import HeldDeletions, HeldReversions
 from daemon.hints import WatchState
 from daemon.journal import FolderJournal
 from daemon.look_loop import LookLoop
@@ -270,8 +270,10 @@ class FolderWork:
         self._pruner.wake()
 
     def confirm(self) -> None:
-        """Let held deletions go on."""
+        """Let held deletions and reversions go on."""
         self.held.confirm()
+        self.reverted.release()
+        self._apply.begin_anew()
         self._look.look_at_all()
 
     def take_fresh(self) -> dict[BlobHash, bytes]:
@@ -344,6 +346,16 @@ class FolderWork:
     def held(self) -> HeldDeletions:
         """The deletions that wait for a person's word."""
         return self._look.held
+
+    @property
+    def reverted(self) -> HeldReversions:
+        """The files that are what they were before, and wait for a person's word."""
+        return self._standing.reverted
+
+    @property
+    def left_alone(self) -> frozenset[int]:
+        """The objects that are not brought in step with the state on this disk."""
+        return self._standing.left_alone
 
     @property
     def skipped(self) -> dict[bytes, ProblemKind]:

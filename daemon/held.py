@@ -1,12 +1,18 @@
-"""Hold back a mass deletion that nobody watched, until a person confirms it.
+"""Hold back what nobody watched and a person may not have meant, until it is confirmed.
 
-Pure: which deletions are held is decided from what a full scan found; any other look keeps to it.
+A mass deletion: most of the folder is missing. A mass reversion: many files hold bytes that they
+had before, with the times of then, as a backup that was put back leaves them.
+
+Pure: what is held is decided from what a full scan found; any other look keeps to it.
 """
 
 from __future__ import annotations
 
-from daemon.acts import Act, Deleted
-from daemon.matching import ScanCause, is_mass_deletion
+from collections.abc import Collection, Sequence
+
+from daemon.acts import Act, Deleted, Edited
+from daemon.matching import HELD_FROM, ScanCause, is_mass_deletion
+from store.records import SyncedRow
 
 
 class HeldDeletions:
@@ -45,3 +51,76 @@ class HeldDeletions:
         if not self._paths:
             return acts
         return [act for act in acts if not (isinstance(act, Deleted) and act.path in self._paths)]
+
+
+class HeldReversions:
+    """The files that went back to what they were, and wait for a person's word."""
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+        self._values: dict[bytes, bytes] = {}  # path -> the bytes (their hash) that stand there
+        self._suspects: list[Edited] = []
+        self.objects: frozenset[int] = frozenset()  # nothing is put over them meanwhile
+
+    def __len__(self) -> int:
+        """Give the number of files that wait."""
+        return len(self._values)
+
+    def __contains__(self, path: bytes) -> bool:
+        """Whether what stands at this path waits."""
+        return path in self._values
+
+    def release(self) -> None:
+        """Hold nothing any more: it was confirmed, or the newer versions come back."""
+        self._values = {}
+        self.objects = frozenset()
+
+    def begin(self) -> None:
+        """Begin with a full scan."""
+        self._suspects = []
+
+    def suspect(self, reverted: Sequence[Edited]) -> None:
+        """Keep back what may be part of a mass reversion, to the end of the scan."""
+        self._suspects += reverted
+
+    def decide(self) -> Sequence[Act]:
+        """Hold what was suspected, or give it to be recorded: it was little."""
+        suspects, self._suspects = self._suspects, []
+        if len(suspects) <= HELD_FROM:
+            return suspects
+        self._values.update((act.path, act.looked.value) for act in suspects)
+        self.objects |= {row.object_no for act in suspects for row in act.rows}
+        return ()
+
+    def without_held(self, acts: list[Act]) -> list[Act]:
+        """Give the acts that may be recorded; what a person made of a held file since, may."""
+        if not self._values:
+            return acts
+        kept: list[Act] = []
+        for act in acts:
+            value = None if not isinstance(act, Edited) else self._values.get(act.path)
+            if isinstance(act, Edited) and value == act.looked.value:
+                continue
+            if value is not None and isinstance(act, Edited):
+                del self._values[act.path]
+                self.objects -= {row.object_no for row in act.rows}
+            kept.append(act)
+        return kept
+
+
+def may_be_reversion(act: Act, cause: ScanCause) -> bool:
+    """Whether an edit that nobody watched carries an older time than what stood there.
+
+    A backup gives back the times too; who edits or checks out a branch gives new ones.
+    """
+    is_unwatched = cause in (ScanCause.START, ScanCause.ROOT_FAULT)
+    return (
+        is_unwatched
+        and isinstance(act, Edited)
+        and all(act.looked.stat.mtime_ns < row.shared_mtime_ns for row in act.rows)
+    )
+
+
+def is_reversion(act: Edited, former: Collection[tuple[SyncedRow, Collection[bytes]]]) -> bool:
+    """Whether the bytes are those of a former version of all objects at the path."""
+    return all(act.looked.value != row.value and act.looked.value in old for row, old in former)

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from daemon import ignore as ignoring
-from daemon.acts import Act, Deleted, Moved
+from daemon.acts import Act, Deleted, Edited, Moved
 from daemon.differences import Differences, Problem, ProblemKind
 from daemon.disk import Disk, DiskError
 from daemon.durable import make_durable
-from daemon.held import HeldDeletions
+from daemon.held import HeldDeletions, is_reversion, may_be_reversion
 from daemon.hint_box import HintBox
 from daemon.hints import Hint, HintKind, Watcher, WatchState
 from daemon.join_gate import JoinGate
@@ -260,6 +260,8 @@ class LookLoop:
         try:
             await self._load_ignore(disk, where)
             self._forget_problems(where)
+            if where.is_full:
+                self._standing.reverted.begin()
             async with TaskGroup() as tasks:
                 tasks.create_task(self._scan_into(disk, where, bunches))
                 while (bunch := await bunches.get()) is not None:
@@ -297,16 +299,39 @@ class LookLoop:
         self, disk: Disk, bunch: Differences, cause: ScanCause, *, is_full: bool
     ) -> None:
         self._note_problems(bunch.problems)
-        acts = match(bunch)
+        reverted = self._standing.reverted
+        acts = reverted.without_held(match(bunch))
+        if is_full:
+            acts = await self._without_reversions(acts, cause)
         if bunch.is_last:
             if is_full:
                 synced = self._standing.synced
                 self.held.decide(acts, synced.files + synced.directories, cause)
+                acts = [*acts, *reverted.decide()]
             acts = self.held.without_held(acts)
         if acts:
             await self._record(disk, acts)
         if bunch.agains:
             self._schedule.look_again(bunch.agains, self._standing.now_s())
+
+    async def _without_reversions(self, acts: list[Act], cause: ScanCause) -> list[Act]:
+        """Keep back, to the end of the scan, files that are what they were before."""
+        edits = [act for act in acts if isinstance(act, Edited) and may_be_reversion(act, cause)]
+        if not edits:
+            return acts
+
+        def find() -> list[Edited]:
+            stored = self._standing.stored
+            return [
+                act
+                for act in edits
+                if is_reversion(act, [(row, stored.values_of(row.object_no)) for row in act.rows])
+            ]
+
+        found = await self._tools.core.run(find)
+        self._standing.reverted.suspect(found)
+        paths = {act.path for act in found}
+        return [act for act in acts if not (isinstance(act, Edited) and act.path in paths)]
 
     async def _end_full_scan(self) -> None:
         standing = self._standing

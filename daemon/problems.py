@@ -44,6 +44,16 @@ def folder_problems(
                 hint=f"`dizzyd confirm {name}` deletes, `dizzyd undo-deletions {name}` puts back",
             )
         )
+    if work.reverted:
+        older = counted(len(work.reverted), "file")
+        name = figures.name
+        found.append(
+            Problem(
+                problem=f"{older} went back to older versions, as after a restore: held",
+                hint=f"`dizzyd confirm {name}` shares them, "
+                f"`dizzyd undo-deletions {name}` brings the newer ones back",
+            )
+        )
     found += [
         Problem(
             problem=f"what {names.get(agent, agent.hex()[:8])} changed needs a newer dizzyd",

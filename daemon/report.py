@@ -153,7 +153,7 @@ class Reporter:
             is_running=self._pid is not None,
             is_settled=work.is_settled,
             waiting=frozenset(work.waiting_objects),
-            excluded=frozenset(work.local.objects),
+            excluded=work.left_alone,
             in_flight=work.pending,
             theirs=dict(work.peer_heads),
         )
@@ -248,6 +248,7 @@ class Reporter:
             conflicts=figures.conflicts,
             local_changes=len(work.local.paths),
             held_deletions=len(work.held),
+            held_reversions=len(work.reverted),
             watch=work.watch_state.name.lower(),
             history=figures.history,
             log=LogStatus(
@@ -276,7 +277,7 @@ class Reporter:
             return "faulty"
         if self._pid is None:
             return "paused"
-        if work.held:
+        if work.held or work.reverted:
             return "held"
         if work.is_scanning or work.is_importing:
             return "scanning"

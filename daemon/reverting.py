@@ -56,12 +56,13 @@ async def revert_local_changes(node: Node, work: FolderWork) -> None:
 
 
 async def put_back_deleted(node: Node, work: FolderWork) -> None:
-    """Let what held deletions took away come back, from history or from peers.
+    """Let what held deletions took away come back, and newer versions of what is held as older.
 
-    Raises DizzyError where no deletion is held.
+    They come from history or from peers; the older ones go to history. Raises DizzyError where
+    nothing is held.
     """
     name = node.shelf[work.folder_no].name
-    if not work.held:
+    if not work.held and not work.reverted:
         raise DizzyError(
             f"undo-deletions {name}", "no deletion is held", hint="`dizzyd status` shows them"
         )
@@ -73,10 +74,14 @@ async def put_back_deleted(node: Node, work: FolderWork) -> None:
             disk,
             f"undo-deletions {name}",
             lambda acts: [
-                act for act in acts if isinstance(act, Deleted) and act.path in work.held
+                act
+                for act in acts
+                if (isinstance(act, Deleted) and act.path in work.held)
+                or (isinstance(act, Edited) and act.path in work.reverted)
             ],
         )
         work.held.release()
+        work.reverted.release()
     finally:
         await plan_again(node, work)
 

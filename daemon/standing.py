@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from daemon.acts import Act, Created, Moved
 from daemon.apply import Applier
 from daemon.folder_tools import Tools, Trouble
+from daemon.held import HeldReversions
 from daemon.own_tail import OwnTail
 from daemon.planning import UnderWay
 from peers.heads import Heads, is_in_sync
@@ -65,6 +66,7 @@ class Standing:
     peer_heads: dict[AgentId, Heads] = field(default_factory=dict)
     covered_seq: int = -1  # of our own log: the last that any peer is known to have
     local: LocalChanges = field(default_factory=LocalChanges)
+    reverted: HeldReversions = field(default_factory=HeldReversions)
     is_joining: bool = False  # files that stood here before are not bound yet
     is_scanned: bool = False  # the first full scan of this run is done
     was_settled: bool = False  # whether peers were told that nothing is to be done here
@@ -91,6 +93,11 @@ class Standing:
     def may_write(self) -> bool:
         """Whether our changes count."""
         return may_write(self.own_member)
+
+    @property
+    def left_alone(self) -> frozenset[int]:
+        """The objects that are not brought in step with the state on this disk."""
+        return self.reverted.objects | self.local.objects
 
     def now_s(self) -> float:
         """Give the clock that never goes back."""

@@ -124,6 +124,7 @@ class FolderStatus:
     conflicts: int = 0
     local_changes: int = 0
     held_deletions: int = 0
+    held_reversions: int = 0
     watch: str = "full"
     history: HistoryStatus = HistoryStatus()
     log: LogStatus = LogStatus()
@@ -246,7 +247,15 @@ def _shown_path(path: str, user_home: str) -> str:
 
 def _summary(folder: FolderStatus) -> str:
     if folder.state == "held":
-        return f"held: {counted(folder.held_deletions, 'deletion')}"
+        held = [
+            counted(number, noun)
+            for number, noun in (
+                (folder.held_deletions, "deletion"),
+                (folder.held_reversions, "older file"),
+            )
+            if number
+        ]
+        return f"held: {', '.join(held)}"
     if folder.state in WAITING_STATES or folder.state == "scanning":
         return folder.state
     if folder.pending.files or folder.pending.bytes:
@@ -289,6 +298,12 @@ def _remark_lines(folder: FolderStatus, terminal: Terminal) -> list[str]:
             folder.held_deletions,
             "deletion held",
             "deletions held",
+            f"`dizzyd confirm {name}`, or `dizzyd undo-deletions {name}`",
+        ),
+        (
+            folder.held_reversions,
+            "older file held",
+            "older files held",
             f"`dizzyd confirm {name}`, or `dizzyd undo-deletions {name}`",
         ),
         (len(folder.skipped), "special file skipped", "special files skipped", ""),

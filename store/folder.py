@@ -15,7 +15,7 @@ from store.access import Member, Role, is_membership
 from store.codec import decode_header
 from store.db import Database, chunked
 from store.ending import Ending, cut_events
-from store.events import EpochOpened, Granted, encode
+from store.events import Content, ContentChanged, EpochOpened, Granted, ObjectCreated, encode
 from store.ids import AgentId, BatchId, Epoch, FolderId, Kind, LogId, log_id
 from store.log import Admitted, AppliedBatch, FolderLog, LogHead, Opening, OwnWriter
 from store.records import Entry
@@ -90,6 +90,15 @@ class StoredFolder:
     def own_member(self) -> Member | None:
         """Give our own role in this folder, None before we were admitted."""
         return self.log.members().get(self.key.agent)
+
+    def values_of(self, no: int) -> set[bytes]:
+        """List the contents and link targets that an object ever had; it reads the log."""
+        found: set[bytes] = set()
+        for fact in self.state.facts(no):
+            if isinstance(fact.event, ObjectCreated | ContentChanged):
+                content = fact.event.content
+                found.add(content.hash if isinstance(content, Content) else content or b"")
+        return found
 
     def id_of(self, no: int) -> bytes:
         """Give the id of an object by its local number. Raises KeyError."""

@@ -247,3 +247,87 @@ async def test_undo_deletions_brings_held_files_back_and_records_no_deletion(
         assert tree(owner) == before
         assert other.stored.log.batches == batches
         assert (await other.folder_status()).problems == ()
+
+
+OLD_TIME_NS = 1_600_000_000_000_000_000
+NEW_TIME_NS = 1_700_000_000_000_000_000
+
+
+async def edited_many(owner: Working, other: Working, number: int) -> None:
+    """Give both nodes files in two versions each, the newer ones on disk."""
+    for version, mtime_ns in ((b"older", OLD_TIME_NS), (b"newer", NEW_TIME_NS)):
+        for no in range(number):
+            owner.write(f"d/f{no}", b"%b %d" % (version, no), mtime_ns=mtime_ns)
+        await owner.look()
+    await eventually(
+        lambda: tree(other) == tree(owner) and other.work.is_settled and owner.work.is_settled, 30
+    )
+
+
+def put_back_files(node: Working, number: int, mtime_ns: int = OLD_TIME_NS) -> None:
+    for no in range(number):
+        node.write(f"d/f{no}", b"older %d" % no, mtime_ns=mtime_ns)
+
+
+async def test_A12_restored_files_are_held_and_newer_ones_elsewhere_stay(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (owner, other):
+        await edited_many(owner, other, 120)
+        before, batches = tree(owner), owner.stored.log.batches
+        await other.stop()
+        put_back_files(other, 120)
+        other.write("d/new", b"an edit of its own")
+        other.open()
+
+        await other.start(owner)
+        await eventually(lambda: other.work.reverted)
+        await eventually(lambda: owner.has("d/new", b"an edit of its own"))
+        owner.write("d/f7", b"newest", mtime_ns=NEW_TIME_NS + 1)
+        await owner.look()
+        await other.look()
+        status = await other.folder_status()
+
+        assert (status.state, status.held_reversions) == ("held", 120)
+        assert "undo-deletions photos" in status.problems[0].hint
+        assert other.has("d/f7", b"older 7")
+        await put_back_deleted(other.node, other.work)
+        await eventually(lambda: other.has("d/f7", b"newest"))
+        await eventually(lambda: tree(other) == tree(owner), 20)
+        assert {p: c for p, c in tree(other).items() if p in before and p != "d/f7"} == {
+            p: c for p, c in before.items() if p != "d/f7"
+        }
+        assert b"older 9" in other.history()
+        assert owner.stored.log.batches == batches + 2
+        assert (await other.folder_status()).problems == ()
+
+
+async def test_A12_restored_files_are_shared_once_confirmed(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (owner, other):
+        await edited_many(owner, other, 120)
+        await other.stop()
+        put_back_files(other, 120)
+        other.open()
+        await other.start(owner)
+        await eventually(lambda: other.work.reverted)
+
+        other.work.confirm()
+        await other.look()
+        await eventually(lambda: owner.has("d/f7", b"older 7") and owner.has("d/f99", b"older 99"))
+
+        assert not other.work.reverted
+        assert not any("conflict" in name for name in owner.names())
+
+
+@pytest.mark.parametrize(("number", "mtime_ns"), [(50, OLD_TIME_NS), (120, NEW_TIME_NS + 9)])
+async def test_few_older_files_and_those_of_new_times_are_edits(
+    tmp_path: Path, number: int, mtime_ns: int
+) -> None:
+    async with pair(tmp_path) as (owner, other):
+        await edited_many(owner, other, 120)
+        await other.stop()
+        put_back_files(other, number, mtime_ns)
+        other.open()
+
+        await other.start(owner)
+        await eventually(lambda: owner.has("d/f7", b"older 7"))
+
+        assert not other.work.reverted
