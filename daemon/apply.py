@@ -31,6 +31,7 @@ from daemon.outcomes import (
     Why,
     failure,
 )
+from daemon.places import Earlier
 from daemon.placing import DirectoryPaths, Job, Placed, Placer, numbers_of, place_of
 from daemon.recovery import FETCH_PREFIX, Recovery
 from daemon.steps import (
@@ -86,8 +87,8 @@ class Blobs(Protocol):
     async def small(self, refs: Sequence[BlobRef]) -> dict[BlobHash, bytes]:
         """Get contents of up to 1 MiB that hash to their names; leave out what is not to be had."""
 
-    async def large(self, ref: BlobRef, stage: Stage, old_path: bytes | None) -> bool:
-        """Fill a stage, which may hold a part already; `old_path` is the version it replaces.
+    async def large(self, ref: BlobRef, stage: Stage, old: Earlier | None) -> bool:
+        """Fill a stage, which may hold a part already; `old` is the version it replaces.
 
         True once the whole content is there and its hash is right.
         """
@@ -542,7 +543,8 @@ class Applier:
                 return
             try:
                 ref = BlobRef(hash=BlobHash(entry.value), size=entry.size)
-                if not await self._blobs.large(ref, stage, old_path):
+                old = None if old_path is None else Earlier(old_path, step.before[0])
+                if not await self._blobs.large(ref, stage, old):
                     path = run.placer.path_of_place(step.claim.place) or b""
                     postponed = Postponed(path, numbers_of(step), Why.CONTENT_AWAY)
                     run.applied.postponed.append(postponed)

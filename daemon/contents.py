@@ -9,29 +9,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from daemon.core import Runner
-from daemon.disk import Disk, DiskError, FileKind, Stage
-from daemon.places import Place, Places
+from daemon.disk import Disk, DiskError, FileKind, Stage, Stat
+from daemon.places import Earlier, Place, Places
 from peers.fetch import Fetcher
-from store.ids import BlobHash, FolderId, blob_hash
-from store.records import BlobRef
+from store.ids import BlobHash, FolderId, Kind, blob_hash
+from store.records import BlobRef, SyncedRow
 
 _COPY_BYTES = 4 * 1024 * 1024
 
 
 class _LocalFile:
-    """A file of this folder as a source of chunks; the final hash decides, so it may change."""
+    """A file of this folder as a source of chunks; the final hash decides, so it may change.
 
-    def __init__(self, disk: Disk, path: bytes, size: int) -> None:
+    Where it is the very file that synced speaks of, its content is known, and it is read only
+    while it is that file.
+    """
+
+    def __init__(self, disk: Disk, path: bytes, stat: Stat, row: SyncedRow) -> None:
+        is_known = row.kind is Kind.FILE and (
+            (stat.inode, stat.size, stat.mtime_ns) == (row.inode, row.size, row.mtime_ns)
+        )
+        self.blob = BlobHash(row.value) if is_known else None
         self._disk = disk
         self._path = path
-        self._size = size
+        self._size = stat.size
+        self._expected = stat if is_known else None
 
     def size(self) -> int:
         return self._size
 
     def read(self, offset: int, length: int) -> bytes:
         try:
-            return self._disk.read(self._path, offset, length, None)
+            return self._disk.read(self._path, offset, length, self._expected)
         except DiskError:
             return b""
 
@@ -68,19 +77,22 @@ class FolderContents:
             found.update(await self._fetcher.fetch_small(self._folder, missing))
         return found
 
-    async def large(self, ref: BlobRef, stage: Stage, old_path: bytes | None) -> bool:
-        """Fill a stage; what it holds already stays. False if nobody at hand has the bytes."""
+    async def large(self, ref: BlobRef, stage: Stage, old: Earlier | None) -> bool:
+        """Fill a stage; what it holds already stays. False if nobody at hand has the bytes.
+
+        Of the `old` version, if it still stands there, what did not change is copied.
+        """
         places = await self._places.find(self._folder_no, [ref.hash])
         if ref.hash in places and await self._pool.run(
             _copy, self._disk, ref, places[ref.hash], stage
         ):
             return True
-        old: list[_LocalFile] = []
-        if old_path is not None:
-            stat = await self._pool.run(self._disk.stat, old_path)
+        pieces: list[_LocalFile] = []
+        if old is not None:
+            stat = await self._pool.run(self._disk.stat, old.path)
             if stat is not None and stat.kind is FileKind.FILE:
-                old.append(_LocalFile(self._disk, old_path, stat.size))
-        return await self._fetcher.fetch_large(self._folder, ref, stage, old)
+                pieces.append(_LocalFile(self._disk, old.path, stat, old.row))
+        return await self._fetcher.fetch_large(self._folder, ref, stage, pieces)
 
 
 def _read_all(

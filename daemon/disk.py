@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from daemon.headroom import Space
+    from peers.wire import ChunkLine
     from store.ids import BlobHash
 
 Buffer = bytes | bytearray | memoryview
@@ -171,6 +172,12 @@ class Disk(Protocol):
 
         Directories, devices and mounts give their stat and an empty value, and are not opened.
         Quickest where paths of one directory stand together. Never raises for a single file.
+        """
+
+    def take_chunk_lists(self) -> list[tuple[BlobHash, list[ChunkLine]]]:
+        """Take out the chunk lists of large files that were read whole since the last call.
+
+        They are made as look() reads (bounded, the oldest go), and are advice: none is promised.
         """
 
     def is_being_written(self, path: bytes) -> bool:

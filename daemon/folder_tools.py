@@ -18,6 +18,7 @@ from daemon.outcomes import Reason
 from daemon.places import Places
 from daemon.procedures import Procedures
 from daemon.shelf import Shelf
+from daemon.stored_lists import StoredChunkLists
 from peers.fetch import Fetcher
 from store.ids import BlobHash, FolderId
 
@@ -32,6 +33,7 @@ class Tools:
     core: Runner
     pool: Runner
     places: Places
+    chunk_lists: StoredChunkLists
     clock: Clock
     fetcher: Fetcher
     history: Callable[[], HistoryConfig]

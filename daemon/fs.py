@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -48,13 +49,16 @@ from daemon.fs_stage import (
 )
 from daemon.fs_taken import Taken
 from daemon.headroom import Space
+from store.ids import BlobHash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from daemon.disk import Looked, NewFile, Stage
+    from peers.wire import ChunkLine
 
+_LISTS_LIMIT = 256  # chunk lists that nobody has taken yet
 _FEW = 16  # below this, each by itself is cheaper than the whole file system
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _PLAIN = (FileKind.FILE, FileKind.SYMLINK)
@@ -76,6 +80,7 @@ class LinuxDisk:
         self._private = private
         self._umask = umask & SHARED_BITS
         self._is_closed = False
+        self._chunk_lists: deque[tuple[BlobHash, list[ChunkLine]]] = deque(maxlen=_LISTS_LIMIT)
         self._sync_lock = threading.Lock()
         self._heal_lock = threading.Lock()
         self._marker_file, self._marker = fs_root.open_locked(private, path)
@@ -211,7 +216,18 @@ class LinuxDisk:
 
     def look(self, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
         """Read and hash many files (links: read their target), in order of `paths`."""
-        return look_many(self._tree, paths)
+        return look_many(self._tree, paths, self._note_chunks)
+
+    def take_chunk_lists(self) -> list[tuple[BlobHash, list[ChunkLine]]]:
+        """Take out the chunk lists of large files that were read whole since the last call."""
+        taken: list[tuple[BlobHash, list[ChunkLine]]] = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._chunk_lists.popleft())
+        return taken
+
+    def _note_chunks(self, value: bytes, lines: list[ChunkLine]) -> None:
+        self._chunk_lists.append((BlobHash(value), lines))
 
     def is_being_written(self, path: bytes) -> bool:
         """Whether some process has the file open for writing (False where unknowable)."""
@@ -613,13 +629,10 @@ class LinuxDisk:
             raise OSError(errno.ENOENT, "is no file (any more)")
         opened = os.open(name, _READ, dir_fd=directory)
         try:
-            found = stat_of(os.fstat(opened), FileKind.FILE)
-            if expected is not None and (
-                (found.inode, found.size, found.mtime_ns)
-                != (expected.inode, expected.size, expected.mtime_ns)
-            ):
-                raise OSError(errno.ENOENT, "another file stands there now")
-            return _read_fully(opened, offset, length)
+            _check_same(opened, expected)
+            content = _read_fully(opened, offset, length)
+            _check_same(opened, expected)  # else it was written to meanwhile: torn, perhaps
+            return content
         finally:
             os.close(opened)
 
@@ -736,6 +749,18 @@ def _unreachable(operation: str, path: bytes) -> DiskError:
     return DiskError(
         f"{operation} {shown(path)}", "is no path inside the folder", errno=errno.EINVAL
     )
+
+
+def _check_same(opened: int, expected: Stat | None) -> None:
+    if expected is None:
+        return
+    found = stat_of(os.fstat(opened), FileKind.FILE)
+    if (found.inode, found.size, found.mtime_ns) != (
+        expected.inode,
+        expected.size,
+        expected.mtime_ns,
+    ):
+        raise OSError(errno.ENOENT, "another file stands there now")
 
 
 def _read_fully(opened: int, offset: int, length: int) -> bytes:

@@ -13,26 +13,35 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from daemon.differences import RACY_MARGIN_NS
 from daemon.disk import FileKind, Looked, LookFailure
 from daemon.fs_below import PATH_ONLY, PRIVATE, is_reachable, kind_of, stat_of
+from peers.chunks import Cutter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from daemon.fs_below import Tree
+    from peers.wire import ChunkLine
 
 SMALL_BYTES = 1 << 20  # one kept buffer of this size for each thread
 _BIG_BYTES = 8 << 20  # threads of blake3 only pay from here on
+_LISTED_LIMIT_BYTES = 64 << 30  # 256,000 chunks: a list is held in memory
 _CHECK_EVERY_BYTES = 64 << 20  # a file that grows for minutes is given up early
 _HELD_DIRECTORIES = 32
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _NO_NAMES = (b"", b".", b"..")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+NoteChunks = Callable[[bytes, "list[ChunkLine]"], None]
+_Cut = Callable[[memoryview], "list[ChunkLine]"]
 
 _kept = threading.local()
 
@@ -46,7 +55,12 @@ def kept_buffer() -> memoryview:
 
 
 def look_name(
-    directory: int, name: bytes, tree: Tree | None, *, effective_user: int
+    directory: int,
+    name: bytes,
+    tree: Tree | None,
+    *,
+    effective_user: int,
+    note_chunks: NoteChunks | None = None,
 ) -> Looked | LookFailure:
     """Look at one name in one open directory; mounts are told apart where `tree` is given."""
     looked_at_ns = time.time_ns()
@@ -54,7 +68,7 @@ def look_name(
         before = os.stat(name, dir_fd=directory, follow_symlinks=False)
         kind = kind_of(before)
         if kind is FileKind.FILE:
-            return _look_file(directory, name, before, looked_at_ns, effective_user)
+            return _look_file(directory, name, before, effective_user, note_chunks)
         if kind is FileKind.SYMLINK:
             target = os.readlink(name, dir_fd=directory)
             after = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -71,6 +85,20 @@ def look_name(
 def failure_of(cause: OSError) -> LookFailure:
     """Say what a failed call means for a look: never that a file is gone unless it is."""
     return LookFailure.GONE if cause.errno in _GONE else LookFailure.UNREADABLE
+
+
+def _wait_until_old(found: os.stat_result) -> int:
+    """Wait until a file's time is old enough for one look to do; gives the time of the look.
+
+    It was closed this instant, most likely: at most 20 ms are spent where else all of a large
+    file would be read twice (see daemon.differences.is_racy).
+    """
+    now_ns = time.time_ns()
+    young_ns = now_ns - found.st_mtime_ns
+    if 0 <= young_ns < RACY_MARGIN_NS:
+        time.sleep((RACY_MARGIN_NS - young_ns) / 1e9)
+        now_ns = time.time_ns()
+    return now_ns
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int, int, int]:
@@ -96,7 +124,11 @@ def _open_file(directory: int, name: bytes, found: os.stat_result, effective_use
 
 
 def _look_file(
-    directory: int, name: bytes, before: os.stat_result, looked_at_ns: int, effective_user: int
+    directory: int,
+    name: bytes,
+    before: os.stat_result,
+    effective_user: int,
+    note_chunks: NoteChunks | None,
 ) -> Looked | LookFailure:
     try:
         opened = _open_file(directory, name, before, effective_user)
@@ -110,11 +142,13 @@ def _look_file(
             return LookFailure.CHANGING
         size = before.st_size
         if size <= SMALL_BYTES:
+            looked_at_ns = time.time_ns()
             buffer = kept_buffer()
             count = os.readv(opened, (buffer,))
             value = blake3(buffer[:count]).digest()
         else:
-            count, value = _hash_big(opened, identity)
+            looked_at_ns = _wait_until_old(before)
+            count, value = _hash_big(opened, identity, note_chunks)
     finally:
         os.close(opened)
     after = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -123,30 +157,89 @@ def _look_file(
     return Looked(stat_of(before, FileKind.FILE), value, looked_at_ns)
 
 
-def _hash_big(opened: int, identity: tuple[int, int, int, int, int]) -> tuple[int, bytes]:
-    """Hash as many bytes as the file had; stops early, with a short count, once it changed."""
+def _hash_big(
+    opened: int, identity: tuple[int, int, int, int, int], note_chunks: NoteChunks | None
+) -> tuple[int, bytes]:
+    """Hash as many bytes as the file had; stops early, with a short count, once it changed.
+
+    It is cut into chunks by the way, each byte being read once.
+    """
     size = identity[2]
-    if size < _BIG_BYTES:
-        hasher = blake3()
-        buffer = kept_buffer()
-    else:
-        hasher = blake3(max_threads=blake3.AUTO)
-        buffer = memoryview(bytearray(_BIG_BYTES))
     with suppress(OSError):
         os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    pieces = _pieces(opened, identity)
+    if note_chunks is None or size > _LISTED_LIMIT_BYTES:
+        hasher = _hasher(size)
+        total = 0
+        for piece in pieces:
+            hasher.update(piece)
+            total += len(piece)
+        return total, hasher.digest()
+    if size < _BIG_BYTES:
+        total, value, lines = _hash_and_cut(pieces, _hasher(size), _run_now)
+    else:
+        # Beside it: cutting costs a little more than reading and hashing.
+        with ThreadPoolExecutor(1, "cut") as beside:
+            total, value, lines = _hash_and_cut(pieces, _hasher(size), beside.submit)
+    if total == size:
+        note_chunks(value, lines)
+    return total, value
+
+
+def _hasher(size: int) -> blake3:
+    return blake3() if size < _BIG_BYTES else blake3(max_threads=blake3.AUTO)
+
+
+def _pieces(opened: int, identity: tuple[int, int, int, int, int]) -> Iterator[memoryview]:
+    """Read a file in order; a piece stays as it is until the next but one is asked for.
+
+    It ends early where the file ends, or has changed.
+    """
+    size = identity[2]
+    if size < _BIG_BYTES:
+        buffers = [memoryview(bytearray(min(size, SMALL_BYTES))) for _ in range(2)]
+    else:
+        buffers = [memoryview(bytearray(_BIG_BYTES)) for _ in range(2)]
     total = 0
     check_at = _CHECK_EVERY_BYTES
     while total < size:
+        buffers.reverse()
+        buffer = buffers[0]
         count = os.readv(opened, (buffer[: min(len(buffer), size - total)],))
         if not count:
-            break
-        hasher.update(buffer[:count])
+            return
         total += count
         if total >= check_at:
             check_at += _CHECK_EVERY_BYTES
             if _identity(os.fstat(opened)) != identity:
-                return -1, b""
-    return total, hasher.digest()
+                return
+        yield buffer[:count]
+
+
+def _hash_and_cut(
+    pieces: Iterator[memoryview],
+    hasher: blake3,
+    submit: Callable[[_Cut, memoryview], Future[list[ChunkLine]]],
+) -> tuple[int, bytes, list[ChunkLine]]:
+    cutter = Cutter()
+    lines: list[ChunkLine] = []
+    cutting: Future[list[ChunkLine]] | None = None
+    total = 0
+    for piece in pieces:
+        if cutting is not None:
+            lines += cutting.result()  # before its buffer is read into again
+        cutting = submit(cutter.feed, piece)
+        hasher.update(piece)
+        total += len(piece)
+    if cutting is not None:
+        lines += cutting.result()
+    return total, hasher.digest(), lines + cutter.finish()
+
+
+def _run_now(cut: _Cut, piece: memoryview) -> Future[list[ChunkLine]]:
+    done: Future[list[ChunkLine]] = Future()
+    done.set_result(cut(piece))
+    return done
 
 
 def hash_descriptor(opened: int) -> bytes:
@@ -162,8 +255,13 @@ def hash_descriptor(opened: int) -> bytes:
     return hasher.digest()
 
 
-def look_many(tree: Tree, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
-    """Look at many paths, in order; a directory is opened once where its names stand together."""
+def look_many(
+    tree: Tree, paths: Sequence[bytes], note_chunks: NoteChunks | None = None
+) -> list[Looked | LookFailure]:
+    """Look at many paths, in order; a directory is opened once where its names stand together.
+
+    `note_chunks` gets the hash and the chunks of each file of more than 1 MiB.
+    """
     effective_user = os.geteuid()
     held: dict[bytes, int | LookFailure] = {}
     results: list[Looked | LookFailure] = []
@@ -182,7 +280,9 @@ def look_many(tree: Tree, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
             if isinstance(directory, LookFailure):
                 add(directory)
                 continue
-            looked = look_name(directory, name, tree, effective_user=effective_user)
+            looked = look_name(
+                directory, name, tree, effective_user=effective_user, note_chunks=note_chunks
+            )
             add(looked)
             # After a long read a held directory may be somewhere else: find it again by its path.
             if isinstance(looked, Looked) and looked.stat.size > _BIG_BYTES:

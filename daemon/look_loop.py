@@ -402,6 +402,9 @@ class LookLoop:
             tools.engine.run_until_idle()
             return recorded
 
+        # Before anybody can ask for them: who is told of a content wants its chunks at once.
+        if lists := disk.take_chunk_lists():
+            await tools.chunk_lists.keep_all(standing.folder_no, lists)
         recorded = await tools.core.run(record)
         if recorded.look_again:
             agains = [Again(path, AgainReason.UNSURE, 0.1) for path in recorded.look_again]

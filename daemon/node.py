@@ -30,6 +30,7 @@ from daemon.procedures import EndFolder, Procedures
 from daemon.replica import NodeReplica, SharedFolder
 from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
+from daemon.stored_lists import StoredChunkLists
 from daemon.subscription import Emit, ListenerKind
 from daemon.traffic import Traffic
 from peers.address import Address, parse_all
@@ -107,9 +108,9 @@ class Node:
             clock=world.clock, random_bytes=world.random_bytes, transactions=self.shelf
         )
         self.procedures = Procedures(self.shelf)
-        self.places = Places(
-            self.shelf, reading or Reading(database=database, runner=world.core)
-        )
+        reading = reading or Reading(database=database, runner=world.core)
+        self.places = Places(self.shelf, reading)
+        self.chunk_lists = StoredChunkLists(self.shelf, world.core, reading)
         self.book = PeerBook(database, world.core, key)
         self.works: dict[FolderId, FolderWork] = {}
         self.ended: dict[FolderId, EndedFolder] = {}
@@ -118,6 +119,7 @@ class Node:
             world.pool,
             open_bulk=self._open_bulk,
             download=RateLimit(config.limits.download_bytes_per_s),
+            lists=self.chunk_lists,
         )
         self.replica = NodeReplica(
             shelf=self.shelf,
@@ -206,6 +208,7 @@ class Node:
                 core=world.core,
                 pool=world.pool,
                 places=self.places,
+                chunk_lists=self.chunk_lists,
                 clock=world.clock,
                 fetcher=self.fetcher,
                 history=lambda: self.config.history,

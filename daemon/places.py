@@ -18,6 +18,7 @@ from daemon.disk import Disk, FileKind, Stat
 from daemon.shelf import Shelf
 from store.db import Database, chunked
 from store.ids import BlobHash, Kind
+from store.records import SyncedRow
 
 PLACES_LIMIT = 8  # of one content: a folder may hold thousands of equal files
 
@@ -38,6 +39,13 @@ class Place(Struct, frozen=True, gc=False):
         if self.stat is None:
             return disk.read_history(self.path, offset, length)
         return disk.read(self.path, offset, length, self.stat)
+
+
+class Earlier(Struct, frozen=True, gc=False):
+    """The version that a content is to replace: where it stands, and what synced says of it."""
+
+    path: bytes
+    row: SyncedRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

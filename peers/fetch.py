@@ -17,18 +17,20 @@ from blake3 import blake3
 
 from peers import wire
 from peers.cancelling import TaskGroup
+from peers.chunk_lists import ChunkLists, MemoryChunkLists
 from peers.lane import Answer, Lane, loop_time_s
-from peers.large import ChunksAsk, Filling, LocalPiece, RangeAsk, Sink, reuse
+from peers.large import LocalPiece, Sink
+from peers.large_fetch import IDLE_S, LargeFetch, learn_list
 from peers.limits import RateLimit
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
 from peers.serve import send_all
-from peers.wire import Chunks, Data, NotHave, Small, WantSmall
+from peers.wire import Chunks, Data, Difference, NotHave, Small, WantSmall
 from store.errors import DizzyError, Malformed
 from store.ids import AgentId, BlobHash, FolderId
 
 if TYPE_CHECKING:
-    from peers.replica import Contents, P, Runner, T
+    from peers.replica import Contents, Runner
     from store.records import BlobRef
 
 __all__ = ["Fetcher", "LocalPiece", "Sink"]
@@ -36,9 +38,6 @@ __all__ = ["Fetcher", "LocalPiece", "Sink"]
 GROUP_BYTES: Final = 1024 * 1024  # expected in the answer to one question
 GROUP_LIMIT: Final = 1024
 GROUPS_AT_ONCE: Final = 4  # of one fetch, at one peer
-WINDOW: Final = 8  # ranges of 2 MiB under way at one peer for one content: 16 MiB
-LANDED_AT_ONCE: Final = 4  # ranges written by one call: a hop to another thread is not free
-IDLE_S: Final = 20.0  # a peer that sends nothing for so long is not waited for
 BULK_FROM_BYTES: Final = 256 * 1024
 BULK_OPEN_S: Final = 5.0
 BULK_REST_S: Final = 30.0
@@ -47,7 +46,7 @@ CACHE_LIMIT_BYTES: Final = 16 * 1024 * 1024
 AWAITED_LIMIT: Final = 10_000
 REFUSED_LIMIT: Final = 20_000
 REFUSED_S: Final = 30.0
-LIST_BYTES_PER_S: Final = 100 * 1024 * 1024  # a slow peer works a chunk list out at this rate
+UNLISTED_LIMIT: Final = 1000  # large contents whose chunk lists are still to be learnt
 
 OpenBulk = Callable[[AgentId], Awaitable[Link]]
 OnWrong = Callable[[AgentId], None]
@@ -155,10 +154,12 @@ class Fetcher:
         *,
         open_bulk: OpenBulk | None = None,
         download: RateLimit | None = None,
+        lists: ChunkLists | None = None,
     ) -> None:
         """Fetch by the sessions that join; blocking calls on sinks go through `runner`.
 
-        Without `open_bulk` everything comes over the session's own link.
+        Without `open_bulk` everything comes over the session's own link. Without `lists` the
+        chunk lists of large contents, fetched and served, are kept in memory.
         """
         self._runner = runner
         self._open_bulk = open_bulk
@@ -172,12 +173,16 @@ class Fetcher:
         self._tasks: asyncio.TaskGroup | None = None
         self.wrongs: Counter[AgentId] = Counter()
         self.received_bytes = 0
+        self.lists: ChunkLists = lists or MemoryChunkLists()
+        self._unlisted: deque[tuple[FolderId, BlobRef]] = deque()
+        self._has_unlisted = asyncio.Event()
 
     async def run(self) -> None:
         """Keep bulk links until cancelled; without it contents come over the sessions' links."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
+                tasks.create_task(self._learn_lists())
                 await asyncio.get_running_loop().create_future()
         finally:
             self._tasks = None
@@ -214,13 +219,22 @@ class Fetcher:
         while len(self._refused) > REFUSED_LIMIT:
             self._refused.popitem(last=False)
 
-    def _is_refused(self, agent: AgentId, blob: BlobHash) -> bool:
+    def is_refused(self, agent: AgentId, blob: BlobHash) -> bool:
+        """Whether a peer said a short while ago that it does not have this."""
         at_s = self._refused.get((agent, blob))
         return at_s is not None and loop_time_s() - at_s < REFUSED_S
 
     def lanes(self, folder: FolderId) -> list[Lane]:
         """Give the lanes of the connected peers that share a folder, for small questions."""
         return [peer.control for peer in self._peers.values() if peer.has_folder(folder)]
+
+    def agents(self, folder: FolderId) -> list[AgentId]:
+        """List the connected peers that share a folder."""
+        return [agent for agent, peer in self._peers.items() if peer.has_folder(folder)]
+
+    async def bulk_lanes(self, folder: FolderId) -> list[Lane]:
+        """Give the lanes for large questions; links for them are opened where they can be."""
+        return await self._lanes(folder, is_bulk=True)
 
     async def _lanes(self, folder: FolderId, *, is_bulk: bool) -> list[Lane]:
         if not is_bulk or self._open_bulk is None or self._tasks is None:
@@ -366,7 +380,7 @@ class Fetcher:
             if load[lane] >= GROUPS_AT_ONCE:
                 job.groups.append(group)
                 continue
-            refused = [blob for blob in group.hashes if self._is_refused(lane.agent, blob)]
+            refused = [blob for blob in group.hashes if self.is_refused(lane.agent, blob)]
             if refused:
                 job.groups.append(_Group(refused, group.tried | {lane.agent}))
             if len(refused) < len(group.hashes):
@@ -403,152 +417,22 @@ class Fetcher:
         the rest comes from all peers that have it. After False the sink keeps what arrived: call
         again with it when a peer is there, and at most one chunk is sent twice (P47).
         """
-        filling = Filling(ref, sink)
-        await self._reuse(folder, filling, old)
-        if not await self._fill(folder, filling, only=None):
+        fetch = LargeFetch(self, self._runner, folder, ref, sink)
+        is_right = await fetch.run(old)
+        if is_right is None:
             self._await(folder, (ref.hash,))
-            return False
-        if await self._finish(filling.is_right):
-            return True
-        suspects = list(dict.fromkeys(filling.sources))
-        others = [a for a, p in self._peers.items() if p.has_folder(folder) and a not in suspects]
-        if len(suspects) == 1 and not filling.has_reused:
-            self.wrong(suspects.pop())
-        return await self._fill_from_one(folder, filling, others + suspects)
+        elif is_right and self._tasks is not None and len(self._unlisted) < UNLISTED_LIMIT:
+            self._unlisted.append((folder, ref))
+            self._has_unlisted.set()
+        return bool(is_right)
 
-    async def _fill_from_one(
-        self, folder: FolderId, filling: Filling, agents: Sequence[AgentId]
-    ) -> bool:
-        """Fetch all of it from one peer after the other: so the one that lies is known."""
-        for agent in agents:
-            filling.restart()
-            if not await self._fill(folder, filling, only=agent):
-                continue
-            if await self._finish(filling.is_right):
-                return True
-            if filling.sources:
-                self.wrong(agent)
-        return False
-
-    async def _reuse(self, folder: FolderId, filling: Filling, old: Sequence[LocalPiece]) -> None:
-        held = await self._runner.run(filling.sink.size)
-        if not old and not held:
-            return
-        for lane in await self._lanes(folder, is_bulk=True):
-            lines = await self._chunk_list(lane, folder, filling.ref)
-            if lines is not None:
-                spans = await self._finish(reuse, lines, filling.sink, old, held)
-                filling.begin(spans, has_reused=True)
-                return
-
-    async def _chunk_list(
-        self, lane: Lane, folder: FolderId, ref: BlobRef
-    ) -> list[wire.ChunkLine] | None:
-        ask = ChunksAsk(folder, ref)
-        while not ask.is_whole:
-            number = lane.ask(ask)
-            try:
-                async with asyncio.timeout(IDLE_S + ref.size / LIST_BYTES_PER_S):
-                    if not await ask.wait():
-                        return None
-            except TimeoutError:
-                return None
-            finally:
-                lane.cancel(number)
-        return ask.lines if ask.is_right else None
-
-    async def _fill(self, folder: FolderId, filling: Filling, *, only: AgentId | None) -> bool:
-        failed: set[Lane] = set()
-        while filling.is_lacking:
-            lanes = [
-                lane
-                for lane in await self._lanes(folder, is_bulk=True)
-                if lane not in failed
-                and (only is None or lane.agent == only)
-                and not self._is_refused(lane.agent, filling.ref.hash)
-            ]
-            if not lanes:
-                return False
-            try:
-                async with TaskGroup() as tasks:
-                    for lane in lanes:
-                        tasks.create_task(self._pull(folder, filling, lane, failed))
-            except* DizzyError as group:  # the sink's: a full disk is the caller's to handle
-                raise group.exceptions[0] from None
-        return True
-
-    async def _pull(
-        self, folder: FolderId, filling: Filling, lane: Lane, failed: set[Lane]
-    ) -> None:
-        """Bring ranges over one lane, a window at a time, until none is left or it fails."""
-        window: deque[tuple[int, RangeAsk]] = deque()
-        try:
-            while True:
-                await self._top_up(folder, filling, lane, window)
-                if not window:
-                    return
-                if not await self._wait_range(lane, window[0][1]):
-                    break
-                ready: list[RangeAsk] = []
-                while window and window[0][1].is_whole and len(ready) < LANDED_AT_ONCE:
-                    ready.append(window.popleft()[1])
-                await self._top_up(folder, filling, lane, window)  # under way while these land
-                await self._land(filling, lane, ready)
-            failed.add(lane)
-            if any(ask.is_refused for _, ask in window):
-                self.refused(lane.agent, (filling.ref.hash,))
-            for number, _ in window:
-                lane.cancel(number)
-            rest = [ask for _, ask in window]
-            await self._land(filling, lane, rest)
-            window.clear()
-        finally:
-            for number, ask in window:
-                lane.cancel(number)
-                filling.give_back(ask.offset, ask.length)
-
-    async def _top_up(
-        self,
-        folder: FolderId,
-        filling: Filling,
-        lane: Lane,
-        window: deque[tuple[int, RangeAsk]],
-    ) -> None:
-        """Ask for ranges until WINDOW of them are under way or none is left."""
-        while len(window) < WINDOW and (unit := filling.take()) is not None:
-            ask = RangeAsk(folder, filling.ref.hash, *unit)
-            window.append((0, ask))
-            await self.download.take(unit[1])
-            window[-1] = (lane.ask(ask), ask)
-
-    async def _land(self, filling: Filling, lane: Lane, asks: Sequence[RangeAsk]) -> None:
-        """Write what came of ranges, in one go; what did not come is lacking again."""
-        arrived = [(ask.offset, ask.pieces) for ask in asks if ask.arrived]
-        if arrived:
-            filling.sources.append(lane.agent)
-            await self._finish(filling.write_all, arrived)
-            self.received_bytes += sum(ask.arrived for ask in asks)
-        for ask in reversed(asks):
-            if ask.arrived < ask.length:
-                filling.give_back(ask.offset + ask.arrived, ask.length - ask.arrived)
-
-    async def _finish(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call on a sink to its end even if cancelled: its owner may close it then."""
-        running = asyncio.ensure_future(self._runner.run(fn, *args, **kwargs))
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
-
-    async def _wait_range(self, lane: Lane, ask: RangeAsk) -> bool:
+    async def _learn_lists(self) -> None:
+        """Learn the chunk lists of what was fetched, behind it: for the version after it."""
         while True:
-            try:
-                async with asyncio.timeout(IDLE_S):
-                    return await ask.wait()
-            except TimeoutError:
-                if loop_time_s() - lane.last_arrival_s >= IDLE_S:
-                    return False
+            while not self._unlisted:
+                self._has_unlisted.clear()
+                await self._has_unlisted.wait()
+            await learn_list(self, *self._unlisted.popleft())
 
 
 async def _run_bulk(link: Link, lane: Lane, outbox: Outbox) -> None:
@@ -565,7 +449,7 @@ async def _run_bulk(link: Link, lane: Lane, outbox: Outbox) -> None:
                     break
                 continue
             message = assembler.accept(frame)
-            if isinstance(message, Data | Small | NotHave | Chunks):
+            if isinstance(message, Data | Small | NotHave | Chunks | Difference):
                 lane.arrived(message)
         raise LinkClosed("bulk link", "rests")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from peers.wire import Cancel, Chunks, Data, NotHave, Small
+from peers.wire import Cancel, Chunks, Data, Difference, NotHave, Small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peers import wire
     from store.ids import AgentId
 
-Answer = Data | Small | NotHave | Chunks
+Answer = Data | Small | NotHave | Chunks | Difference
 
 
 class Request(Protocol):

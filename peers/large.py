@@ -1,30 +1,39 @@
 """Keep the account of one large content that is being fetched: what is here, what is lacking.
 
-It asks nobody; `peers.fetch` does. Calls on sinks and local pieces block: those functions here
-that make them say so, and are run beside the loop.
+It asks nobody; `peers.large_fetch` does. Calls on sinks and local pieces block: those functions
+here that make them say so, and are run beside the loop, one at a time for each content.
 """
 
 from __future__ import annotations
 
-import asyncio
+from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from blake3 import blake3
 
 from peers import wire
-from peers.chunks import FEED_BYTES, Cutter
-from peers.wire import ChunkLine, Chunks, Data, NotHave, Want, WantChunks
+from peers.chunks import FEED_BYTES, Cutter, FineChunk, fine_chunks
+from peers.difference import (
+    REFINED_BYTES,
+    STRETCH_BYTES,
+    Copy,
+    gaps,
+    joined,
+    layout,
+    refine,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from peers.lane import Answer
-    from store.ids import AgentId, BlobHash, FolderId
+    from peers.wire import ChunkLine, Stretch
+    from store.ids import AgentId, BlobHash
     from store.records import BlobRef
 
 UNIT_BYTES: Final = 8 * wire.DATA_PIECE_BYTES  # 1.94 MiB: asked for, read and written at once
-CHUNKS_PER_BYTE: Final = 64 * 1024  # no list is longer than the size divided by this, plus one
+COPY_BYTES: Final = 4 * 1024 * 1024  # read and written by one call
+CATCH_UP_BYTES: Final = 32 * 1024 * 1024  # hashed at once while more arrives
 
 
 class Sink(Protocol):
@@ -46,127 +55,22 @@ class Sink(Protocol):
 class LocalPiece(Protocol):
     """A file here that may hold chunks of what is wanted: an earlier version, any other file."""
 
+    @property
+    def blob(self) -> BlobHash | None:
+        """Which content it is, if that is known."""
+
     def size(self) -> int:
         """Give its number of bytes. Blocks."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Read a piece, shorter only at the end. Blocks."""
-
-
-class RangeAsk:
-    """A range of a content under way at one peer."""
-
-    __slots__ = ("_blob", "_done", "_folder", "arrived", "is_refused", "length", "offset", "pieces")
-
-    def __init__(self, folder: FolderId, blob: BlobHash, offset: int, length: int) -> None:
-        """Ask for `length` bytes from `offset` on."""
-        self._folder = folder
-        self._blob = blob
-        self.offset = offset
-        self.length = length
-        self.arrived = 0
-        self.is_refused = False
-        self.pieces: list[wire.Buffer] = []
-        self._done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-    def message(self, number: int) -> wire.Message:
-        """Give the want."""
-        return Want(number, self._folder, self._blob, self.offset, self.length)
-
-    def take(self, answer: Answer) -> bool:
-        """Take the next piece; anything else ends it."""
-        if isinstance(answer, Data):
-            is_next = answer.offset == self.offset + self.arrived
-            if is_next and self.arrived + len(answer.piece) <= self.length:
-                self.pieces.append(answer.piece)
-                self.arrived += len(answer.piece)
-                if self.arrived == self.length:
-                    self._end(is_whole=True)
-                    return True
-                return False
-            if answer.offset < self.offset + self.arrived:
-                return False  # a piece sent twice
-        self.is_refused = isinstance(answer, NotHave)
-        self._end(is_whole=False)
-        return True
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of it is here."""
-        return self.arrived == self.length
-
-    def lose(self) -> None:
-        """Keep what arrived; nothing more will."""
-        self._end(is_whole=False)
-
-    def _end(self, *, is_whole: bool) -> None:
-        if not self._done.done():
-            self._done.set_result(is_whole)
-
-    async def wait(self) -> bool:
-        """Wait until all of it is here (True) or no more comes (False)."""
-        return await asyncio.shield(self._done)
-
-
-class ChunksAsk:
-    """A chunk list under way at one peer, in parts."""
-
-    def __init__(self, folder: FolderId, ref: BlobRef) -> None:
-        """Ask for the list of `ref` from its first chunk on."""
-        self._folder = folder
-        self._ref = ref
-        self.lines: list[ChunkLine] = []
-        self._total: int | None = None
-        self._came: asyncio.Future[bool] | None = None
-
-    def message(self, number: int) -> wire.Message:
-        """Give the want for the next part."""
-        self._came = asyncio.get_running_loop().create_future()
-        return WantChunks(number, self._folder, self._ref.hash, len(self.lines))
-
-    def take(self, answer: Answer) -> bool:
-        """Take a part of the list."""
-        is_good = (
-            isinstance(answer, Chunks)
-            and answer.first == len(self.lines)
-            and bool(answer.chunks)
-            and self._total in {None, answer.total}
-            and answer.total <= self._ref.size // CHUNKS_PER_BYTE + 1
-            and len(self.lines) + len(answer.chunks) <= answer.total
-        )
-        if is_good and isinstance(answer, Chunks):
-            self._total = answer.total
-            self.lines.extend(answer.chunks)
-        self._end(is_good=is_good)
-        return True
-
-    def lose(self) -> None:
-        """Give up."""
-        self._end(is_good=False)
-
-    def _end(self, *, is_good: bool) -> None:
-        if self._came is not None and not self._came.done():
-            self._came.set_result(is_good)
-
-    async def wait(self) -> bool:
-        """Wait for the part that was asked for; False if it will not come."""
-        if self._came is None:
-            return False
-        return await asyncio.shield(self._came)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all parts are here."""
-        return self._total is not None and len(self.lines) == self._total
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the chunks together are as long as the content."""
-        return sum(line.length for line in self.lines) == self._ref.size
+        """Read a piece, shorter only at the end or where it cannot be read. Blocks."""
 
 
 class Filling:
-    """What of one content is here and what is lacking."""
+    """What of one content is here and what is lacking.
+
+    All of it is hashed in order as it comes; what came out of order is read back for that.
+    """
 
     def __init__(self, ref: BlobRef, sink: Sink) -> None:
         """Begin with all of it lacking."""
@@ -175,8 +79,11 @@ class Filling:
         self.sources: list[AgentId] = []
         self.has_reused = False
         self._units: deque[tuple[int, int]] = deque()
+        self._copies: deque[Copy] = deque()
+        self._old: LocalPiece | None = None
         self._hasher = blake3()
         self._hashed = 0
+        self._ahead: list[tuple[int, int]] = []  # (start, end) written beyond what is hashed
         self.restart()
 
     def restart(self) -> None:
@@ -184,20 +91,35 @@ class Filling:
         self.sources = []
         self.begin([(0, self.ref.size)] if self.ref.size else [], has_reused=False)
 
-    def begin(self, spans: Sequence[tuple[int, int]], *, has_reused: bool) -> None:
+    def begin(self, spans: Iterable[tuple[int, int]], *, has_reused: bool) -> None:
         """Take only these (offset, length) for lacking."""
         self.has_reused = has_reused
         self._hasher = blake3()
         self._hashed = 0
+        self._ahead.clear()
+        self._copies.clear()
         self._units.clear()
         for offset, length in spans:
-            for start in range(offset, offset + length, UNIT_BYTES):
-                self._units.append((start, min(UNIT_BYTES, offset + length - start)))
+            self._lack(offset, length)
+
+    def begin_from(
+        self, old: LocalPiece, copies: Iterable[Copy], spans: Iterable[tuple[int, int]]
+    ) -> None:
+        """Take some for lacking and the rest for what `old` holds."""
+        self.begin(spans, has_reused=True)
+        self._old = old
+        self._copies.extend(copies)
+        self._hasher = blake3(max_threads=blake3.AUTO)  # for pieces as long as copies are
 
     @property
     def is_lacking(self) -> bool:
         """Whether something is neither here nor under way."""
         return bool(self._units)
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether something is still to be copied."""
+        return bool(self._copies)
 
     def take(self) -> tuple[int, int] | None:
         """Take out the next (offset, length) to be asked for."""
@@ -207,30 +129,93 @@ class Filling:
         """Let a range be asked of another; the lowest first, so that sinks grow from the start."""
         self._units.appendleft((offset, length))
 
-    def write(self, offset: int, pieces: Sequence[wire.Buffer]) -> None:
-        """Write pieces that follow each other, and hash them if nothing before them is open.
-
-        Blocks.
-        """
-        for piece in pieces:
-            self.sink.write(offset, piece)
-            if offset == self._hashed:
-                self._hasher.update(piece)
-                self._hashed += len(piece)
-            offset += len(piece)
-
     def write_all(self, ranges: Sequence[tuple[int, Sequence[wire.Buffer]]]) -> None:
-        """Write several ranges. Blocks."""
+        """Write several ranges, each of pieces that follow each other. Blocks."""
         for offset, pieces in ranges:
-            self.write(offset, pieces)
+            at = offset
+            for piece in pieces:
+                self._write(at, piece)
+                at += len(piece)
+        self._catch_up(CATCH_UP_BYTES)
+
+    def copy(self, limit_bytes: int) -> None:
+        """Copy from the old content; what it does not give is lacking. Blocks."""
+        while self._copies and self._old is not None and limit_bytes > 0:
+            one = self._copies.popleft()
+            length = min(one.length, COPY_BYTES)
+            content = self._old.read(one.source, length)
+            if len(content) < length:
+                self._lack(one.offset, one.length)
+                continue
+            self._write(one.offset, content)
+            limit_bytes -= length
+            if length < one.length:
+                rest = Copy(one.offset + length, one.source + length, one.length - length)
+                self._copies.appendleft(rest)
+        self._catch_up(CATCH_UP_BYTES)
 
     def is_right(self) -> bool:
         """Whether the sink holds the very content. Blocks: may read all of it again."""
         if self.sink.size() != self.ref.size:
             return False
+        self._catch_up(self.ref.size)
         if self._hashed == self.ref.size:
             return self._hasher.digest() == self.ref.hash
         return self.sink.hash() == self.ref.hash
+
+    def _lack(self, offset: int, length: int) -> None:
+        for start in range(offset, offset + length, UNIT_BYTES):
+            self._units.append((start, min(UNIT_BYTES, offset + length - start)))
+
+    def _write(self, offset: int, piece: wire.Buffer) -> None:
+        self.sink.write(offset, piece)
+        if offset == self._hashed:
+            self._hasher.update(piece)
+            self._hashed += len(piece)
+            return
+        place = bisect_left(self._ahead, (offset, 0))
+        start, end = offset, offset + len(piece)
+        if place < len(self._ahead) and self._ahead[place][0] == end:
+            end = self._ahead.pop(place)[1]
+        if place and self._ahead[place - 1][1] == start:
+            place -= 1
+            start = self._ahead.pop(place)[0]
+        self._ahead.insert(place, (start, end))
+
+    def _catch_up(self, limit_bytes: int) -> None:
+        """Hash what stands behind what is hashed."""
+        while self._ahead and self._ahead[0][0] <= self._hashed and limit_bytes > 0:
+            end = self._ahead[0][1]
+            if end <= self._hashed:
+                del self._ahead[0]
+                continue
+            piece = self.sink.read(self._hashed, min(COPY_BYTES, end - self._hashed))
+            if not piece:
+                return
+            self._hasher.update(piece)
+            self._hashed += len(piece)
+            limit_bytes -= len(piece)
+
+
+def prepare(filling: Filling, stretches: Sequence[Stretch], old: LocalPiece) -> None:
+    """Let a filling begin with what a difference says that `old` holds.
+
+    Blocks: what of the old content is used by no stretch is cut finely, up to REFINED_BYTES.
+    Raises Malformed where the difference does not fit.
+    """
+    copies, spans = layout(stretches, filling.ref.size, old.size())
+    known: dict[bytes, FineChunk] = {}
+    if any(span.fine for span in spans):
+        left_bytes = REFINED_BYTES
+        for offset, length in gaps(copies, old.size()):
+            end = offset + min(length, left_bytes)
+            left_bytes -= end - offset
+            for start in range(offset, end, STRETCH_BYTES):
+                content = old.read(start, min(STRETCH_BYTES, end - start))
+                for chunk in fine_chunks(content, start):
+                    known.setdefault(chunk.hash, chunk)
+    refined, lacking = refine(spans, known)
+    filling.begin_from(old, joined([*copies, *refined]), _merged(lacking))
 
 
 def reuse(

@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Final
 
 from peers import wire
 from peers.cancelling import TaskGroup
-from peers.chunks import FEED_BYTES, Cutter
 from peers.link import Link, LinkClosed
+from peers.list_server import ListServer
 from peers.outbox import Outbox, Rank
 from peers.wire import (
     Cancel,
-    ChunkLine,
-    Chunks,
     Data,
     NotHave,
     Small,
     SmallContent,
     Want,
     WantChunks,
+    WantDifference,
     WantSmall,
 )
 from store.errors import Malformed
 from store.ids import AgentId, BlobHash, FolderId
 
 if TYPE_CHECKING:
+    from peers.chunk_lists import ChunkLists
     from peers.limits import RateLimit
     from peers.replica import Replica, Runner
 
@@ -41,34 +41,11 @@ LISTS_WAITING_LIMIT: Final = 64
 READ_BYTES: Final = 8 * wire.DATA_PIECE_BYTES  # 1.94 MiB a read
 SMALL_READ_BYTES: Final = 1024 * 1024  # as much as one question asks for (fetch.GROUP_BYTES)
 PACKED_LIMIT_BYTES: Final = wire.SMALL_LIMIT_BYTES  # of contents in one message
-CACHED_CHUNKS_LIMIT: Final = 100_000
 REMEMBERED_LIMIT: Final = 10_000
 BULK_IDLE_S: Final = 60.0
 SEND_PATIENCE_S: Final = 60.0
 
 Remember = Callable[[FolderId, BlobHash, bool], None]
-
-
-class ChunkLists:
-    """Chunk lists that were worked out, for all links (bounded, the oldest go)."""
-
-    def __init__(self) -> None:
-        """Begin empty."""
-        self._lists: OrderedDict[BlobHash, tuple[ChunkLine, ...]] = OrderedDict()
-        self._total = 0
-
-    def get(self, blob: BlobHash) -> tuple[ChunkLine, ...] | None:
-        """Give a list that is still kept."""
-        return self._lists.get(blob)
-
-    def keep(self, blob: BlobHash, lines: tuple[ChunkLine, ...]) -> None:
-        """Keep a list of a version that was sent or received."""
-        if blob in self._lists:
-            return
-        self._lists[blob] = lines
-        self._total += len(lines)
-        while self._total > CACHED_CHUNKS_LIMIT and len(self._lists) > 1:
-            self._total -= len(self._lists.popitem(last=False)[1])
 
 
 class Remembered:
@@ -124,14 +101,13 @@ class BlobServer:
         """Serve `agent` through `outbox`; `remember` gets what is not here."""
         self._agent = agent
         self._replica = replica
-        self._runner = runner
         self._outbox = outbox
         self._upload = upload
-        self._lists = lists
+        self._lists = ListServer(agent, replica, runner, lists)
         self._remember = remember
         self._wants: deque[Want | WantSmall] = deque()
         self._waiting = 0
-        self._list_wants: deque[WantChunks] = deque()
+        self._list_wants: deque[WantChunks | WantDifference] = deque()
         self._cancelled: set[int] = set()
         self._came = asyncio.Event()
         self._list_came = asyncio.Event()
@@ -142,12 +118,12 @@ class BlobServer:
         """Whether nothing waits to be served."""
         return not self._wants and not self._list_wants
 
-    def accept(self, message: Want | WantSmall | WantChunks | Cancel) -> None:
+    def accept(self, message: Want | WantSmall | WantChunks | WantDifference | Cancel) -> None:
         """Take a want; one that finds too many before it is dropped, and asked again later."""
         if isinstance(message, Cancel):
             if any(want.request == message.request for want in self._wants):
                 self._cancelled.add(message.request)
-        elif isinstance(message, WantChunks):
+        elif isinstance(message, WantChunks | WantDifference):
             if len(self._list_wants) < LISTS_WAITING_LIMIT:
                 self._list_wants.append(message)
                 self._list_came.set()
@@ -237,36 +213,12 @@ class BlobServer:
                 self._list_came.clear()
                 await self._list_came.wait()
             want = self._list_wants.popleft()
-            lines = await self._list_of(FolderId(want.folder), BlobHash(want.hash))
-            if lines is None:
+            answer = await self._lists.answer(want)
+            if answer is None:
                 self._outbox.put(Rank.CONTROL, NotHave(want.request, (want.hash,)))
                 continue
             await self._outbox.room(Rank.DATA)
-            part = lines[want.first : want.first + wire.CHUNKS_LIMIT]
-            self._outbox.put(Rank.DATA, Chunks(want.request, want.first, len(lines), part))
-
-    async def _list_of(self, folder: FolderId, blob: BlobHash) -> tuple[ChunkLine, ...] | None:
-        # asked even where the list is kept: it is the replica that says who may have it
-        content = await self._replica.read_blob(self._agent, folder, blob, 0, 1)
-        if not content:
-            return None
-        kept = self._lists.get(blob)
-        if kept is not None:
-            return kept
-        cutter = Cutter()
-        lines: list[ChunkLine] = []
-        offset = 0
-        while content:
-            content = await self._replica.read_blob(self._agent, folder, blob, offset, FEED_BYTES)
-            if content is None:
-                return None
-            lines += await self._runner.run(cutter.feed, content)
-            offset += len(content)
-            if len(content) < FEED_BYTES:
-                break
-        lines += await self._runner.run(cutter.finish)
-        self._lists.keep(blob, tuple(lines))
-        return tuple(lines)
+            self._outbox.put(Rank.DATA, answer)
 
 
 def packs(contents: Sequence[SmallContent]) -> list[tuple[SmallContent, ...]]:
@@ -309,7 +261,7 @@ async def serve_link(link: Link, server: BlobServer, outbox: Outbox) -> None:
                     raise LinkClosed("bulk link", "fell idle") from None
                 continue
             message = assembler.accept(frame)
-            if isinstance(message, Want | WantSmall | WantChunks | Cancel):
+            if isinstance(message, Want | WantSmall | WantChunks | WantDifference | Cancel):
                 server.accept(message)
 
     try:

@@ -263,14 +263,20 @@ class Session:
 
     async def _hear(self, message: wire.Message) -> None:  # noqa: C901, PLR0912 - one line a kind
         match message:
-            case wire.Data() | wire.NotHave() | wire.Chunks():
+            case wire.Data() | wire.NotHave() | wire.Chunks() | wire.Difference():
                 self.lane.arrived(message)
             case wire.Small():
                 if message.request:
                     self.lane.arrived(message)
                 else:
                     self._hear_late(message)
-            case wire.Want() | wire.WantSmall() | wire.WantChunks() | wire.Cancel():
+            case (
+                wire.Want()
+                | wire.WantSmall()
+                | wire.WantChunks()
+                | wire.WantDifference()
+                | wire.Cancel()
+            ):
                 self.server.accept(message)
             case wire.News():
                 await self._hear_news(message)

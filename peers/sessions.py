@@ -14,7 +14,7 @@ from peers.exchange import Exchange
 from peers.lane import loop_time_s
 from peers.limits import RateLimit
 from peers.outbox import Outbox
-from peers.serve import BlobServer, ChunkLists, Remembered, serve_link
+from peers.serve import BlobServer, Remembered, serve_link
 from peers.session import Session
 from store.errors import Malformed
 from store.ids import AgentId, BatchId, BlobHash, FolderId
@@ -50,7 +50,7 @@ class Sessions:
         self.fetcher = fetcher
         fetcher.on_wrong = self._wrong_content
         self.upload = upload or RateLimit()
-        self.lists = ChunkLists()
+        self.lists = fetcher.lists
         self.rejected: Counter[str] = Counter()
         self._sessions: dict[AgentId, Session] = {}
         self._exchanges: dict[FolderId, Exchange] = {}

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from peers.asks import RangeAsk
 from peers.lane import Lane
-from peers.large import RangeAsk
 from store.ids import AgentId, BlobHash, FolderId
 from store.records import BlobRef
 

@@ -44,6 +44,10 @@ INLINE_LIMIT_BYTES: Final = 64 * 1024
 SMALL_LIMIT_BYTES: Final = 1024 * 1024  # contents up to this travel whole
 CHUNKS_LIMIT: Final = 16_384
 RANGE_LIMIT_BYTES: Final = 8 * 1024 * 1024  # what one want may ask for
+# a fine line = first bytes of its BLAKE3 16 ‖ length less one u16: 16 + 2 = 18 bytes
+FINE_HASH_BYTES: Final = 16
+FINE_LINE_BYTES: Final = 18
+FINE_LIMIT_BYTES: Final = 16_384 * FINE_LINE_BYTES  # in one message, 288 KiB
 
 
 class _Part(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -235,6 +239,40 @@ class Chunks(_Part, frozen=True):
     chunks: Annotated[tuple[ChunkLine, ...], Meta(max_length=CHUNKS_LIMIT)]
 
 
+class WantDifference(_Part, frozen=True):
+    """Ask how a large content's chunk list differs from that of an older one, from `first` on."""
+
+    request: U32
+    folder: Hash32
+    hash: Hash32
+    old: Hash32
+    first: U32
+
+
+class Stretch(_Part, frozen=True):
+    """Chunks that the old list does not have, then `count` that it has from number `first` on.
+
+    `fine` refines the new chunks, all of them together (empty: not refined): lines of 18 bytes.
+    The equal ones are `length` bytes that stand at `offset` of the old content.
+    """
+
+    chunks: Annotated[tuple[ChunkLine, ...], Meta(max_length=CHUNKS_LIMIT)]
+    fine: Annotated[bytes, Meta(max_length=FINE_LIMIT_BYTES)]
+    first: U32
+    count: U32
+    offset: Size
+    length: Size
+
+
+class Difference(_Part, frozen=True):
+    """A part of a chunk list of `total` chunks, from number `first` on, against an older one."""
+
+    request: U32
+    first: U32
+    total: U32
+    stretches: Annotated[tuple[Stretch, ...], Meta(max_length=CHUNKS_LIMIT)]
+
+
 class Ping(_Part, frozen=True):
     """Ask for a Pong with the same number."""
 
@@ -277,6 +315,8 @@ Message = (
     | Have
     | WantChunks
     | Chunks
+    | WantDifference
+    | Difference
     | Ping
     | Pong
     | Error
@@ -303,6 +343,8 @@ _KINDS: Final[dict[int, type[_Part]]] = {
     17: Ping,
     18: Pong,
     19: Error,
+    64: WantDifference,
+    65: Difference,
 }
 _KIND_OF: Final = {message: kind for kind, message in _KINDS.items()}
 _encoder = msgspec.msgpack.Encoder()

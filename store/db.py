@@ -16,9 +16,20 @@ from pathlib import Path
 from store.errors import DatabaseDamaged, DatabaseNewer, DizzyError
 from store.schema import SCHEMA
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 IN_LIMIT = 500  # ids in one IN(): well below SQLite's limit of variables
 _ROWS_AT_ONCE = (64, 8)  # of one INSERT: 64 rows of 20 columns are 1280 of 32766 variables
+
+
+# Version 1 had another table of chunk lists, which nothing was ever written to.
+_FROM_1 = """BEGIN;
+DROP TABLE chunk_list;
+CREATE TABLE chunk_list (
+    no INTEGER NOT NULL, folder_no INTEGER NOT NULL, value BLOB NOT NULL, chunks BLOB NOT NULL,
+    PRIMARY KEY (no), UNIQUE (value, folder_no)
+);
+PRAGMA user_version = 2;
+COMMIT;"""
 
 
 class Database:
@@ -141,6 +152,8 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
             if was_there and _has_tables(connection):
                 raise sqlite3.DatabaseError("the number of its schema is gone")
             _make(connection)
+        elif version == 1 and not read_only:
+            connection.executescript(_FROM_1)
     except sqlite3.Error as cause:
         if isinstance(cause, sqlite3.OperationalError) and not is_damage(cause):
             raise DizzyError(

@@ -19,8 +19,8 @@ CREATE TABLE batch ( no INTEGER NOT NULL, folder_no INTEGER NOT NULL, id BLOB NO
 CREATE INDEX batch_place ON batch (log_no, seq);
 CREATE TABLE bucket ( folder_no INTEGER NOT NULL, no INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY
     KEY (folder_no, no) ) WITHOUT ROWID;
-CREATE TABLE chunk_list ( value BLOB NOT NULL, chunks BLOB NOT NULL, PRIMARY KEY (value) ) WITHOUT
-    ROWID;
+CREATE TABLE chunk_list ( no INTEGER NOT NULL, folder_no INTEGER NOT NULL, value BLOB NOT NULL,
+    chunks BLOB NOT NULL, PRIMARY KEY (no), UNIQUE (value, folder_no) );
 CREATE TABLE directory_move ( folder_no INTEGER NOT NULL, "key" BLOB NOT NULL, object_no INTEGER
     NOT NULL, parent_no INTEGER NOT NULL, name BLOB NOT NULL, event_id BLOB NOT NULL, PRIMARY KEY
     (folder_no, "key") ) WITHOUT ROWID;

@@ -296,11 +296,13 @@ class Invite(SQLModel, table=True):
 
 
 class ChunkList(SQLModel, table=True):
-    """The cached chunk list of a version."""
+    """The cached chunk list of a version (peers.chunks.pack_list); smaller numbers are older."""
 
     __tablename__ = "chunk_list"
-    __table_args__ = {"sqlite_with_rowid": False}
-    value: bytes = _blob(primary_key=True)
+    __table_args__ = (UniqueConstraint("value", "folder_no"),)
+    no: int | None = _primary()
+    folder_no: int
+    value: bytes = _blob()
     chunks: bytes = _blob()
 
 

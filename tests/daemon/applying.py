@@ -29,6 +29,7 @@ from daemon.outcomes import (
     Watch,
     Watched,
 )
+from daemon.places import Earlier
 from daemon.placing import row_of
 from daemon.planner import plan
 from daemon.steps import Key, key_of
@@ -132,7 +133,7 @@ class DictBlobs:
         self.asked += len(refs)
         return {r.hash: self.contents[r.hash] for r in refs if r.hash in self.contents}
 
-    async def large(self, ref: BlobRef, stage: Stage, old_path: bytes | None) -> bool:
+    async def large(self, ref: BlobRef, stage: Stage, old: Earlier | None) -> bool:
         if self.large_gate is not None:
             await self.large_gate.wait()
         content = self.contents.get(ref.hash)

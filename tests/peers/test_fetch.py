@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blake3 import blake3
+from msgspec.structs import replace
 
 from peers import wire
+from peers.chunks import Cutter
 from peers.limits import RateLimit
 from store.errors import Malformed
 from store.ids import BlobHash, FolderId, blob_hash
@@ -19,6 +21,8 @@ from tests.peers.test_session import Attacker, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.peers.replicas import PipeLink
 
 MIB = 1024 * 1024
 
@@ -47,10 +51,11 @@ class Memory:
 
 
 class Piece:
-    """An earlier version."""
+    """An earlier version; its hash is known where that is said."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, blob: BlobHash | None = None) -> None:
         self.content = content
+        self.blob = blob
 
     def size(self) -> int:
         return len(self.content)
@@ -366,6 +371,201 @@ def test_new_version_costs_only_the_chunks_that_changed() -> None:
 
         assert sink.content == new
         assert a.fetcher.received_bytes <= 2 * MIB
+
+    simulate(story)
+
+
+def listed(content: bytes) -> list[wire.ChunkLine]:
+    cutter = Cutter()
+    return cutter.feed(content) + cutter.finish()
+
+
+def crossed_bytes(links: Sequence[PipeLink]) -> int:
+    return sum(len(frame) for link in links for frame in link.sent)
+
+
+EDITS: dict[str, tuple[bytes, int]] = {  # the new version, and what may cross for it
+    "inserted at the start": (b"!" + LARGE, 64 * 1024),
+    "inserted in the middle": (LARGE[: 4 * MIB] + b"inserted" + LARGE[4 * MIB :], 64 * 1024),
+    "appended": (LARGE + b"appended", 160 * 1024),
+    "cut off": (LARGE[: 7 * MIB], 160 * 1024),
+    "a MiB rewritten": (
+        LARGE[: 4 * MIB] + Random(8).randbytes(MIB) + LARGE[5 * MIB :],
+        MIB + 96 * 1024,
+    ),
+    "a piece moved": (LARGE[MIB : 3 * MIB] + LARGE[:MIB] + LARGE[3 * MIB :], 96 * 1024),
+    "as it was": (LARGE, 4096),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("knows_old_list", [True, False])
+def test_edit_of_a_large_content_costs_little_where_both_know_the_old_list(
+    edit: str, knows_old_list: bool
+) -> None:
+    new, limit_bytes = EDITS[edit]
+
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(new)
+        old = blob_hash(LARGE)
+        await b.fetcher.lists.keep(FOLDER, old, listed(LARGE))
+        if knows_old_list:
+            await a.fetcher.lists.keep(FOLDER, old, listed(LARGE))
+        links = connect(tasks, a, b)
+        await until(lambda: (s := a.sessions.session(b.agent)) is not None and s.shares(FOLDER))
+        for link in links:
+            link.keeps_sent = True
+        sink = Memory()
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, sink, [Piece(LARGE, old)])
+
+        assert sink.content == new
+        assert crossed_bytes(links) <= limit_bytes
+        assert sum(length for _, length in sink.written) == len(new)  # nothing is written twice
+        kept = await a.fetcher.lists.get(FOLDER, ref.hash)
+        assert kept == (tuple(listed(new)) if knows_old_list else None)
+
+    simulate(story)
+
+
+def test_edit_takes_two_round_trips() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(b"!" + LARGE)
+        old = blob_hash(LARGE)
+        await b.fetcher.lists.keep(FOLDER, old, listed(LARGE))
+        near, _ = connect(tasks, a, b)
+        await until(lambda: (s := a.sessions.session(b.agent)) is not None and s.shares(FOLDER))
+        near.keeps_sent = True
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, Memory(), [Piece(LARGE, old)])
+
+        asked = [wire.Assembler().accept(frame) for frame in near.sent]
+        assert [type(one) for one in asked] == [wire.WantDifference, wire.Want]
+
+    simulate(story)
+
+
+def test_many_small_edits_all_over_a_file_cost_a_fine_chunk_each() -> None:
+    changed = bytearray(LARGE)
+    edits = range(MIB, len(LARGE), 300_000)
+    for offset in edits:
+        changed[offset] ^= 1
+
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        whole = bytes(changed)
+        (ref,) = b.replica.keep(whole)
+        old = blob_hash(LARGE)
+        await b.fetcher.lists.keep(FOLDER, old, listed(LARGE))
+        await meet(tasks, a, [b])
+        sink = Memory()
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, sink, [Piece(LARGE, old)])
+
+        assert sink.content == whole
+        assert a.fetcher.received_bytes < len(edits) * 24 * 1024  # a chunk has 256 KiB
+
+    simulate(story)
+
+
+def test_A17_difference_is_told_only_against_a_version_of_the_same_folder() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        (a, _) = nodes(2)
+        (ref,) = a.replica.keep(LARGE)
+        secret = FolderId(key_of(201).agent)
+        old = blob_hash(b"the secret version")
+        await a.fetcher.lists.keep(secret, old, listed(LARGE))
+        attacker = Attacker(tasks, a, 2)
+        await attacker.begin()
+
+        for blob in (ref.hash, blob_hash(b"unknown")):
+            await attacker.say(wire.WantDifference(1, FOLDER, blob, old, 0))
+            assert isinstance(await attacker.hear(wire.NotHave), wire.NotHave)
+
+    simulate(story)
+
+
+@pytest.mark.parametrize("lie", ["offsets", "indices", "fine", "beyond", "short", "endless"])
+def test_A16_lie_about_a_difference_costs_bytes_but_nothing_wrong_is_accepted(lie: str) -> None:
+    new = LARGE[: 4 * MIB] + b"inserted" + LARGE[4 * MIB :]
+
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(new)
+        old = blob_hash(LARGE)
+        await b.fetcher.lists.keep(FOLDER, old, listed(LARGE))
+        _, far = connect(tasks, a, b)
+        await until(lambda: (s := a.sessions.session(b.agent)) is not None and s.shares(FOLDER))
+        send = far.send
+
+        async def lying(frame: bytes) -> None:
+            message = wire.Assembler().accept(frame)
+            if isinstance(message, wire.Difference):
+                (frame,) = wire.frames(falsified(message, lie), 7)
+            await send(frame)
+
+        far.send = lying  # type: ignore[method-assign]
+        sink = Memory()
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, sink, [Piece(LARGE, old)])
+
+        assert sink.content == new
+        assert a.fetcher.received_bytes <= 2 * len(new)
+
+    simulate(story)
+
+
+def falsified(message: wire.Difference, lie: str) -> wire.Difference:
+    *stretches, last = message.stretches
+    if lie == "offsets":
+        last = replace(last, offset=last.offset - 1)
+    elif lie == "indices":
+        last = replace(last, first=last.first + 9)
+    elif lie == "beyond":
+        last = replace(last, offset=last.offset + 1)
+    elif lie == "short":
+        last = replace(last, length=last.length - 1)
+    elif lie == "fine":
+        stretches = [replace(one, fine=one.fine[18:]) for one in stretches]
+        last = replace(last, fine=last.fine[18:])
+    else:
+        return replace(message, total=message.total + 1)
+    return replace(message, stretches=(*stretches, last))
+
+
+def test_list_of_what_was_fetched_is_learnt_behind_it() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        with_bulk(tasks, [a, b])
+        (ref,) = b.replica.keep(LARGE)
+        await meet(tasks, a, [b])
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, Memory())
+        await asyncio.sleep(1)
+
+        assert await a.fetcher.lists.get(FOLDER, ref.hash) == tuple(listed(LARGE))
+
+    simulate(story)
+
+
+def test_old_version_that_is_another_by_now_costs_bytes_only() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(b"!" + LARGE)
+        old = blob_hash(LARGE)
+        await b.fetcher.lists.keep(FOLDER, old, listed(LARGE))
+        await meet(tasks, a, [b])
+        another = LARGE[:MIB] + b"edited here" + LARGE[MIB:-11]
+        for content in (another, another[: 5 * MIB]):
+            sink = Memory()
+
+            assert await a.fetcher.fetch_large(FOLDER, ref, sink, [Piece(content, old)])
+
+            assert sink.content == b"!" + LARGE
+
+        assert a.fetcher.wrongs[b.agent] <= 1
 
     simulate(story)
 

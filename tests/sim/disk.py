@@ -33,6 +33,7 @@ from daemon.disk import (
 )
 from daemon.headroom import Space
 from daemon.hints import HintKind
+from peers.chunks import Cutter
 from store.ids import BlobHash
 from tests.sim.files import OURS, Files, Inode, is_ours
 from tests.sim.loop import Crashed
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
+    from peers.wire import ChunkLine
     from tests.sim.loop import Trace
 
 __all__ = ["Crashed", "Handle", "MemoryDisk", "MemoryStage", "MemoryWatcher", "Outside"]
@@ -52,6 +54,7 @@ HISTORY = OURS + b"/history"
 MARKER = OURS + b"/folder"
 EARLIEST_NS = -(2**31) * 10**9  # what ext4 can hold; beyond LATEST_NS a Stat cannot
 LATEST_NS = 2**63 - 1
+LARGE_FROM_BYTES = 1024 * 1024
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -119,6 +122,7 @@ class MemoryDisk:
         self._faults: dict[int, int] = {}  # number of the call: errno
         self._failing: tuple[int, frozenset[str]] | None = None
         self._stages: list[MemoryStage] = []
+        self._chunk_lists: list[tuple[BlobHash, list[ChunkLine]]] = []
         if prepares:
             for path in (OURS, TMP, HISTORY):
                 if files.find(path) is None:
@@ -248,6 +252,11 @@ class MemoryDisk:
     def look(self, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
         """Read and hash many files."""
         return [self._look(path) for path in paths]
+
+    def take_chunk_lists(self) -> list[tuple[BlobHash, list[ChunkLine]]]:
+        """Take out the chunk lists of large files that were read since the last call."""
+        taken, self._chunk_lists = self._chunk_lists, []
+        return taken
 
     @_call
     def is_being_written(self, path: bytes) -> bool:
@@ -569,6 +578,11 @@ class MemoryDisk:
         looked = self._look_at("look", path)
         if self.on_look is not None and isinstance(looked, Looked):
             self.on_look(path, looked.value)
+        inode = self.files.find(path)
+        if isinstance(looked, Looked) and looked.stat.size > LARGE_FROM_BYTES and inode is not None:
+            cutter = Cutter()
+            lines = cutter.feed(inode.content) + cutter.finish()
+            self._chunk_lists.append((BlobHash(looked.value), lines))
         return looked
 
     def _look_at(self, name: str, path: bytes) -> Looked | LookFailure:
