@@ -101,22 +101,22 @@ class Joining:
             asked.addresses, asked.inviter, Purpose.JOIN, invite=asked
         )
         try:
-            os.makedirs(root, exist_ok=True)  # noqa: PTH103
+            self._sharing.make_root(root)
             if given_up is not None:
                 await node.stop_folder(given_up.folder)
             self._sharing.prepare_disk(os.fsencode(root), asked.folder)
+            # Before we are in: a crash behind that must not leave a folder that calls nobody.
+            label = link.label.decode("utf-8", "replace")
+            self._sharing.write_peer(label, asked.inviter, asked.addresses)
             stored = await node.world.core.run(self._admitted, asked, wanted, root, given_up)
         except BaseException:
             await link.close()
             raise
         node.shelf.put(stored)
         node.book.get(asked.inviter).hints[:0] = list(asked.addresses)
-        await node.book.note_inviter(stored.no, asked.inviter)
         if given_up is not None:
             self._sharing.remove_config(given_up.folder)
         self._sharing.write_folder(wanted, root, asked.folder)
-        label = link.label.decode("utf-8", "replace")
-        self._sharing.write_peer(label, asked.inviter, asked.addresses)
         await node.add_folder(stored)
         node.take_link(link)
         await node.call_members()
@@ -168,6 +168,7 @@ class Joining:
                 db.execute("DELETE FROM synced WHERE folder_no = ?", (given_up.folder_no,))
             no = add_folder(db, folder=asked.folder, name=name, path=os.fsencode(root), epoch=epoch)
             db.execute("UPDATE folder SET had_members = 1 WHERE no = ?", (no,))
+            self._node.book.note_inviter(no, asked.inviter)
             stored = StoredFolder(db, no, asked.folder, self._node.key)
             if not stored.log.heads():
                 stored.set_joining(is_joining=True)

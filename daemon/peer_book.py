@@ -141,10 +141,10 @@ class PeerBook:
         peer.last_seen_ms = now_ms
         await self._save(agent)
 
-    async def note_inviter(self, folder_no: int, inviter: AgentId) -> None:
-        """Note whose invite brought us into a folder."""
+    def note_inviter(self, folder_no: int, inviter: AgentId) -> None:
+        """Note whose invite brought us into a folder; on the database thread."""
+        self._db.set_meta(f"inviter/{folder_no}", inviter)
         self._inviters[folder_no] = inviter
-        await self._core.run(self._db.set_meta, f"inviter/{folder_no}", inviter)
 
     async def _save(self, agent: AgentId) -> None:
         peer = self._peers[agent]

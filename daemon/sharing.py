@@ -77,6 +77,10 @@ class Sharing:
         """Say what a folder is called here."""
         return self._node.shelf[work.folder_no].name
 
+    def make_root(self, root: str) -> None:
+        """Make the directory of a folder that is to be joined, where it is missing."""
+        os.makedirs(root, exist_ok=True)  # noqa: PTH103
+
     # -- sharing --------------------------------------------------------------------------------
 
     async def share(self, path: str, name: str | None) -> str:

@@ -29,11 +29,14 @@ TREE_MIX: Mapping[str, int] = {
     "touch": 2,
 }  # fmt: skip
 NETWORK_MIX: Mapping[str, int] = {"cut": 4, "stall": 2, "flap": 1, "alone": 3, "weather": 3}
-CRASH_MIX: Mapping[str, int] = {"kill": 2, "power": 2, "crash_at": 3, "stop": 1}
+CRASH_MIX: Mapping[str, int] = {
+    "kill": 2, "power": 2, "crash_at": 3, "crash_commit": 3, "stop": 1,
+}  # fmt: skip
 TROUBLE_MIX: Mapping[str, int] = {
     "mute": 2, "overflow": 1, "clock": 2, "fault": 3, "full": 1, "meddle": 6,
 }  # fmt: skip
 FULL_MIX: Mapping[str, int] = {**TREE_MIX, **NETWORK_MIX, **CRASH_MIX, **TROUBLE_MIX}
+JOIN_MIX: Mapping[str, int] = {**TREE_MIX, "cut": 2, "kill": 2, "crash_commit": 3, "join": 4}
 MIXES: Mapping[str, Mapping[str, int]] = {
     "flat": FLAT_MIX,
     "tree": TREE_MIX,
@@ -41,7 +44,12 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     "crash": {**TREE_MIX, **CRASH_MIX},
     "trouble": {**TREE_MIX, **TROUBLE_MIX},
     "full": FULL_MIX,
+    "plain": FULL_MIX,  # on disks without EXCHANGE
+    "join": JOIN_MIX,  # the last node is no member before it joined
 }
+# What a mix plays on, where it is not the usual: options of World.
+DISK_OPTIONS: Mapping[str, Mapping[str, object]] = {"plain": {"has_exchange": False}}
+NODES: Mapping[str, str] = {"join": "tests.sim.invited"}
 USER_VERBS = frozenset(TREE_MIX)
 
 Argument = str | int
@@ -193,6 +201,11 @@ class _Author:
                 return (random.choice((1, 60, 500, random.randrange(10, 8000))),)
             case "crash_at":
                 return random.randrange(1, 80), random.randrange(10, 3000), random.randrange(2)
+            case "crash_commit":
+                instant = random.randrange(1, 12), random.randrange(2)
+                return *instant, random.randrange(10, 3000), random.randrange(2)
+            case "join":
+                return random.randrange(2), random.choice(("write", "admin"))
             case "overflow":
                 return ()
             case "clock":

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from peers.link import FRAME_LIMIT_BYTES, Link, LinkClosed, Purpose
 from store.errors import DizzyError
 from tests.sim.loop import Crashed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from random import Random
 
+    from peers.invite import Invite
     from store.ids import AgentId
     from tests.sim.loop import VirtualLoop
 
@@ -57,6 +58,17 @@ class Path:
     is_stalled: bool = False  # nothing arrives and nobody is told, until it goes on
 
 
+class Door(Protocol):
+    """What a host says to who calls, in the place of the hello; raises DizzyError to refuse."""
+
+    def __call__(self, caller: Said, invite: Invite | None, /) -> Awaitable[None]:
+        """Let the caller in, by its invite where it shows one."""
+
+
+async def _open_door(_caller: Said, _invite: Invite | None) -> None:
+    """Let everybody in."""
+
+
 class SimNet:
     """All nodes and the links between them."""
 
@@ -65,7 +77,7 @@ class SimNet:
         self._loop = loop
         self._random = random
         self._paths: dict[tuple[str, str], Path] = {}
-        self._listeners: dict[str, tuple[Said, Callable[[Link], None]]] = {}
+        self._listeners: dict[str, tuple[Said, Callable[[Link], None], Door]] = {}
         self._ends: list[SimLink] = []
         self._moved: dict[tuple[str, str], asyncio.Event] = {}
         self.normal = Path()
@@ -74,9 +86,11 @@ class SimNet:
 
     # -- nodes
 
-    def listen(self, name: str, said: Said, accept: Callable[[Link], None]) -> None:
-        """Let `name` be dialled at the address `name`; `accept` gets each new link."""
-        self._listeners[name] = (said, accept)
+    def listen(
+        self, name: str, said: Said, accept: Callable[[Link], None], door: Door = _open_door
+    ) -> None:
+        """Let `name` be dialled at the address `name`; `accept` gets each link let in."""
+        self._listeners[name] = (said, accept, door)
 
     def leave(self, name: str) -> None:
         """End a node: nobody listens there, all its links break."""
@@ -91,24 +105,25 @@ class SimNet:
         *,
         expected: AgentId | None = None,
         purpose: Purpose = Purpose.CONTROL,
+        invite: Invite | None = None,
     ) -> Link:
         """Connect to the node that listens at an address, which is its name.
 
         Raises Unreachable when nobody does, when the way is cut, or when it is not the agent
-        `expected`; waits while the way is stalled.
+        `expected`, and what the door of that node raises; waits while the way is stalled. The
+        way may be cut before the caller hears that it was let in.
         """
         there = address
         began_s = self._loop.time()
         await asyncio.sleep(self._delay(here, there))
         for way in ((here, there), (there, here)):
             await self._passable(way)
-        await asyncio.sleep(self._delay(there, here))
-        listener = self._listeners.get(there)
-        if listener is None or self.path(here, there).is_cut or self.path(there, here).is_cut:
-            raise Unreachable(f"dial {there}", "connection refused")
-        other, accept = listener
+        other, _, door = self._listening(here, there)
         if expected not in (None, other.agent):
             raise Unreachable(f"dial {there}", "another agent answers")
+        await door(said, invite)
+        await asyncio.sleep(self._delay(there, here))
+        other, accept, _ = self._listening(here, there)
         self._note("dial", here, there, 0)
         rtt_s = self._loop.time() - began_s
         near = SimLink(self, here, there, other, is_dialler=True, purpose=purpose, rtt_s=rtt_s)
@@ -117,6 +132,12 @@ class SimNet:
         self._ends += [near, far]
         accept(far)
         return near
+
+    def _listening(self, here: str, there: str) -> tuple[Said, Callable[[Link], None], Door]:
+        listener = self._listeners.get(there)
+        if listener is None or self.path(here, there).is_cut or self.path(there, here).is_cut:
+            raise Unreachable(f"dial {there}", "connection refused")
+        return listener
 
     # -- weather
 
@@ -222,10 +243,12 @@ class Port:
         self._net = net
         self._is_closed = False
 
-    def listen(self, said: Said, accept: Callable[[Link], None]) -> None:
+    def listen(
+        self, said: Said, accept: Callable[[Link], None], door: Door = _open_door
+    ) -> None:
         """Let others dial; `accept` gets each new link, proven."""
         self._check()
-        self._net.listen(self.address, said, accept)
+        self._net.listen(self.address, said, accept, door)
 
     async def dial(
         self,
@@ -234,10 +257,13 @@ class Port:
         *,
         expected: AgentId | None = None,
         purpose: Purpose = Purpose.CONTROL,
+        invite: Invite | None = None,
     ) -> Link:
-        """Connect to the node at an address. Raises Unreachable."""
+        """Connect to the node at an address. Raises Unreachable, and what its door raises."""
         self._check()
-        link = await self._net.dial(self.address, said, address, expected=expected, purpose=purpose)
+        link = await self._net.dial(
+            self.address, said, address, expected=expected, purpose=purpose, invite=invite
+        )
         if self._is_closed:
             self._net.break_links(self.address, address)
         self._check()

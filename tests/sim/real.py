@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -33,7 +34,7 @@ from tests.sim.loop import Crashed, VirtualLoop
 from tests.sim.net import Port, Said
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from daemon.disk import Disk
     from daemon.folder_work import FolderWork
@@ -64,11 +65,11 @@ def key_of(name: str) -> AgentKey:
 
 
 @cache
-def _founded(names: tuple[str, ...], index: int) -> bytes:
+def founded(names: tuple[str, ...], index: int) -> bytes:
     """Give the database of one node, all nodes being members of the folder of the first."""
     database = memory_database()
     if index:
-        wires = _batches_of(_opened(_founded(names, 0)))
+        wires = _batches_of(opened(founded(names, 0)))
         epoch = Epoch(bytes([index]) * 16)
         no = add_folder(database, folder=FOLDER, name="shared", path=b"/shared", epoch=epoch)
         stored = StoredFolder(database, no, FOLDER, key_of(names[index]))
@@ -98,7 +99,8 @@ def _founded(names: tuple[str, ...], index: int) -> bytes:
     return database.connection.serialize()
 
 
-def _opened(image: bytes) -> Database:
+def opened(image: bytes) -> Database:
+    """Give a database in memory that begins as this image."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     connection.deserialize(image)
     connection.execute("PRAGMA cache_size = -512")
@@ -110,6 +112,29 @@ def _batches_of(database: Database) -> list[WireBatch]:
     stored = StoredFolder(database, no, FOLDER, FOLDER_KEY)
     heads = stored.log.heads()
     return list(stored.log.read([(head.log, None, head.seq) for head in heads], [], 1 << 40)[0])
+
+
+class CrashingDatabase(Database):
+    """A database whose process may end just before or just behind a commit."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, on_commit: Callable[[bool], None]
+    ) -> None:
+        """Tell `on_commit` of both instants; False before, True behind."""
+        super().__init__(connection)
+        self._on_commit = on_commit
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make everything inside one change, as any database does."""
+        if self.in_transaction:
+            with super().transaction():
+                yield
+            return
+        with super().transaction():
+            yield
+            self._on_commit(False)
+        self._on_commit(True)
 
 
 class SimNetwork:
@@ -129,13 +154,16 @@ class SimNetwork:
         invite: Invite | None = None,
     ) -> Link:
         """Reach the agent at one of the addresses, within the time that a real call has."""
-        del invite
         cause: DizzyError = TryLater("call", "no address")
         for address in addresses:
             try:
                 async with asyncio.timeout(DIAL_LIMIT_S):
                     return await self._port.dial(
-                        self._said, address.host, expected=agent, purpose=purpose
+                        self._said,
+                        address.host,
+                        expected=agent,
+                        purpose=purpose,
+                        invite=invite,
                     )
             except DizzyError as refused:
                 cause = refused
@@ -153,11 +181,13 @@ class RealNode:
         self._port = place.port
         disk, watcher = place.disk, place.watcher
         life, index = place.life, place.index
-        if "database" not in place.home:
-            place.home["database"] = database = _opened(_founded(place.names, index))
+        if "connection" not in place.home:
+            database = self._found(place)
             if joins and index:
                 database.set_meta("joining/1", b"1")
-        self._database = cast("Database", place.home["database"])
+            place.home["connection"] = database.connection
+        connection = cast("sqlite3.Connection", place.home["connection"])
+        self._database = CrashingDatabase(connection, place.commit)
         key = key_of(place.name)
         random = Random(f"bytes/{place.seed}/{place.name}/{life}")
         self._said = Said(
@@ -200,6 +230,10 @@ class RealNode:
         )
         self._task: asyncio.Task[None] | None = None
 
+    def _found(self, place: Place) -> Database:
+        """Make the database of the first life."""
+        return opened(founded(place.names, place.index))
+
     @property
     def work(self) -> FolderWork:
         """The one folder at work."""
@@ -216,7 +250,11 @@ class RealNode:
                 known.hints.append(Address(name, PORT))
         self._task = self._place.loop.create_task(self.node.run())
         self._task.add_done_callback(self._ended)
-        self._port.listen(self._said, self.node.take_link)
+        self._port.listen(self._said, self.node.take_link, self._door)
+
+    async def _door(self, caller: Said, _invite: Invite | None) -> None:
+        if not await self.node.admit_member(caller.agent):
+            raise TryLater("call", "the connection closes without a word")
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -347,7 +385,8 @@ class _Telltale(logging.Handler):
         loop.errors.append(record.getMessage() + ("" if error is None else f": {_told(error)}"))
 
 
-def _listen_to_logs() -> None:
+def listen_to_logs() -> None:
+    """Have errors that nodes log and go on from counted as failures of the run."""
     logger = logging.getLogger("daemon")
     if not any(isinstance(each, _Telltale) for each in logger.handlers):
         logger.addHandler(_Telltale(logging.ERROR))
@@ -355,12 +394,12 @@ def _listen_to_logs() -> None:
 
 def make(place: Place) -> RealNode:
     """Make a real node."""
-    _listen_to_logs()
+    listen_to_logs()
     return RealNode(place)
 
 
 def make_joining(place: Place) -> RealNode:
     """Make a real node that has just joined, if it is not the first."""
-    _listen_to_logs()
+    listen_to_logs()
     return RealNode(place, joins=True)
 

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from tests.sim.history import MIXES, History, dump, load
+from tests.sim.history import DISK_OPTIONS, MIXES, NODES, History, dump, load
 from tests.sim.shrink import shrink
 from tests.sim.world import ALL_CHECKS, Verdict, World
 
@@ -69,22 +69,25 @@ class Choice(NamedTuple):
     length: int
     mix: str
 
-    def mix_of(self, seed: int) -> Mapping[str, int]:
+    def mix_of(self, seed: int) -> str:
         """Give the mix of a seed: each in turn, where all are asked for."""
         names = list(MIXES)
-        return MIXES[names[seed % len(names)] if self.mix == ALL_MIXES else self.mix]
+        return names[seed % len(names)] if self.mix == ALL_MIXES else self.mix
 
 
 def play(choice: Choice, seed: int, history: History | None = None) -> Verdict:
     """Play one history."""
-    under = under_test(choice.node)
+    mix = choice.mix_of(seed)
+    is_real = choice.node == DEFAULT_NODE
+    under = under_test(NODES.get(mix, DEFAULT_NODE) if is_real else choice.node)
     return World(
         seed,
         under.make,
         history=history,
         length=choice.length,
-        mix=under.mix or choice.mix_of(seed),
+        mix=under.mix or MIXES[mix],
         checks=under.checks,
+        disk_options=DISK_OPTIONS.get(mix),
     ).run()
 
 
@@ -179,7 +182,7 @@ def _tell(options: argparse.Namespace, played: Played) -> None:
 def _command(options: argparse.Namespace, seed: int) -> str:
     length = "" if options.length == 60 else f" --length {options.length}"
     node = "" if options.node == DEFAULT_NODE else f" --node {options.node}"
-    mix = "" if options.mix == ALL_MIXES else f" --mix {options.mix}"
+    mix = f" --mix {Choice(options.node, options.length, options.mix).mix_of(seed)}"
     return f"PYTHONHASHSEED=0 python -m tests.sim.run --only {seed}{length}{node}{mix}"
 
 

@@ -10,9 +10,11 @@ import asyncio
 import os
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from store.errors import DizzyError
 from tests.sim.history import USER_VERBS, content_of
+from tests.sim.loop import Crashed
 from tests.sim.net import Path
 
 if TYPE_CHECKING:
@@ -20,13 +22,26 @@ if TYPE_CHECKING:
 
     from tests.sim.history import Argument, Step
     from tests.sim.outside import Handle
-    from tests.sim.world import Place, World
+    from tests.sim.world import Place, SimNode, World
 
+JOIN_LIMIT_S = 10.0  # a person tries again
 WEATHER = {
     "slow": Path(latency_s=2.0, jitter_s=1.0),
     "thin": Path(bytes_per_s=2000.0),
     "breaking": Path(break_rate=0.05),
 }
+
+
+@runtime_checkable
+class Newcomer(Protocol):
+    """A node that is perhaps not yet a member."""
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it has the folder."""
+
+    async def join(self, inviter: SimNode, role: str) -> None:
+        """Join by an invite of that node, the same at every try. Raises DizzyError."""
 
 
 class Player:
@@ -50,6 +65,9 @@ class Player:
 
     async def end(self) -> None:
         """Wait for what goes on, close what users hold open, end lasting troubles."""
+        for place in self._world.places:
+            if _newcomer(place.node) is not None:
+                self._join(place, 0, "write")
         if self._tasks:
             await asyncio.gather(*self._tasks)
         for handle in self._handles:
@@ -188,6 +206,30 @@ class Player:
         place.disk.on_crash = lambda: world.note_crash(place, down_ms=down_ms, power=bool(power))
         place.disk.crash_at(instant)
 
+    def _crash_commit(
+        self, place: Place, commit: int, behind: int, down_ms: int, power: int
+    ) -> None:
+        if place.is_dead:
+            return
+        world = self._world
+        place.disk.on_crash = lambda: world.note_crash(place, down_ms=down_ms, power=bool(power))
+        place.crash_at_commit = (place.commits + commit, bool(behind))
+
+    # -- joining ----------------------------------------------------------------------------------
+
+    def _join(self, place: Place, other: int, role: str) -> None:
+        self._keep(place.loop.create_task(self._try_to_join(place, other, role)))
+
+    async def _try_to_join(self, place: Place, other: int, role: str) -> None:
+        """Try until it has joined, as people do, whatever crashes meanwhile."""
+        inviter = self._world.places[other % len(self._world.places)]
+        while (newcomer := _newcomer(place.node)) is not None:
+            if not place.is_dead and not inviter.is_dead and inviter.node is not None:
+                with suppress(DizzyError, Crashed, TimeoutError):
+                    async with asyncio.timeout(JOIN_LIMIT_S):
+                        await newcomer.join(inviter.node, role)
+            await asyncio.sleep(1)
+
     # -- troubles ---------------------------------------------------------------------------------
 
     def _mute(self, place: Place, for_ms: int) -> None:
@@ -236,3 +278,7 @@ class Player:
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _newcomer(node: object) -> Newcomer | None:
+    return node if isinstance(node, Newcomer) and not node.is_member else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from tests.sim import invited
 from tests.sim.history import Step
 from tests.sim.playing import content, files, played, step
 
@@ -214,4 +215,14 @@ def test_what_stood_in_a_directory_that_apply_moved_during_a_scan_is_found() -> 
         step(11_258, 2, "move_directory", "e", "d"),
         step(11_379, 0, "create", "e/d/notes.txt", 20),
         seed=50_188,
+    )
+
+
+def test_a_node_that_dies_just_behind_its_admission_calls_its_inviter() -> None:
+    played(
+        step(4000, 0, "create", "a", 1),
+        step(8189, 2, "crash_commit", 1, 1, 2710, 1),
+        step(9000, 2, "join", 0, "write"),
+        seed=60_010,
+        make=invited.make,
     )

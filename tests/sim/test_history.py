@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sim.history import FULL_MIX, content_of, dump, load, random_history
+from tests.sim.history import FULL_MIX, MIXES, content_of, dump, load, random_history
 from tests.sim.shrink import shrink
 
 
@@ -21,6 +21,7 @@ def test_all_verbs_occur() -> None:
     verbs = {step.verb for seed in range(30) for step in random_history(seed, length=100)}
 
     assert verbs == set(FULL_MIX)
+    assert set().union(*MIXES.values()) == verbs | {"join"}
 
 
 def test_contents_differ_and_many_are_equally_long() -> None:

@@ -6,12 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sim import real
+from tests.sim import invited, real
 from tests.sim.history import MIXES
+from tests.sim.run import DEFAULT_NODE, Choice, play
 from tests.sim.world import World, same_twice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.sim.world import Place, SimNode
 
 SEEDS = range(20_000, 20_012)
 
@@ -19,14 +26,14 @@ SEEDS = range(20_000, 20_012)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("mix", MIXES)
 def test_P13_P19_P20_P24_P29_P31_P32_a_random_history_converges(mix: str, seed: int) -> None:
-    verdict = World(seed, real.make, mix=MIXES[mix]).run()
+    verdict = play(Choice(DEFAULT_NODE, 60, mix), seed)
 
     assert verdict.failures == (), f"seed {seed}, mix {mix}"
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_one_seed_leaves_the_same_trace_twice(seed: int) -> None:
-    _, difference = same_twice(lambda: World(seed, real.make))
+@pytest.mark.parametrize("make", [real.make, invited.make])
+def test_one_seed_leaves_the_same_trace_twice(make: Callable[[Place], SimNode]) -> None:
+    _, difference = same_twice(lambda: World(0, make))
 
     assert difference == ""
 
@@ -45,10 +52,3 @@ def test_a_trace_does_not_depend_on_the_order_of_a_set() -> None:
     }
 
     assert len(traces) == 1
-
-
-@pytest.mark.parametrize("mix", ["tree", "full"])
-def test_a_disk_without_exchange_converges(mix: str) -> None:
-    verdict = World(7, real.make, mix=MIXES[mix], disk_options={"has_exchange": False}).run()
-
-    assert verdict.failures == ()

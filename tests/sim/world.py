@@ -110,11 +110,23 @@ class Place:
     is_dead: bool = True
     has_lost_hints: bool = False
     disk_options: dict[str, object] = field(default_factory=dict)
+    commits: int = 0
+    crash_at_commit: tuple[int, bool] | None = None  # its number, and whether behind it
+
+    def commit(self, is_done: bool) -> None:
+        """Pass one of the two instants of a commit of this node's database."""
+        if self.is_dead:
+            raise Crashed
+        self.commits += is_done
+        if self.crash_at_commit == (self.commits + (not is_done), is_done):
+            self.crash_at_commit = None
+            self.disk.die()
 
     def begin_life(self, factory: Callable[[Place], SimNode]) -> SimNode:
         """Make a fresh node on what is durable."""
         self.life += 1
         self.is_dead = False
+        self.crash_at_commit = None
         self.disk = MemoryDisk(
             self.files,
             trace=self.loop.trace,
@@ -354,6 +366,7 @@ class World:
         """Heal everything; wait until all nodes are quiet, equal, and stay so."""
         self.places[0].net.heal_all()
         for place in self.places:
+            place.crash_at_commit = None
             if not place.is_dead:
                 place.disk.heal()
             await self.start(place)
