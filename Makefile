@@ -22,7 +22,7 @@ XDG_CACHE_HOME="$$home/cache" XDG_STATE_HOME="$$home/state" XDG_RUNTIME_DIR="$$h
 DIZZYD_HOME="$$home/dizzyd" && mkdir -m 700 "$$home/run"
 endef
 
-.PHONY: help run test check lint types tests format sim crash powercut sweep bench lock clean
+.PHONY: help run test check lint types tests format sim crash powercut sweep mutants bench lock clean
 
 help:
 	@echo "make run      start a node in the foreground and share $(FOLDER) (FOLDER=, DIZZYD_HOME=)"
@@ -32,6 +32,7 @@ help:
 	@echo "make crash    kill nodes at random moments, N=100 times (SEED=)"
 	@echo "make powercut cut the power under an ext4 image, N=150 times (SEED=; root)"
 	@echo "make sweep    fail every system call of an import, an apply, an exchange (N= of each; cc)"
+	@echo "make mutants  break 45 safety rules, one at a time: tests must notice each (WORD=)"
 	@echo "make bench    measure the speed"
 	@echo "make format   set the code in its form"
 	@echo "make lock     renew requirements*.txt from pyproject.toml"
@@ -81,6 +82,9 @@ powercut: $(VENV)/.installed-dev
 
 sweep: $(VENV)/.installed-dev
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.sweep $(N) $(SEED:%=--seed %)
+
+mutants: $(VENV)/.installed-dev
+	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.mutants $(WORD)
 
 bench: $(VENV)/.installed-dev
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.bench $(ARGS)

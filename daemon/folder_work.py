@@ -136,7 +136,7 @@ class FolderWork:
                 tasks.create_task(self._look.run(disk, watcher))
                 tasks.create_task(self._apply.run(applier, disk))
                 tasks.create_task(self._pruner.run(disk))
-                tasks.create_task(self._watch_displaced(displaced))
+                tasks.create_task(self._watch_displaced(displaced, disk))
         finally:
             await asyncio.shield(tools.pool.run(watcher.stop))
 
@@ -179,9 +179,11 @@ class FolderWork:
             is_ignored=self._look.is_ignored,
         )
 
-    async def _watch_displaced(self, displaced: DisplacedWatch) -> None:
+    async def _watch_displaced(self, displaced: DisplacedWatch, disk: Disk) -> None:
+        """Look at what was displaced, and at the root: a disk that is taken away says nothing."""
         while True:
             await asyncio.sleep(DISPLACED_LOOK_S)
+            await self._tools.pool.run(disk.check_root)
             self._journal.wall_ms = self._standing.now_ms()
             await displaced.look()
 

@@ -44,10 +44,11 @@ class Image:
         options = ["-q", "-F", "-m", "0", "-J", "size=4", "-E", "lazy_itable_init=0"]
         _run("mkfs.ext4", *options, str(file))
         at.mkdir(parents=True, exist_ok=True)
-        self._mount()
+        self.mount()
         (at / "lost+found").rmdir()
 
-    def _mount(self) -> None:
+    def mount(self) -> None:
+        """Mount it where it belongs."""
         # The journal is committed by those who ask for it, and by nobody else.
         _run("mount", "-o", "loop,commit=600", str(self._file), str(self.at))
 
@@ -66,10 +67,12 @@ class Image:
         self.unmount()
         self._file.unlink()
         self._file = taken
-        self._mount()
+        self.mount()
 
     def unmount(self) -> None:
         """Unmount, once the last of those that were killed has let go."""
+        if not self.at.is_mount():
+            return
         deadline_s = time.monotonic() + _UNMOUNT_LIMIT_S
         while subprocess.run(["umount", self.at], check=False, capture_output=True).returncode:
             if time.monotonic() > deadline_s:

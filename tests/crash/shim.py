@@ -49,7 +49,7 @@ def build(into: Path) -> Path:
 class Shim:
     """The shim in the processes of one node."""
 
-    def __init__(self, library: Path, control: Path, places: Sequence[Path]) -> None:
+    def __init__(self, library: Path, control: Path) -> None:
         """Map the control file; nothing is armed."""
         control.write_bytes(bytes(_SIZE))
         with control.open("r+b") as opened:
@@ -57,8 +57,11 @@ class Shim:
         self.environment = {
             "LD_PRELOAD": str(library),
             "DIZZYD_SHIM": str(control),
-            "DIZZYD_SHIM_PLACES": ":".join(map(str, places)),
         }
+
+    def set_places(self, places: Sequence[Path]) -> None:
+        """Say what is counted: files below these, in processes that start from now on."""
+        self.environment["DIZZYD_SHIM_PLACES"] = ":".join(map(str, places))
 
     def arm(self, *, target: int = 0, action: int = 0, times: int = 1, pid: int = 0) -> None:
         """Count from now on; act at the call of number `target`, from 1, and so many times."""

@@ -25,10 +25,23 @@ _SETTLED_WITHIN_S = 60.0
 _FILES_LIMIT = 60
 
 
-class _Shimmed(Node):
+class Shimmed(Node):
     """A node under the shim."""
 
     shim: shim.Shim
+
+    @classmethod
+    def add(cls, nodes: Nodes, base: Path, name: str) -> Shimmed:
+        """Make one whose home and folder are both in reach of the shim."""
+        made = cls(base, name, nodes.exchange)
+        nodes.all.append(made)
+        made.shim = shim.Shim(shim.build(base), base / "control")
+        made.set_places(made.home, made.folder)
+        return made
+
+    def set_places(self, *places: Path) -> None:
+        """Say where the shim acts, from the next start on."""
+        self.shim.set_places(places)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -44,10 +57,7 @@ class Sweep:
         self.counts: Counter[str] = Counter()
         self.nodes = Nodes(base)
         self.peer = self.nodes.add("peer")
-        self.victim = _Shimmed(base, "victim", self.nodes.exchange)
-        self.nodes.all.append(self.victim)
-        places = [self.victim.home, self.victim.folder]
-        self.victim.shim = shim.Shim(shim.build(base), base / "control", places)
+        self.victim = Shimmed.add(self.nodes, base, "victim")
         self.shim = self.victim.shim
         try:
             start_all(self.peer, self.victim)

@@ -736,3 +736,12 @@ async def test_F1_an_apply_that_is_stopped_between_names_and_commit_is_recovered
     assert world.journal.intents == {}
     assert world.listing() == listing_of(after)
     assert world.private("history").count(b"one") == 6
+
+
+async def test_F7_a_displaced_file_whose_intent_is_lost_is_kept(world: World) -> None:
+    (world.root / ".dizzyd/tmp/displaced-tmp-17").write_bytes(b"of somebody")
+
+    await world.restart()
+
+    assert world.private("tmp") == []
+    assert world.private("history") == [b"of somebody"]

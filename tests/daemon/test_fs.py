@@ -546,3 +546,20 @@ def test_the_lease_of_a_look_never_ends_the_process(disk: LinuxDisk, outside: Re
 
 def test_B4_paths_are_shown_escaped() -> None:
     assert shown(b"a\x1b[31m\n\xff\xe2\x80\xae") == "a\\x1b[31m\\n\\xff\\u202e"
+
+
+def test_B8_a_link_that_leads_nowhere_else_is_not_followed_either(
+    disk: LinuxDisk, outside: RealOutside
+) -> None:
+    root = Path(os.fsdecode(outside.root))
+    (root / "real" / "in").mkdir(parents=True)
+    (root / "real" / "in" / "file").write_bytes(b"content")
+    (root / "link").symlink_to("real")
+
+    for path in (b"link/in/file", b"link/in"):
+        assert not isinstance(disk.look([path])[0], Looked)
+    for path in (b"link/in/made", b"link/made"):
+        with pytest.raises(DiskError):
+            disk.make_directory(path)
+    assert sorted(os.listdir(root / "real")) == ["in"]
+    assert os.listdir(root / "real" / "in") == ["file"]

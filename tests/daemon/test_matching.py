@@ -10,6 +10,7 @@ import pytest
 
 from daemon.acts import Created, Deleted, Edited, Moved
 from daemon.looks import EVERYTHING, LookSet
+from daemon.matching import ScanCause, is_mass_deletion
 from tests.daemon.looking import Bench, names
 
 if TYPE_CHECKING:
@@ -517,3 +518,20 @@ async def test_B10_a_wrapped_file_and_a_directory_swap_names(bench: Bench) -> No
 
     assert names(acts) == ["Moved b c", "Created b", "Moved c b/a"]
     assert bench.in_rows() == bench.on_disk()
+
+
+@pytest.mark.parametrize(
+    ("missing", "total", "cause", "is_held"),
+    [
+        (101, 201, ScanCause.START, True),
+        (101, 201, ScanCause.ROOT_FAULT, True),
+        (100, 100, ScanCause.START, False),  # few
+        (101, 202, ScanCause.START, False),  # not the most of it
+        (101, 101, ScanCause.HINTED, False),  # watched being deleted
+        (101, 101, ScanCause.ROUTINE, False),
+    ],
+)
+def test_P33_a_mass_deletion_that_nobody_watched_is_held(
+    missing: int, total: int, cause: ScanCause, *, is_held: bool
+) -> None:
+    assert is_mass_deletion(missing, total, cause) is is_held

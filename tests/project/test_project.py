@@ -57,7 +57,10 @@ def test_the_command_and_the_module_are_the_same() -> None:
     assert "from daemon.cli import main" in (ROOT / "daemon" / "__main__.py").read_text()
 
 
-@pytest.mark.parametrize("target", ["test", "tests", "sim", "crash", "powercut", "sweep", "bench"])
+CHECKS = ("test", "tests", "sim", "crash", "powercut", "sweep", "mutants", "bench")
+
+
+@pytest.mark.parametrize("target", CHECKS)
 def test_no_check_of_make_sees_the_real_home(target: str) -> None:
     done = subprocess.run(
         ["make", "--dry-run", "--always-make", "--directory", str(ROOT), target],
