@@ -90,7 +90,7 @@ def test_F2_many_changes_are_one_sync_of_everything(world: World, synced: Calls)
 @pytest.mark.parametrize(
     ("before", "after", "act"),
     [
-        ([], [file_entry(1, ROOT, b"a", b"two")], "place_new"),
+        ([], [file_entry(1, ROOT, b"a", b"two")], "place_each"),
         (
             [file_entry(1, ROOT, b"a", b"one")],
             [file_entry(1, ROOT, b"a", b"two")],
@@ -120,7 +120,7 @@ def test_F2_P32_applying_is_durable_step_by_step(
     at = said.index(act)
     if "stage_many" in world.faults.names:
         assert "sync" in said[:at], "contents come before their names"
-    assert act == "place_new" or "begin" in said[:at], "an intent comes before what it covers"
+    assert act == "place_each" or "begin" in said[:at], "an intent comes before what it covers"
     assert SYNCS.intersection(said[at:]), "the names are made durable"
     assert said[-1] == "commit"
     assert said.count("commit") == 1, "synced comes last"

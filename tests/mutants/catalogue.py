@@ -67,9 +67,16 @@ MUTANTS: Final = (
     Mutant(
         rule="names are durable before synced says so",
         file="daemon/apply.py",
-        old="                await self._runner.run(self._make_durable, placed)\n",
+        old="                await self._runner.run(self._make_durable, put.placed)\n",
         new="                pass\n",
         proofs=(_ORDER,),
+    ),
+    Mutant(
+        rule="new files are committed after a sync that came after their names",
+        file="daemon/apply.py",
+        old="                await self._runner.run(self._make_durable, waiting.placed)\n",
+        new="                pass\n",
+        proofs=(_ORDER, _APPLY),
     ),
     Mutant(
         rule="a failed sync is a failed apply",
