@@ -53,9 +53,9 @@ async def history(node: Node, work: FolderWork, path: bytes) -> History:
     stored = node.shelf[work.folder_no]
     await work.refresh_members()
     names = _Names(node, work)
-    found = await find_objects(node, work, path)
+    found = await find_objects(node, work, path) if path else []
     here = {row.object_no for [rows] in [await work.rows_at([path])] for row in rows}
-    if not found:
+    if not found and path:
         raise DizzyError(
             f"history {os.fsdecode(path)}",
             "nothing of that name was ever recorded",
@@ -68,10 +68,10 @@ async def history(node: Node, work: FolderWork, path: bytes) -> History:
     places = {
         blob: (*local.get(blob, ()), *map(names.of, remote.get(blob, ()))) for blob in refs
     }
+    directories = [one.no for one in found if one.kind is Kind.DIRECTORY]
     inside: list[BatchSummary] = []
-    for one in found:
-        if one.kind is Kind.DIRECTORY:
-            inside += await _inside(node, stored, one.no)
+    for no in directories if path else [stored.root_no]:
+        inside += await _inside(node, stored, no)
     inside.sort(key=lambda batch: batch.wall_ms)
     return History(
         folder=stored.name,

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from daemon.answers import RestoreLine
 from daemon.contents import FolderContents
+from daemon.exporting import Exporting
 from daemon.ignore import is_private
 from daemon.looks import LookSet
-from daemon.outside import OutsideFile, OutsideTree
-from daemon.reinstating import Reinstating, join_paths, missing
+from daemon.reinstating import Reinstating
+from daemon.returning import join_paths
 from daemon.terminal import counted
 from daemon.wanted import Choice, Choosing, Wanted
 from store.errors import EXIT_FAILED, EXIT_TRY_LATER, DizzyError, TryLater, UsageError
-from store.ids import BlobHash, Kind
-from store.records import BlobRef
+from store.ids import Kind
 
 if TYPE_CHECKING:
     from daemon.apply import Applier
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from store.folder import StoredFolder
 
 _NAMED_LIMIT: Final = 20  # of what came later and stays, so many are named
-_SMALL_BYTES: Final = 1 << 20
 
 
 class Restoring:
@@ -66,9 +65,11 @@ class Restoring:
             else self._inside(choice, into, path, is_in_place=target is None)
         )
         async for line in lines:
-            self._missing += line.kind == "missing"
-            self._failed += line.kind == "failed"
             yield line
+
+    def _count(self, line: RestoreLine) -> None:
+        self._missing += line.kind == "missing"
+        self._failed += line.kind == "failed"
 
     async def _ready(self, into: FolderWork, path: bytes, *, is_in_place: bool) -> None:
         """See to it that the target may be written, and that what is there is recorded."""
@@ -116,6 +117,7 @@ class Restoring:
         async for line in reinstating.run(
             choice.wanted, path, _contents(self._node, self._work)
         ):
+            self._count(line)
             yield line
         await into.look_now(_where(choice, path, reinstating.highest_made))
         left: list[bytes] = []
@@ -131,54 +133,12 @@ class Restoring:
     # -- elsewhere ----------------------------------------------------------------------------
 
     async def _outside(self, choice: Choice, target: bytes) -> AsyncIterator[RestoreLine]:
-        pool = self._node.world.pool
         contents = _contents(self._node, self._work)
-        total = sum(one.size for one in choice.wanted if one.kind is Kind.FILE)
-        done = restored = 0
-        try:
-            with await pool.run(OutsideTree, target) as tree:
-                if choice.is_tree and not (choice.wanted and not choice.wanted[0].path):
-                    await pool.run(tree.make_directory, b"")  # the folder itself
-                for one in choice.wanted:
-                    if await self._write(one, tree, contents):
-                        restored += 1
-                    else:
-                        yield missing(join_paths(self._path, one.path), one.value)
-                    done += one.size
-                    yield RestoreLine(kind="progress", done=done, total=total)
-                await pool.run(tree.put_in_place)
-        except OSError as cause:
-            raise DizzyError(
-                f"restore to {os.fsdecode(target)}", cause.strerror or str(cause)
-            ) from cause
-        yield self._summary(choice, target, restored, 0, 0)
-
-    async def _write(self, one: Wanted, tree: OutsideTree, contents: FolderContents) -> bool:
-        """Write one thing; False if no node at hand has its content."""
-        pool = self._node.world.pool
-        if one.kind is Kind.DIRECTORY:
-            await pool.run(tree.make_directory, one.path)
-            return True
-        if one.kind is Kind.SYMLINK:
-            await pool.run(tree.make_symlink, one.path, one.value, one.mtime_ns)
-            return True
-        ref = BlobRef(hash=BlobHash(one.value), size=one.size)
-        if one.size <= _SMALL_BYTES:
-            found = await contents.small([ref])
-            if ref.hash not in found:
-                return False
-            await pool.run(_write_file, tree, one, found[ref.hash])
-            return True
-        file: OutsideFile = await pool.run(tree.open_file, one.path)
-        try:
-            is_whole = await contents.large(ref, file, None)
-            if is_whole:
-                await pool.run(_dress, file, one)
-        finally:
-            file.close()
-        if not is_whole:
-            await pool.run(tree.remove_file, one.path)
-        return is_whole
+        exporting = Exporting(choice, self._path, contents, self._node.world.pool)
+        async for line in exporting.run(target):
+            self._count(line)
+            yield line
+        yield self._summary(choice, target, exporting.restored, 0, 0)
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -252,16 +212,3 @@ def _came_later(stored: StoredFolder, base: bytes, wanted: Sequence[Wanted]) -> 
             elif row.kind is Kind.DIRECTORY:
                 waiting.append(path)
     return sorted(set(found))
-
-
-def _write_file(tree: OutsideTree, one: Wanted, content: bytes) -> None:
-    file = tree.open_file(one.path)
-    try:
-        file.write(0, content)
-        _dress(file, one)
-    finally:
-        file.close()
-
-
-def _dress(file: OutsideFile, one: Wanted) -> None:
-    file.finish(is_executable=bool(one.mode), mtime_ns=one.mtime_ns, like=None)

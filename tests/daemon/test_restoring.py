@@ -149,7 +149,7 @@ async def test_F1_a_crash_after_a_version_was_replaced_leaves_both(
             raise _Crashed
 
         with monkeypatch.context() as patched:
-            patched.setattr("daemon.reinstating.settle", _raise_crashed)
+            patched.setattr("daemon.returning.settle", _raise_crashed)
             patched.setattr(FolderJournal, "commit", crash)
             with pytest.raises(_Crashed):
                 await restore(node, "a.txt")

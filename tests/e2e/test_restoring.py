@@ -246,3 +246,14 @@ def test_restore_says_what_is_wrong(nodes: Nodes, tmp_path: Path) -> None:
     ):
         ended = node.dizzyd("restore", *arguments)
         assert (ended.code, why in ended.err) == (code, True), ended
+
+
+def test_history_of_a_whole_folder_tells_what_changed_in_it(pair: Pair) -> None:
+    with pair.left.recording():
+        (pair.left.folder / "counted").write_bytes(b"one")
+    pair.agree()
+
+    found = history(pair.right, pair.right.folder)
+    assert found["objects"] == []
+    assert found["inside"][-1]["counts"] == {"created": 1}
+    assert found["inside"][-1]["name"] == "left"
