@@ -7,8 +7,10 @@ that synced knew are a user's change. It never deletes anything.
 
 from __future__ import annotations
 
+from binascii import hexlify
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 from msgspec import Struct
@@ -73,13 +75,17 @@ def history_name(at_ns: int, row: SyncedRow, value: bytes | None = None) -> byte
     object is this node's number; the hash of a symlink is that of its target.
     """
     second, fraction = divmod(at_ns, _SECOND_NS)
-    at = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%S")
     if value is None:
         value = row.value
     if row.kind is Kind.SYMLINK:
         value = blob_hash(value)
-    stem = b"%b.%09dZ-%d-%b-" % (at.encode(), fraction, row.object_no, value.hex().encode())
+    stem = b"%b.%09dZ-%d-%b-" % (_second_name(second), fraction, row.object_no, hexlify(value))
     return stem + row.name[-(_NAME_LIMIT_BYTES - len(stem)) :]
+
+
+@lru_cache(maxsize=4)
+def _second_name(second: int) -> bytes:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%S").encode()
 
 
 def parse_history_name(name: bytes) -> HistoryName | None:

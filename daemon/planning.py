@@ -15,9 +15,13 @@ from daemon.placing import numbers_of
 from daemon.planner import places, plan
 from daemon.steps import Plan, WriteFile
 from store.folder import StoredFolder
+from store.ids import Kind
+from store.records import Entry, SyncedRow
+from store.state import Changes
 
 FEW_OBJECTS = 64  # from so many on it pays to leave out what agrees already
 PLAN_LIMIT = 8192  # objects in one plan, so that applying begins before all is known
+TREE_LIMIT = 65_536  # more of them, so that a directory can leave whole
 
 
 class UnderWay:
@@ -75,15 +79,13 @@ def plan_changes(
         later = set(sorted(changes.objects)[PLAN_LIMIT:])
         changes.objects -= later
         stored.state.changes.objects |= later
-    considered, entries = stored.view().entries(changes)
-    considered -= excluded
-    wanted = [entry for entry in entries if entry.object_no in considered]
-    rows = stored.synced.rows_of(sorted(considered))
-    occupants = [
-        row
-        for row in stored.synced.rows_at_places(places(wanted, rows))
-        if row.object_no not in considered
-    ]
+    considered, wanted, rows = _compared(stored, changes, excluded)
+    if has_more and (inside := _inside_of_leaving(stored, wanted, rows)):
+        # A directory goes whole, with all that is in it, or else name by name.
+        changes.objects |= inside
+        stored.state.changes.objects -= inside
+        considered, wanted, rows = _compared(stored, changes, excluded)
+    occupants = stored.synced.others_at_places(places(wanted, rows), considered)
     made = plan(
         wanted,
         rows,
@@ -93,6 +95,29 @@ def plan_changes(
     )
     under_way.begin(made.objects)
     return made, has_more
+
+
+def _compared(
+    stored: StoredFolder, changes: Changes, excluded: frozenset[int]
+) -> tuple[set[int], list[Entry], list[SyncedRow]]:
+    """Give the objects to be planned, what the view wants of them, and what synced has."""
+    considered, entries = stored.view().entries(changes)
+    considered -= excluded
+    wanted = [entry for entry in entries if entry.object_no in considered]
+    return considered, wanted, stored.synced.rows_of(sorted(considered))
+
+
+def _inside_of_leaving(
+    stored: StoredFolder, wanted: Sequence[Entry], rows: Sequence[SyncedRow]
+) -> set[int]:
+    """Give the objects, left for the next plan, that are inside of directories that leave."""
+    stay = {entry.object_no for entry in wanted}
+    leaving = [
+        row.object_no for row in rows if row.kind is Kind.DIRECTORY and row.object_no not in stay
+    ]
+    later = stored.state.changes.objects
+    inside = stored.synced.objects_inside(leaving) & later if leaving else set()
+    return inside if len(inside) <= TREE_LIMIT else set()
 
 
 def split_slow(made: Plan) -> tuple[Plan, list[Plan]]:

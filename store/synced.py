@@ -7,7 +7,7 @@ Directories are in memory; files stay in the database.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from store.db import Database, chunked
@@ -200,6 +200,47 @@ class FolderSynced:
                         ),
                     )
                 )
+        return found
+
+    def others_at_places(
+        self, places: Iterable[tuple[int, bytes]], known: Container[int]
+    ) -> list[SyncedRow]:
+        """Read the rows at many (directory number, name) of objects that are not `known`."""
+        others: list[int] = []
+        wanted: set[tuple[int, bytes]] = set()
+        names_of: dict[int, list[bytes]] = {}
+        for parent_no, name in places:
+            names_of.setdefault(parent_no, []).append(name)
+        for parent_no, names in names_of.items():
+            for marks, part in chunked(names):
+                # The index alone answers: most of what is found is known already.
+                for no, name in self._db.execute(
+                    f"SELECT object_no, name FROM synced WHERE parent_no = ? AND name IN ({marks})",
+                    (parent_no, *part),
+                ):
+                    if no not in known:
+                        others.append(no)
+                        wanted.add((parent_no, name))
+        rows = self.rows_of(others) if others else []
+        return [row for row in rows if (row.parent_no, row.name) in wanted]
+
+    def objects_inside(self, directory_nos: Iterable[int]) -> set[int]:
+        """Give the objects that stand below directories of this disk, by their numbers."""
+        waiting = list(directory_nos)
+        seen: set[int] = set()
+        while waiting:
+            no = waiting.pop()
+            if no not in seen:
+                seen.add(no)
+                waiting.extend(each for nos in self._children.get(no, {}).values() for each in nos)
+        found: set[int] = set()
+        for marks, part in chunked(list(seen)):
+            found.update(
+                no
+                for (no,) in self._db.execute(
+                    f"SELECT object_no FROM synced WHERE parent_no IN ({marks})", part
+                )
+            )
         return found
 
     def rows_with(self, value: bytes) -> list[SyncedRow]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
+from daemon import planning
 from daemon.acts import Created, Deleted, Moved
 from daemon.disk import FileKind
 from daemon.planning import UnderWay, plan_changes
+from daemon.steps import RemoveTree
 from tests.store.nodes import Node, deliver, looked, make_nodes
 
 
@@ -65,3 +69,32 @@ def test_a_new_directory_at_the_name_of_a_moved_one_is_another() -> None:
     assert set(anna.rows()) == {b"d", b"e"}
     assert anna.rows()[b"e"][0].object_no == rows[0].object_no
     assert anna.rows()[b"d"][0].inode == again.stat.inode
+
+
+def test_a_directory_leaves_whole_however_many_objects_a_plan_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "PLAN_LIMIT", 2)
+    anna, bert = pair()
+    paths = [b"d", b"d/a", b"d/b", b"d/e", b"d/e/c"]
+    kinds = {b"d": FileKind.DIRECTORY, b"d/e": FileKind.DIRECTORY}
+    acts = [
+        Created(path, looked(b"", kind=kinds[path]) if path in kinds else looked(path))
+        for path in paths
+    ]
+    anna.record(*acts)
+    deliver(anna, bert)
+    bert.record(*acts)
+    bert.stored.take_changes()
+    rows = anna.rows()
+    anna.record(*(Deleted(path, tuple(rows[path])) for path in paths))
+    deliver(anna, bert)
+
+    made, has_more = plan_changes(bert.stored, [], frozenset(), UnderWay())
+
+    assert made is not None
+    (step,) = made.steps
+    assert isinstance(step, RemoveTree)
+    assert len(step.inside) == 4
+    assert has_more
+    assert not bert.stored.state.changes.objects
