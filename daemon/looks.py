@@ -237,7 +237,10 @@ class LookSchedule:
             self._settle(target, now_s, is_known=target in known)
             return
         self._drop_path(target)
-        self._go(origin, now_s, is_known=True)
+        # Both halves of the rename of a directory are here: nothing else is to be waited for. A
+        # file may be one that an editor puts aside, to write another in its place.
+        is_whole = hint.is_directory and source == origin and target not in known
+        self._go(origin, now_s, is_known=True, is_whole=is_whole)
         if source != origin and source in known:
             # What stood there was overwritten, or this is an exchange of names.
             self._go(source, now_s, is_known=True)
@@ -335,8 +338,8 @@ class LookSchedule:
         else:
             self._counts.pop(directory, None)
 
-    def _go(self, path: bytes, now_s: float, *, is_known: bool) -> None:
-        """Take note of a name that went."""
+    def _go(self, path: bytes, now_s: float, *, is_known: bool, is_whole: bool = False) -> None:
+        """Take note of a name that went; `is_whole`: it is known where to, and all of it."""
         if not is_known:
             # Perhaps it is being recorded at this moment, so it is looked at all the same.
             self._stir(path, now_s)
@@ -347,10 +350,13 @@ class LookSchedule:
         if key is None:
             key = directory
             self._gone[key] = self._merge_below(key, now_s)
-            heapq.heappush(self._queue, (now_s + QUIET_S, _Table.GONE, key))
+            due_s = now_s if is_whole and not self._gone[key].names else now_s + QUIET_S
+            heapq.heappush(self._queue, (due_s, _Table.GONE, key))
+        else:
+            due_s = now_s + QUIET_S
         group = self._gone[key]
         group.names.add(path)
-        group.due_s = max(now_s, min(now_s + QUIET_S, group.first_s + GONE_LIMIT_S))
+        group.due_s = max(now_s, min(due_s, group.first_s + GONE_LIMIT_S))
 
     def _is_going(self, path: bytes) -> bool:
         """Whether the name went, and is judged with what went and came around it."""

@@ -168,6 +168,25 @@ def test_what_is_written_in_a_renamed_directory_waits_for_the_rename() -> None:
     assert where.moves == {b"e": b"d"}
 
 
+def test_a_renamed_directory_is_looked_at_at_once_but_a_file_may_be_put_aside() -> None:
+    schedule = schedule_with(b"d", b"a")
+    schedule.touch([Hint(HintKind.MOVED_HERE, b"e", is_directory=True, source=b"d")], 10.0)
+    where = schedule.due(10.0)
+    assert set(where.paths) == {b"d", b"e"}
+    assert where.moves == {b"e": b"d"}
+
+    schedule.touch([moved(b"a~", b"a")], 11.0)
+    assert not schedule.due(11.0)
+
+
+def test_a_renamed_directory_beside_names_that_go_waits_with_them() -> None:
+    schedule = schedule_with(b"d", b"a")
+    schedule.touch([gone(b"a")], 10.0)
+    schedule.touch([Hint(HintKind.MOVED_HERE, b"e", is_directory=True, source=b"d")], 10.0)
+    assert not schedule.due(10.0)
+    assert set(schedule.due(10.0 + JUST).paths) == {b"a", b"d", b"e"}
+
+
 def test_renames_carried_by_that_of_their_directory_are_not_looked_at_singly() -> None:
     files = [b"d/sub/%d" % number for number in range(1000)]
     schedule = schedule_with(b"d", b"d/sub", *files)
