@@ -37,7 +37,7 @@ from daemon.key_file import read_key
 from daemon.node import Node, World
 from daemon.operations import NodeOperations
 from daemon.places import Reading
-from daemon.service import Notifier
+from daemon.service import Notifier, running_unit
 from daemon.sharing import Sharing
 from daemon.status import Problem
 from daemon.watcher import watcher_for
@@ -183,12 +183,14 @@ def make_operations(
         announce = parse_all(node.config.node.announce)
         return own_addresses(listening(), announce, interface_addresses())
 
+    unit = running_unit()
     sharing = Sharing(
         node,
         home,
         user_home=user_directory(os.environ),
         prepare_disk=_prepare_disk,
         find_marker=_find_marker,
+        refusal=(lambda _: None) if unit is None else unit.refusal,
     )
     return NodeOperations(node, sharing, Joining(node, sharing, addresses), reporter)
 

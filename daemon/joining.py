@@ -97,6 +97,7 @@ class Joining:
                 f"join {wanted}", f"a folder named {wanted} is here already", hint="give --name"
             )
         self._sharing.refuse_overlap(f"join {wanted}", root, besides=given_up)
+        self._sharing.refuse_unwritable(f"join {wanted}", root)
         link = await node.world.network.dial(
             asked.addresses, asked.inviter, Purpose.JOIN, invite=asked
         )

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,9 @@ USER_UNIT = "dizzyd.service"
 SYSTEM_UNIT = "dizzyd@.service"
 SYSTEM_UNITS = Path("/etc/systemd/system")
 _SYSTEMCTL_TIMEOUT_S = 60
+_HARMLESS_WORDS = ("Created symlink", "Removed ")  # what enable says before anything fails
+_PRIVATE = ("/tmp", "/var/tmp")  # noqa: S108 - PrivateTmp= mounts others there
+_MOUNT_FIELDS = 6  # id, parent, device, root, mount point, options; then optional ones
 # Below these a system unit sees an empty directory (ProtectHome=tmpfs).
 _HIDDEN_FROM_SYSTEM = ("/home", "/root", "/run/user")
 
@@ -103,7 +108,7 @@ def fill_unit(template: str, command: tuple[str, ...], roots: tuple[str, ...]) -
 
     Under a system unit roots in hidden places are bound back, read-only.
     """
-    run = " ".join(_quote(part) for part in (*command, "run"))
+    run = " ".join(_quote(part).replace("$", "$$") for part in (*command, "run"))
     text = re.sub(r"(?m)^ExecStart=.*$", lambda _: f"ExecStart={run}", template)
     wanted = [root for root in roots if not root.startswith(("/usr/", "/lib", "/bin"))]
     lines = [f"ExecPaths={_quote(root)}" for root in wanted]
@@ -119,17 +124,88 @@ def _is_hidden(path: str) -> bool:
 
 
 def _quote(text: str) -> str:
-    """Write a word as a unit file wants it: % doubled, odd characters in quotes."""
+    """Write a word as a unit file wants it: % doubled, odd characters in quotes.
+
+    In a command line $ is to be doubled too; in a path it stands for itself.
+    """
     if any(ord(letter) < 0x20 for letter in text):  # noqa: PLR2004 - control characters
         raise DizzyError(f"path {text!a}", "cannot stand in a unit file")
-    text = text.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$").replace('"', '\\"')
+    text = text.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
     return f'"{text}"' if re.search(r"[\s'\"\\;]", text) else text
 
 
-def drop_in(path: Path, *, is_system: bool) -> str:
-    """Give the drop-in that lets the unit write a folder outside its writable paths."""
-    key = "BindPaths" if is_system else "ReadWritePaths"
-    return f"[Service] {key}={_quote(str(path))}"
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The unit that this process runs in; `name` as systemd writes it."""
+
+    name: str
+    is_system: bool
+
+    def allow(self, path: str) -> str:
+        """Give the shell command that lets the unit write a folder: a drop-in and a restart.
+
+        A bound path must exist when the unit starts, so it is made first.
+        """
+        sudo, scope = ("sudo ", "") if self.is_system else ("", " --user")
+        key = "BindPaths" if self.is_system else "ReadWritePaths"
+        base = str(SYSTEM_UNITS) if self.is_system else "~/.config/systemd/user"
+        file = re.sub(r"[^A-Za-z0-9._-]", "-", path.strip("/")) + ".conf"
+        line = shlex.quote(f"{key}={_quote(path)}")
+        unit = shlex.quote(self.name)
+        return (
+            f"mkdir -p {shlex.quote(path)} && printf '%s\\n' '[Service]' {line}"
+            f" | {sudo}install -D -m 644 /dev/stdin {base}/{unit}.d/{file}"
+            f" && {sudo}systemctl{scope} daemon-reload && {sudo}systemctl{scope} restart {unit}"
+        )
+
+
+    def refusal(self, path: str) -> str | None:
+        """Give `allow` for a path that the unit's sandbox hides or forbids, None for others."""
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+        except OSError:
+            return None
+        return self.allow(path) if is_out_of_reach(path, mounts) else None
+
+
+def is_out_of_reach(path: str, mountinfo: str) -> bool:
+    """Whether a sandbox keeps a path from us, by the lines of /proc/PID/mountinfo.
+
+    It is on what is mounted read-only, or on what is not the machine's own: an empty tmpfs over
+    /home, a private /tmp. What would be written there is gone when the unit stops.
+    """
+    best, is_forbidden = "", False
+    for line in mountinfo.splitlines():
+        mounted, _, source = line.partition(" - ")
+        fields, kind = mounted.split(" "), source.split(" ")[0]
+        if len(fields) < _MOUNT_FIELDS:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+        is_above = path == point or path.startswith(point.rstrip("/") + "/")
+        if is_above and len(point) >= len(best):  # of several at one point the last is on top
+            options = fields[5].split(",")
+            best = point
+            is_forbidden = "ro" in options or kind == "tmpfs" or point in _PRIVATE
+    return is_forbidden
+
+
+def running_unit() -> Unit | None:
+    """Tell which of our units this process runs in, if any."""
+    try:
+        text = Path("/proc/self/cgroup").read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return unit_of(text)
+
+
+def unit_of(cgroups: str) -> Unit | None:
+    """Find our unit in /proc/PID/cgroup: lines of number, controllers, path."""
+    for line in cgroups.splitlines():
+        path = line.split(":", 2)[-1]
+        matched = re.search(r"/(dizzyd(@[^/]+)?\.service)(/|$)", path)
+        if matched:
+            return Unit(matched[1], is_system=not re.search(r"/user@\d+\.service/", path))
+    return None
 
 
 def _program() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -183,8 +259,8 @@ def install_system_unit() -> list[str]:
     told += _systemctl("daemon-reload")
     told += _systemctl("enable", "--now", instance)
     told.append(
-        f"each shared folder needs a drop-in: systemctl edit {instance}, with "
-        f"{drop_in(Path(pwd.getpwnam(user).pw_dir) / 'Photos', is_system=True)}"
+        "each shared folder needs a drop-in, for example: "
+        + Unit(instance, is_system=True).allow(str(Path(pwd.getpwnam(user).pw_dir) / "Photos"))
     )
     return told
 
@@ -214,6 +290,7 @@ def _systemctl(*arguments: str) -> list[str]:
     except subprocess.TimeoutExpired as cause:
         raise DizzyError(shown, "did not answer", hint="the unit is written") from cause
     if done.returncode:
-        why = done.stderr.strip().splitlines() or ["failed"]
+        said = done.stderr.strip().splitlines()
+        why = [line for line in said if not line.startswith(_HARMLESS_WORDS)] or ["failed"]
         raise DizzyError(shown, why[0], hint=f"the unit is written; run it again: {shown}")
     return [shown]

@@ -42,13 +42,18 @@ class Sharing:
         user_home: str,
         prepare_disk: Callable[[bytes, FolderId], None],
         find_marker: Callable[[bytes], bytes | None],
+        refusal: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        """Work on this node; `prepare_disk` marks a root, `find_marker` reads its folder id."""
+        """Work on this node; `prepare_disk` marks a root, `find_marker` reads its folder id.
+
+        `refusal` gives what a person has to do before the service unit can write at a path.
+        """
         self._node = node
         self._home = home
         self.user_home = user_home
         self.prepare_disk = prepare_disk
         self._find_marker = find_marker
+        self._refusal = refusal
         node.on_ended = self._forget_in_config
 
     # -- finding --------------------------------------------------------------------------------
@@ -193,11 +198,18 @@ class Sharing:
 
     def _checked_root(self, path: str) -> str:
         root = os.path.realpath(path)
+        self.refuse_unwritable(f"share {path}", root)
         if not os.path.lexists(root):
             raise DizzyError(f"share {path}", "does not exist", hint="make it first")
         if not os.path.isdir(root):  # noqa: PTH112
             raise DizzyError(f"share {path}", "is no directory")
         return root
+
+    def refuse_unwritable(self, what: str, root: str) -> None:
+        """Refuse a place that the unit's sandbox hides or forbids. Raises DizzyError."""
+        hint = self._refusal(root)
+        if hint is not None:
+            raise DizzyError(what, "the service unit may not write there", hint=hint)
 
     def refuse_overlap(self, what: str, root: str, *, besides: FolderWork | None = None) -> None:
         """Refuse a root that holds or lies in the home or another folder. Raises DizzyError."""

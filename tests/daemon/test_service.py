@@ -10,7 +10,15 @@ import pytest
 
 from daemon import service
 from daemon.config import DEFAULT_PORT
-from daemon.service import Notifier, drop_in, fill_unit, install_user_unit, unit_template
+from daemon.service import (
+    Notifier,
+    Unit,
+    fill_unit,
+    install_user_unit,
+    is_out_of_reach,
+    unit_of,
+    unit_template,
+)
 from daemon.setup import PORTS_TRIED
 from store.errors import DizzyError
 
@@ -104,9 +112,53 @@ def test_percent_signs_and_control_characters_in_paths() -> None:
         fill_unit(unit_template(service.USER_UNIT), ("/a\nExecStart=/bin/sh",), ())
 
 
-def test_the_drop_in_for_a_folder_elsewhere() -> None:
-    assert drop_in(Path("/srv/my photos"), is_system=True) == '[Service] BindPaths="/srv/my photos"'
-    assert drop_in(Path("/srv/p"), is_system=False) == "[Service] ReadWritePaths=/srv/p"
+@pytest.mark.parametrize(
+    ("cgroup", "name", "is_system"),
+    [
+        ("0::/system.slice/system-dizzyd.slice/dizzyd@alice.service", "dizzyd@alice.service", True),
+        (
+            "12:cpu:/\n1:name=systemd:/user.slice/user@1000.service/app.slice/dizzyd.service\n0::/",
+            "dizzyd.service",
+            False,
+        ),
+        ("0::/user.slice/user-1000.slice/session-3.scope", None, None),
+        ("0::/system.slice/notdizzyd.service", None, None),
+        ("", None, None),
+    ],
+)
+def test_a_daemon_knows_its_unit(cgroup: str, name: str | None, is_system: bool | None) -> None:
+    unit = unit_of(cgroup)
+
+    assert unit == (None if name is None else Unit(name, is_system=bool(is_system)))
+
+
+@pytest.mark.parametrize("path", ["/srv/my photos", "/srv/100% '$HOME'", "/srv/p"])
+def test_the_command_that_lets_a_unit_write_a_folder_works_when_pasted(
+    path: str, tmp_path: Path
+) -> None:
+    """Run by a real shell, with a sudo and a systemctl that only note what they are asked."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, script in (("sudo", 'exec "$@"'), ("systemctl", f'echo "$@" >> {tmp_path}/asked')):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    folder = f"{tmp_path}{path}"
+    command = Unit("dizzyd.service", is_system=False).allow(folder)
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)}
+
+    subprocess.run(["/bin/sh", "-c", command], env=environment, check=True)
+
+    [written] = (tmp_path / ".config/systemd/user/dizzyd.service.d").iterdir()
+    quoted = folder.replace("%", "%%")
+    shown = f'"{quoted}"' if " " in folder else quoted
+    assert written.read_text() == f"[Service]\nReadWritePaths={shown}\n"
+    assert Path(folder).is_dir()
+    asked = (tmp_path / "asked").read_text()
+    assert asked == "--user daemon-reload\n--user restart dizzyd.service\n"
+    system = Unit("dizzyd@alice.service", is_system=True).allow("/srv/p")
+    assert "BindPaths=/srv/p" in system
+    assert "sudo install -D -m 644 /dev/stdin /etc/systemd/system/dizzyd@alice.service.d/" in system
+    assert system.endswith("sudo systemctl restart dizzyd@alice.service")
 
 
 def test_install_writes_and_enables_the_users_unit(
@@ -169,3 +221,36 @@ def test_the_sandbox_is_as_tight_as_promised(
     found = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", done.stdout)
     assert found is not None, done.stderr
     assert float(found[1]) <= limit
+
+
+MOUNTS = r"""
+20 1 254:0 / / ro,relatime shared:1 - ext4 /dev/vda rw
+21 20 254:0 / /var/lib/dizzyd/alice rw,nosuid - ext4 /dev/vda rw
+22 20 0:40 / /home rw,nosuid - tmpfs tmpfs rw
+23 22 254:0 /home/alice/Photos /home/alice/Photos rw - ext4 /dev/vda rw
+24 20 254:0 /tmp/systemd-private-1/tmp /tmp rw - ext4 /dev/vda rw
+25 20 254:1 / /media/my\040disk rw - ext4 /dev/vdb rw
+26 25 254:1 / /media/my\040disk/old rw - ext4 /dev/vdb rw
+27 25 254:1 / /media/my\040disk/old ro - ext4 /dev/vdb rw
+bad line
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "is_refused"),
+    [
+        ("/srv/music", True),
+        ("/home/alice/Music", True),
+        ("/home/alice", True),
+        ("/home/alice/Photos", False),
+        ("/home/alice/Photos/2026", False),
+        ("/home/alice/Photos2", True),
+        ("/var/lib/dizzyd/alice/x", False),
+        ("/tmp/x", True),
+        ("/media/my disk/a", False),
+        ("/media/my disk/old/a", True),
+    ],
+)
+def test_what_the_sandbox_hides_is_out_of_reach(path: str, is_refused: bool) -> None:
+    """On the empty /home of a system unit a folder would live until the next restart."""
+    assert is_out_of_reach(path, MOUNTS) is is_refused
