@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from blake3 import blake3
 
-from daemon import fs_root, syscalls
+from daemon import fs, fs_root, syscalls
+from daemon.differences import is_racy
 from daemon.disk import (
     DiskError,
     FileKind,
@@ -28,10 +30,13 @@ from daemon.disk import (
 from daemon.fs import LinuxDisk
 from daemon.fs_abilities import Abilities
 from daemon.fs_below import shown
+from peers.chunks import Cutter
 from tests.daemon.real_outside import FOLDER_ID, RealOutside, make_linux_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from peers.wire import ChunkLine
 
 TIME_NS = 1_700_000_000 * 10**9
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -563,3 +568,75 @@ def test_B8_a_link_that_leads_nowhere_else_is_not_followed_either(
             disk.make_directory(path)
     assert sorted(os.listdir(root / "real")) == ["in"]
     assert os.listdir(root / "real" / "in") == ["file"]
+
+
+# -- large files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1 << 20) + 1, 5 << 20, (8 << 20) - 1, 8 << 20, (21 << 20) + 7])
+def test_look_at_a_large_file_gives_its_chunks_by_the_way(
+    disk: LinuxDisk, outside: RealOutside, size: int
+) -> None:
+    content = blake3(b"large").digest(length=size)
+    outside.write(b"large", content)
+    outside.write(b"small", content[: 1 << 20])
+
+    (looked, _) = disk.look([b"large", b"small"])
+
+    assert isinstance(looked, Looked)
+    assert looked.value == blake3(content).digest()
+    cutter = Cutter()
+    assert disk.take_chunk_lists() == [(looked.value, cutter.feed(content) + cutter.finish())]
+    assert disk.take_chunk_lists() == []
+
+
+def test_large_file_that_was_just_closed_need_not_be_read_twice(
+    disk: LinuxDisk, outside: RealOutside
+) -> None:
+    for _ in range(3):
+        outside.write(b"large", bytes(2 << 20))
+
+        (looked,) = disk.look([b"large"])
+
+        assert isinstance(looked, Looked)
+        assert not is_racy(looked.stat.mtime_ns, looked.stat.ctime_ns, looked.looked_at_ns)
+
+
+def test_E10_file_that_changes_while_it_is_hashed_gives_no_chunks(
+    disk: LinuxDisk, outside: RealOutside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside.write(b"large", bytes(20 << 20))
+    feed = Cutter.feed
+
+    def meddling(cutter: Cutter, piece: memoryview) -> list[ChunkLine]:
+        with Path(os.fsdecode(disk.root_path), "large").open("ab") as file:
+            file.write(b"more")
+        return feed(cutter, piece)
+
+    monkeypatch.setattr(Cutter, "feed", meddling)
+
+    assert disk.look([b"large"]) == [LookFailure.CHANGING]
+
+
+def test_E10_file_that_changes_while_it_is_served_is_not_here(
+    disk: LinuxDisk, outside: RealOutside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside.write(b"large", bytes(3 << 20))
+    expected = disk.stat(b"large")
+    path = Path(os.fsdecode(disk.root_path), "large")
+    os.utime(path, ns=(TIME_NS, TIME_NS))
+    expected = disk.stat(b"large")
+    assert len(disk.read(b"large", 0, 1 << 20, expected)) == 1 << 20
+    read_fully = fs._read_fully
+
+    def meddling(opened: int, offset: int, length: int) -> bytes:
+        half = read_fully(opened, offset, length // 2)
+        with path.open("r+b") as file:
+            file.seek(offset + length // 2)
+            file.write(b"new")
+        return half + read_fully(opened, offset + length // 2, length - length // 2)
+
+    monkeypatch.setattr(fs, "_read_fully", meddling)
+
+    with pytest.raises(DiskError, match="another file"):
+        disk.read(b"large", 0, 1 << 20, expected)
