@@ -50,7 +50,9 @@ class Exporting:
                 await self._pool.run(tree.put_in_place)
         except OSError as cause:
             raise DizzyError(
-                f"restore to {os.fsdecode(target)}", cause.strerror or str(cause)
+                f"restore to {os.fsdecode(target)}",
+                cause.strerror or str(cause),
+                hint="dizzyd writes it as its own user; give --to where that one may write",
             ) from cause
 
     async def _write(self, tree: OutsideTree) -> AsyncIterator[RestoreLine]:

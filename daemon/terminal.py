@@ -209,8 +209,15 @@ class Progress:
     second after that.
     """
 
-    def __init__(self, terminal: Terminal, what: str, now_s: Callable[[], float]) -> None:
-        """Begin at this moment."""
+    def __init__(
+        self,
+        terminal: Terminal,
+        what: str,
+        now_s: Callable[[], float],
+        line: Callable[[str, int, int, float], str] | None = None,
+    ) -> None:
+        """Begin at this moment; `line` words it where it is not about bytes."""
+        self._line = line or progress_line
         self._terminal = terminal
         self._what = what
         self._now_s = now_s
@@ -219,12 +226,12 @@ class Progress:
         self._is_shown = False
 
     def show(self, done: int, total: int) -> None:
-        """Say that `done` of `total` bytes are finished."""
+        """Say that `done` of `total` are finished."""
         now = self._now_s()
         if not self._terminal.is_interactive or now - self._shown_s < 0.1:  # noqa: PLR2004
             return
         self._shown_s, self._is_shown = now, True
-        line = progress_line(self._what, done, total, now - self._began_s)
+        line = self._line(self._what, done, total, now - self._began_s)
         self._terminal.write(f"\r\x1b[K{line[: self._terminal.columns - 1]}")
 
     def end(self) -> None:
@@ -243,3 +250,11 @@ def progress_line(what: str, done: int, total: int, elapsed_s: float) -> str:
         if total > done:
             parts.append(f"{duration((total - done) / speed)} left")
     return ", ".join(parts)
+
+
+def count_line(what: str, done: int, total: int, elapsed_s: float) -> str:
+    """Show `reading the log: 1,204 of 40,000, 9 s left`."""
+    text = f"{what}: {count(done)} of {count(total)}"
+    if not done or elapsed_s <= 0:
+        return text
+    return f"{text}, {duration((total - done) * elapsed_s / done)} left"

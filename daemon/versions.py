@@ -36,7 +36,7 @@ MOVED: Final = "moved"
 DELETED: Final = "deleted"
 ATTRIBUTES: Final = "attributes"
 
-_BATCHES_AT_ONCE: Final = 256
+_BATCHES_AT_ONCE: Final = 64  # 64 MiB at most
 _WHAT_BY_TAG: Final = {1: CREATED, 2: CHANGED, 3: MOVED, 4: DELETED, 5: ATTRIBUTES}
 
 

@@ -11,7 +11,17 @@ from daemon import reach, routes
 from daemon.answers import HistoryRequest, RestoreRequest
 from daemon.commands.options import add_json, describe, print_json
 from daemon.moments import EXPECTED, is_hash, parse_moment
-from daemon.terminal import Progress, ago, counted, escape, one_line, parse_time, size, table
+from daemon.terminal import (
+    Progress,
+    ago,
+    count_line,
+    counted,
+    escape,
+    one_line,
+    parse_time,
+    size,
+    table,
+)
 from store.errors import DizzyError, UsageError
 
 if TYPE_CHECKING:
@@ -146,11 +156,15 @@ def run_restore(arguments: Namespace, console: Console) -> int:
         to=None if arguments.to is None else _real(console.absolute(arguments.to)),
     )
     progress = Progress(console.err, "restore", time.monotonic)
+    reading = Progress(console.err, "reading the log", time.monotonic, count_line)
     summary: RestoreLine | None = None
     for line in reach.follow(console.home, routes.RESTORE, asked):
+        if line.kind == "log":
+            reading.show(line.done, line.total)
+            continue
+        reading.end()
         if line.kind == "progress":
             progress.show(line.done, line.total)
-        if line.kind in ("progress", "log"):
             continue
         progress.end()
         if line.kind == "summary":

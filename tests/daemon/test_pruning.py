@@ -125,6 +125,23 @@ async def test_what_was_in_conflict_or_never_shared_never_goes(tmp_path: Path) -
         assert {b"of the owner", b"of the other"} <= set(other.history())
 
 
+async def test_bytes_that_no_object_had_never_go(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (owner, other):
+        await edited(owner, other, "a", [b"one", b"two"])
+        age(other, 200)
+        name = f"20200101T000000.000000001Z-0-{'ab' * 32}-found in the way"
+        (other.root / ".dizzyd/history" / name).write_bytes(b"never shared")
+        with other.stored.change():
+            other.db.execute(
+                "INSERT INTO kept VALUES (?, ?, 0, ?, 12)",
+                (other.stored.no, name.encode(), b"\xab" * 32),
+            )
+
+        limit(other, keep_s=86_400.0)
+        await eventually(lambda: other.history() == [b"never shared"])
+        await in_step(other)
+
+
 async def test_F1_a_crash_while_pruning_leaves_rows_and_files_in_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
