@@ -46,10 +46,12 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     "full": FULL_MIX,
     "plain": FULL_MIX,  # on disks without EXCHANGE
     "join": JOIN_MIX,  # the last node is no member before it joined
+    "read": {**JOIN_MIX, **NETWORK_MIX, "power": 2},  # and may only read
 }
 # What a mix plays on, where it is not the usual: options of World.
 DISK_OPTIONS: Mapping[str, Mapping[str, object]] = {"plain": {"has_exchange": False}}
-NODES: Mapping[str, str] = {"join": "tests.sim.invited"}
+NODES: Mapping[str, str] = {"join": "tests.sim.invited", "read": "tests.sim.invited"}
+READERS: Mapping[str, int] = {"read": 2}
 USER_VERBS = frozenset(TREE_MIX)
 
 Argument = str | int

@@ -1,7 +1,11 @@
 """Carry frames between node names over links that can be slow, cut, stalled or faulty.
 
-A link is by default what TCP gives: ordered and whole, or broken. Loss, duplicates and reordering
-of single frames are a test's own choice. Who is allowed to talk is no business of this module.
+A link is by default what TCP gives: ordered and whole, or broken. A break may come behind any
+frame, so within a message too, and takes all that is under way and what arrived unread: a byte
+further or less would be the same to who reads frames. So nodes see loss where links break, and
+what they know already, in other orders, where several peers tell them of it. Loss, duplicates and
+reordering of single frames are a test's own choice; no history makes them. Who is allowed to talk
+is for the door of the node that is called.
 """
 
 from __future__ import annotations

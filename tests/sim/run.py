@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from tests.sim.history import DISK_OPTIONS, MIXES, NODES, History, dump, load
+from tests.sim.history import DISK_OPTIONS, MIXES, NODES, READERS, History, dump, load
 from tests.sim.shrink import shrink
 from tests.sim.world import ALL_CHECKS, Verdict, World
 
@@ -33,6 +33,7 @@ ALL_MIXES = "all"
 SAMPLE = 50  # one seed in so many is played twice
 SHRINK_TRIES = 400
 SHOWN_FAILURES = 3
+TOLD_EVERY = 500  # histories: minutes pass without a word otherwise
 
 
 class Under(NamedTuple):
@@ -88,6 +89,7 @@ def play(choice: Choice, seed: int, history: History | None = None) -> Verdict:
         mix=under.mix or MIXES[mix],
         checks=under.checks,
         disk_options=DISK_OPTIONS.get(mix),
+        reader=READERS.get(mix),
     ).run()
 
 
@@ -120,6 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for played in _all(options):
         traces[played.seed] = played.trace
         virtual_s += played.virtual_s
+        if len(traces) % TOLD_EVERY == 0:
+            took_s = time.perf_counter() - began_s
+            told = f"{len(traces)} histories, {len(failed)} failed, {took_s:.0f} s"
+            print(told, file=sys.stderr, flush=True)
         if played.failures:
             failed.append(played)
             if len(failed) <= SHOWN_FAILURES:

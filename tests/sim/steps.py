@@ -80,6 +80,8 @@ class Player:
     # -- users ------------------------------------------------------------------------------------
 
     def _act(self, place: Place, verb: str, args: tuple[Argument, ...]) -> None:
+        if place.is_reader:  # what its users do stays there: no tree could be compared
+            return
         try:
             self._user(place, verb, args)
         except OSError as error:
@@ -227,7 +229,7 @@ class Player:
             if not place.is_dead and not inviter.is_dead and inviter.node is not None:
                 with suppress(DizzyError, Crashed, TimeoutError):
                     async with asyncio.timeout(JOIN_LIMIT_S):
-                        await newcomer.join(inviter.node, role)
+                        await newcomer.join(inviter.node, "read" if place.is_reader else role)
             await asyncio.sleep(1)
 
     # -- troubles ---------------------------------------------------------------------------------

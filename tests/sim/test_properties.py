@@ -408,6 +408,39 @@ def test_P39_ignored_names_make_no_event() -> None:
     assert node_of(world, 1).events() == events
 
 
+# -- lines ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        ("flap", 1, 30),  # every 100 ms
+        ("stall", 1, 6000),  # from the one to the other: the way back goes on
+        ("weather", 1, "breaking", 6000),  # as where TLS finds a flipped bit
+        ("weather", 1, "slow", 6000),  # 2 s
+        ("weather", 1, "thin", 6000),
+        ("cut", 1, 6000),
+    ],
+)
+def test_H3_what_happens_while_a_line_is_bad_arrives_once_and_whole(
+    trouble: tuple[str | int, ...],
+) -> None:
+    world = played(
+        step(0, 0, "create", "a", 1),
+        step(3000, 0, str(trouble[0]), *trouble[1:]),
+        step(3100, 0, "write", "a", 40),  # 70,000 bytes or more
+        step(3200, 1, "create", "b", 2),
+        step(4000, 0, "write", "a", 3),
+        step(4300, 1, "move", "b", "c"),
+        step(5000, 2, "create", "d", 4),
+    )
+
+    assert files(world, 1) == {"a": content(3), "c": content(2), "d": content(4)}
+    batches = "SELECT count(*) FROM batch"
+    [counts] = {node_of(world, index).stored.db.execute(batches).fetchone() for index in range(3)}
+    assert counts[0] > 0
+
+
 # -- clocks, names, disks -------------------------------------------------------------------------
 
 

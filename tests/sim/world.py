@@ -110,6 +110,7 @@ class Place:
     is_dead: bool = True
     has_lost_hints: bool = False
     disk_options: dict[str, object] = field(default_factory=dict)
+    is_reader: bool = False  # joins to read, and its users leave the files alone
     commits: int = 0
     crash_at_commit: tuple[int, bool] | None = None  # its number, and whether behind it
 
@@ -192,11 +193,13 @@ class World:
         disk_options: Mapping[str, object] | None = None,
         before: Callable[[list[Outside]], None] | None = None,
         settle_limit_s: float = SETTLE_LIMIT_S,
+        reader: int | None = None,
     ) -> None:
         """Prepare; without `history` it is the random one of the seed.
 
         `before` may fill the folders before any node starts. `disk_options` go to Files
-        (tick_ns, resolution_ns, fold, refuses) and MemoryDisk (has_exchange).
+        (tick_ns, resolution_ns, fold, refuses) and MemoryDisk (has_exchange). The node of the
+        index `reader` joins as one, if it joins.
         """
         self.seed = seed
         self.history = (
@@ -213,6 +216,7 @@ class World:
         self._disk_options = dict(disk_options or {})
         self._before = before
         self._settle_limit_s = settle_limit_s
+        self._reader = reader
         self._starting: set[asyncio.Task[None]] = set()
 
     def run(self, *, keep_trace: bool = False) -> Verdict:
@@ -355,6 +359,7 @@ class World:
                     outside=Outside(files, self.oracle),
                     oracle=self.oracle,
                     disk_options=self._disk_options,
+                    is_reader=index == self._reader,
                 )
             )
 
@@ -464,6 +469,8 @@ class World:
 
     def _judge(self, loop: VirtualLoop) -> None:
         for place in self.places:
+            if place.is_reader and place.node is not None and place.node.events():
+                self.failures.append(f"role: {place.name} reads and made events")
             tree = place.outside.tree()
             files = [value for kind, value, _ in tree.values() if kind is FileKind.FILE]
             if "oracle" in self._checks:
