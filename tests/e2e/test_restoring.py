@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +260,48 @@ def test_history_of_a_whole_folder_tells_what_changed_in_it(pair: Pair) -> None:
     assert found["objects"] == []
     assert found["inside"][-1]["counts"] == {"created": 1}
     assert found["inside"][-1]["name"] == "left"
+
+
+def test_F1_a_node_killed_while_it_restores_leaves_whole_files_and_restores_on(
+    nodes: Nodes,
+) -> None:
+    left, right = nodes.add("left"), nodes.add("right")
+    for node in (left, right):
+        node.start()
+    nodes.share(left)
+    nodes.join(left, right)
+    root = left.folder / "many"
+    with left.recording():
+        write_files(root, {f"d{n % 7}/f{n}": b"%d" % n * 3000 for n in range(700)})
+    was = read_tree(root)
+    eventually("arrived", lambda: read_tree(right.folder / "many") == was)
+    with left.recording():
+        shutil.rmtree(root)
+    there = right.folder / "many"
+    eventually("gone", lambda: not there.exists())
+
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "daemon", "restore", str(there)],
+        env=right.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    eventually("some files are back", lambda: any(there.glob("*/f*")))
+    right.kill()
+    asked.wait(30)
+    for name, what in read_tree(there).items():
+        assert what == was[name], name
+    right.start()
+    found = [e for e in history(right, there)["inside"] if "deleted" in e["counts"]]
+    ended = right.dizzyd("restore", str(there), "--at", _before(found[0]["at"]))
+
+    assert ended.code == 0, ended
+    assert {name: read_tree(there)[name] for name in was} == was
+    eventually("shared", lambda: read_tree(root) == read_tree(there))
+    assert right.dizzyd("verify").code == 0
+
+
+def _before(at: str) -> str:
+    """Give the millisecond before a time of the API."""
+    moment = datetime.fromisoformat(at) - timedelta(milliseconds=1)
+    return moment.isoformat(timespec="milliseconds")
