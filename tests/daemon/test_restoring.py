@@ -191,6 +191,20 @@ async def test_E11_what_a_user_writes_while_a_restore_replaces_is_kept_and_share
         assert b"at the last instant" in node.history()
 
 
+async def test_an_edit_not_seen_yet_is_recorded_before_it_is_replaced(tmp_path: Path) -> None:
+    async with alone(tmp_path) as node:
+        await _two_versions(node)
+        (node.root / "a.txt").write_bytes(b"three")  # no watcher tells
+
+        await restore(node, "a.txt", digits=blob_hash(b"one").hex()[:8])
+
+        assert node.read("a.txt") == b"one"
+        assert node.names() == {"a.txt", "copy of one.txt"}
+        assert node.history() == [b"three"]
+        events = (await history(node.node, node.work, b"a.txt")).objects[0].events
+        assert [event.size for event in events] == [3, 3, 5, 3]
+
+
 async def test_a_file_that_appears_meanwhile_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
