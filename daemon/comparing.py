@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from daemon.differences import Problem, ProblemKind, is_row_racy
+from daemon.differences import Problem, ProblemKind, has_stat, is_row_racy
 from daemon.disk import DiskError, FileKind, Looked, LookFailure, RootLost, Stat
 from store.ids import Kind
 
@@ -194,13 +194,7 @@ class Sorter:
 
 
 def _is_unchanged(row: SyncedRow, stat: Stat) -> bool:
-    return (
-        row.inode == stat.inode
-        and row.mtime_ns == stat.mtime_ns
-        and row.ctime_ns == stat.ctime_ns
-        and row.size == stat.size
-        and not is_row_racy(row)
-    )
+    return has_stat(row, stat) and not is_row_racy(row)
 
 
 def stat_many(disk: Disk, paths: Sequence[bytes]) -> list[Stat | DiskError | None]:

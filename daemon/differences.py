@@ -110,6 +110,11 @@ def is_row_racy(row: SyncedRow) -> bool:
     return row.kind is not Kind.DIRECTORY and is_racy(row.mtime_ns, row.ctime_ns, row.looked_at_ns)
 
 
+def has_stat(row: SyncedRow, stat: Stat) -> bool:
+    """Whether inode, size and both times are those that were last seen for the row."""
+    return row.inode == stat.inode and row.ctime_ns == stat.ctime_ns and has_same_times(row, stat)
+
+
 def has_same_times(row: SyncedRow, stat: Stat) -> bool:
     """Whether size and mtime are those of the row."""
     return row.size == stat.size and row.mtime_ns == stat.mtime_ns

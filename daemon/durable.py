@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from daemon.acts import Act, Created, Deleted, Edited, Moved
+from daemon.acts import Act, Created, Deleted, Edited, Moved, Touched
 from daemon.disk import Disk, DiskError, FileKind
 from store.ids import BlobHash, blob_hash
 
 _INLINE_LIMIT_BYTES = 64 * 1024
+
+
+def names_facts(act: Act) -> bool:
+    """Whether an event may come of an act; of a file that is as it was read before, none will."""
+    if not isinstance(act, Touched):
+        return True
+    stat = act.looked.stat
+    return any(
+        row.mtime_ns != stat.mtime_ns or row.mode != int(stat.is_executable) for row in act.rows
+    )
 
 
 def make_durable(disk: Disk, acts: Sequence[Act]) -> dict[BlobHash, bytes]:

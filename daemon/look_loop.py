@@ -13,7 +13,7 @@ from daemon import ignore as ignoring
 from daemon.acts import Act, Deleted, Edited, Moved
 from daemon.differences import Differences, Problem, ProblemKind
 from daemon.disk import Disk, DiskError
-from daemon.durable import make_durable
+from daemon.durable import make_durable, names_facts
 from daemon.held import HeldDeletions, is_reversion, may_be_reversion
 from daemon.hint_box import HintBox
 from daemon.hints import Hint, HintKind, Watcher, WatchState
@@ -387,7 +387,9 @@ class LookLoop:
             return
         if not await standing.tail.until_compared(standing.now_s()):
             return  # looked at again, whole, once our own log is back
-        self._fresh = await tools.pool.run(make_durable, disk, acts)
+        self._fresh = {}
+        if any(map(names_facts, acts)):
+            self._fresh = await tools.pool.run(make_durable, disk, acts)
         standing.last_change_ms = standing.now_ms()
         command = RecordActs(
             folder_no=standing.folder_no,

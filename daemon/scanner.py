@@ -44,6 +44,7 @@ from daemon.differences import (
     Problem,
     ProblemKind,
     has_same_times,
+    has_stat,
     is_racy,
     is_row_racy,
     racy_margin_ns,
@@ -369,6 +370,8 @@ class _Scan:
             if path in self._seen:
                 return
             self._seen.add(path)
+            if same and has_stat(same[0], stat) and self._is_too_soon(path, stat):
+                return
         is_held = job.is_held
         if same:
             if same[0].inode != stat.inode:
@@ -378,6 +381,16 @@ class _Scan:
             # Something of another kind stood here: it is to be deleted or moved first.
             is_held = is_held or join(job.known_as, name) in self._missing
         self._fresh.append(File(path, stat, same, is_held))
+
+    def _is_too_soon(self, path: bytes, stat: Stat) -> bool:
+        """Leave a file that looks as it did, and changed just now, for when a look can be sure.
+
+        That is what we put in place ourselves, mostly: it would be read now and once more then.
+        """
+        if not is_racy(stat.mtime_ns, stat.ctime_ns, self._clock.now_ns()):
+            return False
+        self._agains.append(_racy_again(path, stat))
+        return True
 
     def _miss(self, path: bytes, rows: Rows) -> None:
         """Count a known name as missing until it turns up."""
@@ -582,8 +595,7 @@ class _Scan:
     def _note(self, one: File, look: Looked) -> None:
         stat = look.stat
         if is_racy(stat.mtime_ns, stat.ctime_ns, look.looked_at_ns):
-            delay_s = racy_margin_ns(stat.mtime_ns) / _NS + _RACY_SLACK_S
-            self._agains.append(Again(one.path, AgainReason.RACY, delay_s))
+            self._agains.append(_racy_again(one.path, stat))
         if stat.links > 1 and not one.rows and self._hard_links < _HARD_LINKS_TOLD:
             self._hard_links += 1
             self._problems.append(Problem(ProblemKind.HARD_LINKED, one.path))
@@ -616,7 +628,8 @@ class _Scan:
                 group, size = [], 0
         if group:
             self._held_found += await self._read(group)
-        await self._runner.run(self._disk.check_root)
+        if self._missing or self._carried or self._where.is_full:
+            await self._runner.run(self._disk.check_root)
         missing = self._proven()
         return Differences(
             missing=missing,
@@ -666,6 +679,11 @@ class _Scan:
             else:
                 missing.append(Missing(path, rows))
         return tuple(missing)
+
+
+def _racy_again(path: bytes, stat: Stat) -> Again:
+    delay_s = racy_margin_ns(stat.mtime_ns) / _NS + _RACY_SLACK_S
+    return Again(path, AgainReason.RACY, delay_s)
 
 
 def _is_sound(rows: Sequence[SyncedRow], stat: Stat | DiskError | None) -> bool:

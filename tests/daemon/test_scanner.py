@@ -12,9 +12,9 @@ import pytest
 
 from daemon.acts import Created, Deleted, Edited, Touched
 from daemon.differences import ProblemKind, is_racy
-from daemon.disk import DiskError, FileKind, LookFailure, RootLost, Stat
+from daemon.disk import DiskError, FileKind, Looked, LookFailure, RootLost, Stat
 from daemon.ignore import IgnoreRules
-from daemon.looks import AgainReason, LookSet
+from daemon.looks import Again, AgainReason, LookSet
 from daemon.matching import HELD_FROM, ScanCause, is_mass_deletion, match
 from daemon.scanner import BUNCH_FILES, scan
 from tests.daemon.looking import Bench, Inline, names
@@ -355,7 +355,36 @@ async def test_E19_two_writes_of_one_size_in_one_tick_are_both_seen(bench: Bench
     assert stat is not None
     bench.tree.put(_with_ctime(row, stat.ctime_ns))  # as if both fell into one tick
 
+    bench.clock.stands_at_ns = row.mtime_ns + again_ns(again)
     assert names(await bench.look(LookSet(paths=(b"a",)))) == ["Edited a"]
+
+
+async def test_E19_a_file_that_looks_as_it_did_is_read_once_a_look_can_be_sure(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write("a", b"one")
+    await bench.look()
+    read: list[bytes] = []
+    look = bench.disk.look
+
+    def count(paths: Sequence[bytes]) -> list[Looked | LookFailure]:
+        read.extend(paths)
+        return look(paths)
+
+    monkeypatch.setattr(bench.disk, "look", count)
+    bench.clock.stands_at_ns = bench.tree.at(b"a")[0].mtime_ns  # as if at once
+    assert not names(await bench.look(LookSet(paths=(b"a",))))
+    assert not read
+    [again] = bench.agains
+    assert again == Again(b"a", AgainReason.RACY, 0.025)
+
+    bench.clock.stands_at_ns += again_ns(again)
+    await bench.look(LookSet(paths=(b"a",)))
+    assert read == [b"a"]
+
+
+def again_ns(again: Again) -> int:
+    return int(again.delay_s * 1e9)
 
 
 def _with_ctime(row: SyncedRow, ctime_ns: int) -> SyncedRow:
