@@ -67,11 +67,14 @@ _BUNCH_LIMIT = 4096  # hints
 _DRAIN_EVERY = 64  # directories walked between two reads of the queue
 _PAIR_S = 0.010  # the other half of a rename comes within this, or not at all
 _RETRY_S = 30.0
-# A single save is told at once, event by event. More bunches than this a second, above a few at
-# once, are a burst: there events gather first, which costs the listener fewer calls.
-_BUNCHES_AT_ONCE = 12.0
-_BUNCHES_A_SECOND = 50.0
+# A save is told at once, event by event, also one that is followed by the next without pause.
+# More hints than this a second are a burst: there events gather first, which costs the listener
+# fewer calls; after a burst it takes a while until single ones are told at once again.
+_HINTS_AT_ONCE = 64.0
+_HINTS_A_SECOND = 400.0
+_HINTS_OWED = 100.0
 _GATHER_S = 0.025
+_TOLD_ONE_BY_ONE = 256  # names found in a new directory and below; of more the whole tree is told
 
 
 class Inotify:
@@ -184,7 +187,7 @@ class InotifyWatcher:
         self._rewalk_due_s: float | None = None
         self._retry_due_s = 0.0
         self._spoken_s = 0.0
-        self._allowance = _BUNCHES_AT_ONCE
+        self._allowance = _HINTS_AT_ONCE
 
     # -- what daemon.hints.Watcher asks ---------------------------------------------------------
 
@@ -279,8 +282,9 @@ class InotifyWatcher:
             hints = self._bunch.take()
             if hints:
                 now_s = self._clock_s()
-                earned = (now_s - self._spoken_s) * _BUNCHES_A_SECOND
-                self._allowance = min(self._allowance + earned, _BUNCHES_AT_ONCE) - 1
+                earned = (now_s - self._spoken_s) * _HINTS_A_SECOND
+                left = min(self._allowance + earned, _HINTS_AT_ONCE) - len(hints)
+                self._allowance = max(left, -_HINTS_OWED)
                 self._spoken_s = now_s
                 self._deliver(hints)
 
@@ -443,17 +447,27 @@ class InotifyWatcher:
         self._enter(directory, is_told=True)
 
     def _enter(self, top: _Directory, *, is_told: bool) -> None:
-        """Watch a directory and all below it, and tell what is found there."""
+        """Watch a directory and all below it, and tell what is found there.
+
+        Of many names the tree is told, once it is watched: a look at it finds them all.
+        """
         stack = [top]
         count = 0
+        told_from = len(self._bunch)
+        is_large = False
         while stack:
             directory = stack.pop()
-            stack.extend(self._enter_one(directory, is_told=is_told))
+            stack.extend(self._enter_one(directory, is_told=is_told and not is_large))
             count += 1
+            if not is_large and len(self._bunch) - told_from > _TOLD_ONE_BY_ONE:
+                is_large = True
             if not count % _DRAIN_EVERY:
                 self._drain()
                 if len(self._bunch) >= _BUNCH_LIMIT:
                     self._speak()
+                    told_from = 0
+        if is_large and top.parent is not None:
+            self._bunch.lose(top.path)
 
     def _enter_one(self, directory: _Directory, *, is_told: bool) -> list[_Directory]:
         self._unwatched.pop(directory, None)

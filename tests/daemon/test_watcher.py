@@ -197,6 +197,26 @@ def test_a_tree_moved_in_is_heard_whole_and_watched(
     ear.wait_for(b"tree/below/file", HintKind.CLOSED)
 
 
+def test_a_large_tree_moved_in_is_told_in_one_once_it_is_watched(
+    bare: InotifyWatcher, ear: Ear, root: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "outside"
+    for number in range(40):
+        below = source / f"d{number}"
+        below.mkdir(parents=True)
+        for name in range(20):
+            (below / f"{name}").write_bytes(b"1")
+    bare.start(ear)
+
+    source.rename(root / "in")
+    ear.wait_for(b"in", HintKind.LOST)
+
+    assert len(ear.hints) < 400
+    for number in range(40):
+        (root / "in" / f"d{number}" / "late").write_bytes(b"2")
+        ear.wait_for(b"in/d%d/late" % number, HintKind.CLOSED)
+
+
 def test_a_tree_moved_out_is_gone(watcher: Watcher, ear: Ear, root: Path, tmp_path: Path) -> None:
     (root / "tree" / "below").mkdir(parents=True)
     watcher.start(ear)
