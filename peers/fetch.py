@@ -344,9 +344,15 @@ class Fetcher:
         groups = [_Group(part, frozenset()) for part in _groups(wanted, found)]
         if not groups:
             return found
-        job = _SmallJob(folder, groups)
+        job = _SmallJob(folder, () if self.download.is_limited else groups)
         is_bulk = sum(wanted.values()) >= BULK_FROM_BYTES
         try:
+            if self.download.is_limited:
+                for group in groups:
+                    size = sum(wanted[blob] for blob in group.hashes)
+                    await self.download.take(size, may_owe=size <= wire.INLINE_LIMIT_BYTES)
+                    job.groups.append(group)
+                    self._assign(job, await self._lanes(folder, is_bulk=is_bulk))
             while True:
                 self._assign(job, await self._lanes(folder, is_bulk=is_bulk))
                 if not job.asks:

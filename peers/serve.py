@@ -165,7 +165,7 @@ class BlobServer:
         offset, end = want.offset, want.offset + want.length
         while offset < end:
             await self._outbox.room(Rank.DATA)
-            size = min(READ_BYTES, end - offset)
+            size = self._upload.share(min(READ_BYTES, end - offset))
             await self._upload.take(size)
             content = await self._replica.read_blob(self._agent, folder, blob, offset, size)
             if not content:
@@ -197,8 +197,9 @@ class BlobServer:
                 else:
                     here.append(SmallContent(blob, content))
             done += len(found)
-            await self._upload.take(sum(len(one.content) for one in here))
             for packed in packs(here):
+                size = sum(len(one.content) for one in packed)
+                await self._upload.take(size, may_owe=size <= wire.INLINE_LIMIT_BYTES)
                 self._outbox.put(Rank.DATA, Small(want.request, folder, packed))
         absent += hashes[done:]
         for blob in absent:
