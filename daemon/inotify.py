@@ -75,6 +75,7 @@ _HINTS_A_SECOND = 400.0
 _HINTS_OWED = 100.0
 _GATHER_S = 0.025
 _TOLD_ONE_BY_ONE = 256  # names found in a new directory and below; of more the whole tree is told
+_OWN_GATHER_S = 0.005  # where all that was heard is of our own renames in tmp and history
 
 
 class Inotify:
@@ -188,6 +189,8 @@ class InotifyWatcher:
         self._retry_due_s = 0.0
         self._spoken_s = 0.0
         self._allowance = _HINTS_AT_ONCE
+        self._heard_own = False  # since the last wake
+        self._heard_others = False
 
     # -- what daemon.hints.Watcher asks ---------------------------------------------------------
 
@@ -261,6 +264,10 @@ class InotifyWatcher:
                 self._poll.poll(self._timeout_s())
                 if self._allowance < 1:
                     select.select((self._wake,), (), (), _GATHER_S)
+                elif self._heard_own and not self._heard_others:
+                    # Apply is at it, name after name: waking for each would slow it down.
+                    select.select((self._wake,), (), (), _OWN_GATHER_S)
+                self._heard_own = self._heard_others = False
                 self._drain()
                 while self._held and not self._is_stopping:
                     events = self._held.popleft()
@@ -343,12 +350,14 @@ class InotifyWatcher:
             self._overflow()
             return
         directory = self._watches.get(watch)
-        if directory is None:
+        if directory is None or (directory.is_private and name):
+            self._heard_own = True
+            if directory is not None:
+                self._handle_private(mask, cookie)
             return
+        self._heard_others = True
         if not name:
             self._handle_itself(directory, watch, mask)
-        elif directory.is_private:
-            self._handle_private(mask, cookie)
         elif directory is self._root and name == PRIVATE:
             if mask & (IN_DELETE | IN_MOVED_FROM):
                 self._bunch.lose(b"")  # the mark is gone: the root must be checked

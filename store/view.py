@@ -8,7 +8,7 @@ section 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from store.access import Member
@@ -67,8 +67,7 @@ class View:
         state = self._state
         rows = state.rows(list(changes.objects))
         rows.pop(state.root_no, None)
-        for parent_no, name in changes.slots:
-            self._add_at(rows, parent_no, name)
+        self._add_at_slots(rows, changes.slots)
         self._add_slot_mates(rows)
         marked = {r.parent_no for r in rows.values() if _CONFLICT_MARK in r.name}
         marked.update(parent_no for parent_no, name in changes.slots if _CONFLICT_MARK in name)
@@ -84,6 +83,24 @@ class View:
                 f"SELECT {_COLUMNS} FROM object WHERE parent_no = ? AND name = ?", (member, name)
             ):
                 rows.setdefault(row[0], ObjectRow(*row))
+
+    def _add_at_slots(self, rows: dict[int, ObjectRow], slots: Iterable[tuple[int, bytes]]) -> None:
+        names_of: dict[int, list[bytes]] = {}
+        for parent_no, name in slots:
+            for member in self._class(parent_no):
+                names_of.setdefault(member, []).append(name)
+        found: set[int] = set()
+        for parent_no, names in names_of.items():
+            for marks, part in chunked(names):
+                # The index alone answers: most of them are what changed, and here already.
+                found.update(
+                    no
+                    for (no,) in self._db.execute(
+                        f"SELECT no FROM object WHERE parent_no = ? AND name IN ({marks})",
+                        (parent_no, *part),
+                    )
+                )
+        rows.update(self._state.rows(list(found - rows.keys())))
 
     def _add_slot_mates(self, rows: dict[int, ObjectRow]) -> None:
         columns = ", ".join("b." + column.strip() for column in _COLUMNS.split(","))
