@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 
+from daemon.disk import DiskError, RootLost
 from daemon.displaced import parse_history_name
 from store.codec import decode_header
 from store.fold import Fact
@@ -65,10 +66,15 @@ class Pruner:
 
     async def run(self, disk: Disk) -> None:
         """Prune now and every ten minutes until cancelled. Raises RootLost."""
-        await self._remove(disk, await self._tools.core.run(_open_names, self._stored))
         while True:
             self._woken.clear()
-            pause_s = LOOK_S if await self.prune(disk) else _SETTLING_S
+            pause_s = LOOK_S
+            try:
+                pause_s = LOOK_S if await self.prune(disk) else _SETTLING_S
+            except RootLost:
+                raise
+            except DiskError as failure:  # what was noted is removed at the next look
+                logger.warning("history not pruned folder_no=%d why=%s", self._folder_no, failure)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._woken.wait()
@@ -76,8 +82,9 @@ class Pruner:
     async def prune(self, disk: Disk) -> bool:
         """Prune what the configuration lets go, in slices; False if it is to be gone on with.
 
-        What history holds may be wanted while the folder is not settled.
+        What history holds may be wanted while the folder is not settled. Raises DiskError.
         """
+        await self._remove(disk, await self._tools.core.run(_open_names, self._stored))
         after: bytes | None = b""
         while after is not None and is_limited(self._tools.history()):
             if not self._is_settled():

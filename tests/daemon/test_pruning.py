@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from daemon.config import Config, HistoryConfig, LimitsConfig, NodeConfig
+from daemon.disk import DiskError
 from daemon.displaced import parse_history_name
 from daemon.fs import LinuxDisk
 from daemon.headroom import Space, kept_free, missing_bytes, shortage
@@ -179,6 +181,28 @@ async def test_F1_a_crash_while_pruning_leaves_rows_and_files_in_step(
 
         other.open()
         await other.start(owner)
+        await eventually(lambda: other.history() == [])
+        await in_step(other)
+
+
+async def test_E4_a_history_that_cannot_be_written_stops_nothing_and_is_pruned_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: LinuxDisk, _name: bytes) -> None:
+        raise DiskError("remove", "read-only file system", errno=errno.EROFS)
+
+    async with pair(tmp_path) as (owner, other):
+        await edited(owner, other, "a", [b"one", b"two", b"three"])
+        age(other, 200)
+        with monkeypatch.context() as patched:
+            patched.setattr(LinuxDisk, "remove_history", refuse)
+            limit(other, keep_s=86_400.0)
+            await eventually(lambda: other.stored.db.meta(f"pruning/{other.stored.no}"))
+            await edited(owner, other, "b", [b"goes on"])
+            assert (await other.folder_status()).problems == ()
+        assert len(other.history()) == 2
+
+        other.work.history_limits_changed()
         await eventually(lambda: other.history() == [])
         await in_step(other)
 

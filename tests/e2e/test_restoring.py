@@ -191,6 +191,33 @@ def test_a_version_that_only_the_other_node_keeps_is_found_there(nodes: Nodes) -
     eventually("shared", lambda: (right.folder / "kept.txt").read_bytes() == b"first")
 
 
+def test_a_renamed_file_gets_its_old_bytes_under_its_name_of_today_while_nobody_is_there(
+    nodes: Nodes,
+) -> None:
+    left, right = nodes.add("left"), nodes.add("right")
+    for node in (left, right):
+        node.start()
+    nodes.share(left)
+    nodes.join(left, right)
+    edit(left, left.folder / "first name", b"old bytes")
+    eventually("arrived", lambda: (right.folder / "first name").read_bytes() == b"old bytes")
+    at = now()
+    with left.recording():
+        (left.folder / "first name").rename(left.folder / "second name")
+    edit(left, left.folder / "second name", b"new bytes")
+    there = right.folder / "second name"
+    eventually("renamed and edited", lambda: there.read_bytes() == b"new bytes")
+    left.stop()
+
+    right.must("restore", str(there), "--at", at)
+
+    assert there.read_bytes() == b"old bytes"
+    assert not (right.folder / "first name").exists()
+    left.start()
+    eventually("shared", lambda: (left.folder / "second name").read_bytes() == b"old bytes")
+    assert not (left.folder / "first name").exists()
+
+
 def test_history_works_while_stopped_and_restore_does_not(nodes: Nodes) -> None:
     node = nodes.add("alone")
     node.start()
