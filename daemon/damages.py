@@ -35,6 +35,7 @@ class Damages:
     """What was found in one folder, for whoever heals it."""
 
     log: list[str] = field(default_factory=list)
+    records: list[SyncedRow] = field(default_factory=list)  # of synced, that no event explains
     state: list[str] = field(default_factory=list)
     files: list[RottenFile] = field(default_factory=list)
     history: list[LostVersion] = field(default_factory=list)

@@ -263,6 +263,10 @@ class FolderWork:
         """Look at everything; returns when the walk and its recording are done."""
         await self._look.scan_now()
 
+    def look_at_all(self) -> None:
+        """Look at everything soon."""
+        self._look.look_at_all()
+
     async def look_now(self, where: LookSet) -> None:
         """Look at some places; returns when what was found is recorded."""
         await self._look.look_now(where)

@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING
 
 from daemon.answers import VerifyLine
 from daemon.damages import Damages, LostVersion, RottenFile
+from daemon.derived import (
+    Rows,
+    differing_tables,
+    homeless_records,
+    log_tables,
+    state_tables,
+    wrong_records,
+)
 from daemon.differences import is_row_racy
 from daemon.disk import Disk, DiskError, FileKind, Looked, LookFailure, Stat
 from daemon.scratch import KeptBatch, ObjectPage, Scratch, differing, read_objects
@@ -85,6 +93,8 @@ class Inspection:
             if scratch.damaged:
                 return  # what the state should be, a damaged log cannot say
             async for line in self._compare_objects(scratch):
+                yield line
+            async for line in self._compare_tables(scratch):
                 yield line
             async for line in self._compare_roots(scratch):
                 yield line
@@ -158,6 +168,33 @@ class Inspection:
             async for line in self._read_log(scratch):
                 yield line
 
+    async def _compare_tables(self, scratch: Scratch) -> Lines:
+        """Compare what else is folded from the log."""
+        for _ in range(_CATCH_UPS):
+            logs, states, through_no = await self._world.core.run(self._tables)
+            if through_no <= scratch.through_no:
+                break
+            async for line in self._read_log(scratch):
+                yield line
+        else:
+            return
+        wrong = differing_tables(logs, await self._world.pool.run(scratch.log_tables))
+        for table in wrong:
+            text = f"the table {table} is not what the log says"
+            self.damages.log.append(text)
+            yield finding(self.name, text)
+        for table in differing_tables(states, await self._world.pool.run(scratch.state_tables)):
+            text = f"the table {table} is not what the log says"
+            self.damages.state.append(text)
+            yield finding(self.name, text)
+
+    def _tables(self) -> tuple[dict[str, Rows], dict[str, Rows], int]:
+        stored = self._stored
+        (newest,) = stored.db.execute(
+            "SELECT coalesce(max(no), 0) FROM batch WHERE folder_no = ?", (stored.no,)
+        ).fetchone()
+        return log_tables(stored.db, stored.no), state_tables(stored.db, stored.no), newest
+
     async def _compare_roots(self, scratch: Scratch) -> Lines:
         for _ in range(_CATCH_UPS):
             root, through_no = await self._world.core.run(self._root)
@@ -183,6 +220,26 @@ class Inspection:
             "SELECT coalesce(max(no), 0) FROM batch WHERE folder_no = ?", (stored.no,)
         ).fetchone()
         return stored.state.root(), newest
+
+    # -- records ----------------------------------------------------------------------------------
+
+    async def records(self) -> Lines:
+        """Hold what this disk agreed to against the log; a damaged one explains nothing."""
+        if self.damages.log:
+            return
+        directories = await self._world.core.run(self._stored.synced.all_directories)
+        for start in range(0, len(directories), DIRECTORIES_AT_ONCE):
+            part = directories[start : start + DIRECTORIES_AT_ONCE]
+            wrong = await self._world.core.run(wrong_records, self._stored, part)
+            self.damages.records += wrong
+            for row in wrong:
+                text = f"{os.fsdecode(row.name)}: its record is not what the log says"
+                yield finding(self.name, text)
+        lost = await self._world.core.run(homeless_records, self._stored)
+        self.damages.records += lost
+        if lost:
+            records = counted(len(lost), "record")
+            yield finding(self.name, f"{records} in no directory of the folder")
 
     # -- files ------------------------------------------------------------------------------------
 

@@ -99,6 +99,14 @@ class _Repairing:
             await self._world.core.run(self._stored.rebuild)
             self._work.changed()
             yield self._repaired("its state", "folded anew from the log")
+        files = {(row.object_no, row.copy) for file in damages.files for row in file.rows}
+        damages.records = [
+            row for row in damages.records if (row.object_no, row.copy) not in files
+        ]
+        if damages.records and not damages.log:
+            await self._world.core.run(self._mend_records)
+            self._work.look_at_all()
+            yield self._repaired(counted(len(damages.records), "record"), "made anew")
         for text in damages.other:
             yield finding(self._name, text)
         disk = self._work.disk
@@ -139,6 +147,30 @@ class _Repairing:
                 yield self._repaired(shown, how)
             else:
                 yield VerifyLine(kind="waiting", text=f"{self._name}: {shown}: no peer has it now")
+
+    def _mend_records(self) -> None:
+        """Let records name the events of the state where they agree with it, else drop them.
+
+        What has no record is looked at like a new file: equal bytes bind, others stay.
+        """
+        stored = self._stored
+        dropped: list[tuple[int, bytes]] = []
+        good: list[SyncedRow] = []
+        for row in self._damages.records:
+            state = stored.state.rows([row.object_no]).get(row.object_no)
+            is_alike = state is not None and state.kind == row.kind and state.value == row.value
+            if state is None or row.copy or not is_alike or not state.head_event:
+                dropped.append((row.object_no, row.copy))
+                continue
+            placement = state.last_move or b""
+            good.append(
+                replace(
+                    row, events=state.head_event, placement=placement, mode=row.mode & 1, leftover=0
+                )
+            )
+        with stored.change():
+            stored.synced.remove(dropped)
+            stored.synced.put(good)
 
     def _mend_row(self, file: RottenFile) -> bool:
         """Put a record right whose own event names the very bytes that stand there."""

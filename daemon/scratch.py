@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from daemon.derived import Rows, events_of, log_tables, state_tables
 from store.db import Database, chunked, scratch_database
 from store.errors import BadSignature, Malformed
 from store.folder import add_folder
@@ -33,6 +34,8 @@ _COMPARED = (
     "mtime_ns",
     "mode",
     "flags",
+    "base_parent",
+    "base_name",
     "events",
     "heads",
     "tags",
@@ -72,8 +75,8 @@ def read_objects(  # noqa: PLR0917 - a page is two bounds and a limit
     rows = db.execute(
         "SELECT o.id, o.no, o.kind, p.id, o.name, o.place_event, o.place_key, o.last_move,"
         " o.latest_lamport, o.head_event, o.head_key, o.value, o.size, o.mtime_ns, o.mode,"
-        " o.flags, (SELECT count(*) FROM event e WHERE e.object_no = o.no)"
-        " FROM object o LEFT JOIN object p ON p.no = o.parent_no"
+        " o.flags, b.id, o.base_name FROM object o LEFT JOIN object b ON b.no = o.base_parent_no"
+        " LEFT JOIN object p ON p.no = o.parent_no"
         " WHERE o.folder_no = ?1 AND o.no != ?2 AND o.id > ?3 AND (?4 IS NULL OR o.id <= ?4)"
         " ORDER BY o.id LIMIT ?5",
         (folder_no, root_no, after, through, limit),
@@ -84,8 +87,15 @@ def read_objects(  # noqa: PLR0917 - a page is two bounds and a limit
     (newest,) = db.execute(
         "SELECT coalesce(max(no), 0) FROM batch WHERE folder_no = ?", (folder_no,)
     ).fetchone()
+    events = events_of(db, [row[1] for row in rows])
     objects: dict[bytes, tuple[object, ...]] = {
-        row[0]: (*row[2:], heads.get(row[1], []), tags.get(row[1], [])) for row in rows
+        row[0]: (
+            *row[2:],
+            events.get(row[1], []),
+            heads.get(row[1], []),
+            tags.get(row[1], []),
+        )
+        for row in rows
     }
     return ObjectPage(objects=objects, through_no=newest, is_last=len(rows) < limit)
 
@@ -185,6 +195,14 @@ class Scratch:
     def objects(self, after: bytes, through: bytes | None) -> dict[bytes, tuple[object, ...]]:
         """Give the folded objects after an id, through another or to the end."""
         return read_objects(self._db, self.no, self.root_no, after, through, 1 << 40).objects
+
+    def log_tables(self) -> dict[str, Rows]:
+        """Give what the log says of logs and roles."""
+        return log_tables(self._db, self.no)
+
+    def state_tables(self) -> dict[str, Rows]:
+        """Give what the state keeps beside its objects."""
+        return state_tables(self._db, self.no)
 
     def root(self) -> bytes:
         """Give the state root that the log says."""

@@ -62,7 +62,7 @@ class Verification:
             async for line in self._guarded(folder.name, self._measure(folder)):
                 yield line
         for folder in folders:
-            for part in (folder.log, folder.files, folder.history):
+            for part in (folder.log, folder.records, folder.files, folder.history):
                 async for line in self._guarded(folder.name, part()):
                     yield line
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -137,3 +138,33 @@ def test_G1_a_database_damaged_while_the_daemon_runs_is_replaced_by_the_daemon(
     assert (left.folder / "new7").read_bytes() == b"7"
     assert "database replaced" in right.log.read_text()
     right.log.write_text("")  # the traceback in there is what is to be said
+
+
+def test_G8_a_flipped_file_is_found_by_verify_and_healed_by_repair(nodes: Nodes) -> None:
+    left, right = met(nodes)
+    file = right.folder / "kept.txt"
+    right.stop()
+    before = file.stat()
+    file.write_bytes(b"fIrst")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with closing(sqlite3.connect(right.home / "database")) as db:  # as if no inode had changed
+        db.execute(
+            "UPDATE synced SET ctime_ns = ? WHERE inode = ?",
+            (file.stat().st_ctime_ns, before.st_ino),
+        )
+        db.commit()
+    right.start()
+
+    damaged = right.dizzyd("verify")
+    healed = right.dizzyd("repair", "shared")
+    agree(left, right)
+
+    assert (damaged.code, damaged.out.count("kept.txt: its bytes are not")) == (1, 1)
+    assert healed.code == 0, healed
+    assert "repaired: shared: kept.txt" in healed.out
+    assert "1 damage repaired" in healed.err
+    assert file.read_bytes() == b"first"
+    assert right.dizzyd("verify").code == 0
+    kept = [path.read_bytes() for path in (right.folder / ".dizzyd" / "history").iterdir()]
+    assert b"fIrst" in kept
+    assert (left.folder / "kept.txt").read_bytes() == b"first"
