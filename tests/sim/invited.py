@@ -43,6 +43,9 @@ class _NoConfig:
             raise TryLater("invite", "it has not started")
         return works
 
+    def refuse_unwritable(self, _what: str, _root: str) -> None:
+        """Find every root writable."""
+
     def name_of(self, _work: FolderWork) -> str:
         return "shared"
 
