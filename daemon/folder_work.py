@@ -369,6 +369,11 @@ class FolderWork:
         return self._look.skipped
 
     @property
+    def restless(self) -> list[bytes]:
+        """The files that are written without a rest, and so are not shared yet."""
+        return self._look.restless.named(self._standing.now_s())
+
+    @property
     def watch_state(self) -> WatchState:
         """How much of the folder is watched."""
         return self._look.watch_state

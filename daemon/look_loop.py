@@ -22,6 +22,7 @@ from daemon.looks import Again, AgainReason, LookSchedule, LookSet
 from daemon.matching import ScanCause, match
 from daemon.procedures import RecordActs
 from daemon.record import Recorded
+from daemon.restless import Restless
 from daemon.scanner import scan
 from daemon.standing import Standing
 from peers.cancelling import TaskGroup
@@ -72,6 +73,7 @@ class LookLoop:
         self.held = HeldDeletions()
         self.watch_state = WatchState.FULL
         self.skipped: dict[bytes, ProblemKind] = {}
+        self.restless = Restless()
         self.is_importing = True
         self.is_scanning = False
 
@@ -260,12 +262,14 @@ class LookLoop:
         try:
             await self._load_ignore(disk, where)
             self._forget_problems(where)
+            self.restless.begin(where)
             if where.is_full:
                 self._standing.reverted.begin()
             async with TaskGroup() as tasks:
                 tasks.create_task(self._scan_into(disk, where, bunches))
                 while (bunch := await bunches.get()) is not None:
                     await self._take_bunch(disk, bunch, cause, is_full=where.is_full)
+            self.restless.end()
             if where.is_full:
                 await self._end_full_scan()
         finally:
@@ -312,7 +316,9 @@ class LookLoop:
         if acts:
             await self._record(disk, acts)
         if bunch.agains:
-            self._schedule.look_again(bunch.agains, self._standing.now_s())
+            now_s = self._standing.now_s()
+            self._schedule.look_again(bunch.agains, now_s)
+            self.restless.note(bunch.agains, now_s)
 
     async def _without_reversions(self, acts: list[Act], cause: ScanCause) -> list[Act]:
         """Keep back, to the end of the scan, files that are what they were before."""

@@ -269,6 +269,7 @@ class Reporter:
             problems=folder_problems(work, figures, names=names, diverged=diverged),
             peers=tuple(self._folder_peers(work, figures, ours)),
             skipped=tuple(os.fsdecode(path) for path in skipped[:SKIPPED_LIMIT]),
+            restless=tuple(os.fsdecode(path) for path in work.restless[:SKIPPED_LIMIT]),
         )
 
     def _state_word(self, work: FolderWork, figures: Figures, *, has_diverged: bool) -> str:

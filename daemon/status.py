@@ -133,6 +133,7 @@ class FolderStatus:
     problems: tuple[Problem, ...] = ()
     peers: tuple[FolderPeer, ...] = ()
     skipped: tuple[str, ...] = ()
+    restless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +308,12 @@ def _remark_lines(folder: FolderStatus, terminal: Terminal) -> list[str]:
             f"`dizzyd confirm {name}`, or `dizzyd undo-deletions {name}`",
         ),
         (len(folder.skipped), "special file skipped", "special files skipped", ""),
+        (
+            len(folder.restless),
+            "file being written",
+            "files being written",
+            f"{_first_of(folder.restless)}: shared when closed, or left alone for 2 s",
+        ),
     ]
     shown = [
         (counted(number, noun, plural), hint) for number, noun, plural, hint in remarks if number
@@ -315,6 +322,10 @@ def _remark_lines(folder: FolderStatus, terminal: Terminal) -> list[str]:
         shown.append((f"watch: {folder.watch}", "changes are found by looking every 30 s"))
     columns = max((width(text) for text, _hint in shown), default=0)
     return [f"  {pad(text, columns)}    {terminal.style(hint, 'dim')}" for text, hint in shown]
+
+
+def _first_of(names: tuple[str, ...]) -> str:
+    return ", ".join(map(escape, names[:3])) + (" …" if len(names) > 3 else "")  # noqa: PLR2004
 
 
 def _ended_line(ended: EndedStatus, status: Status, user_home: str, now: datetime) -> str:
