@@ -37,6 +37,10 @@ TROUBLE_MIX: Mapping[str, int] = {
 }  # fmt: skip
 FULL_MIX: Mapping[str, int] = {**TREE_MIX, **NETWORK_MIX, **CRASH_MIX, **TROUBLE_MIX}
 JOIN_MIX: Mapping[str, int] = {**TREE_MIX, "cut": 2, "kill": 2, "crash_commit": 3, "join": 4}
+LARGE_MIX: Mapping[str, int] = {
+    **TREE_MIX, **NETWORK_MIX, "big": 14, "kill": 2, "power": 2, "crash_at": 3, "fault": 2,
+    "meddle": 4,
+}  # fmt: skip
 MIXES: Mapping[str, Mapping[str, int]] = {
     "flat": FLAT_MIX,
     "tree": TREE_MIX,
@@ -46,13 +50,14 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     "full": FULL_MIX,
     "plain": FULL_MIX,  # on disks without EXCHANGE
     "join": JOIN_MIX,  # the last node is no member before it joined
+    "large": LARGE_MIX,  # contents that travel in chunks
     "read": {**JOIN_MIX, **NETWORK_MIX, "power": 2},  # and may only read
 }
 # What a mix plays on, where it is not the usual: options of World.
 DISK_OPTIONS: Mapping[str, Mapping[str, object]] = {"plain": {"has_exchange": False}}
 NODES: Mapping[str, str] = {"join": "tests.sim.invited", "read": "tests.sim.invited"}
 READERS: Mapping[str, int] = {"read": 2}
-USER_VERBS = frozenset(TREE_MIX)
+USER_VERBS = frozenset({*TREE_MIX, "big"})
 
 Argument = str | int
 
@@ -87,6 +92,15 @@ def content_of(seed: int, number: int) -> bytes:
     random = Random(f"{seed}/{number}")
     size = random.choice((0, 0, 12, 12, 200, 5000) if number % 40 else (70_000, 150_000))
     return b"%d/%06d " % (seed, number) + random.randbytes(size)
+
+
+def large_content_of(seed: int, number: int) -> bytes:
+    """Give content `number` as one that travels in chunks, and is like the others of its kind."""
+    random = Random(f"large/{seed}/{number}")
+    base = Random(f"large/{seed}").randbytes(1_300_000 + 300_000 * (seed % 3))
+    cut = random.randrange(len(base))
+    changed = random.randbytes(random.randrange(40_000))
+    return b"%d/%06d " % (seed, number) + base[:cut] + changed + base[cut + len(changed) // 2 :]
 
 
 def random_history(
@@ -142,7 +156,7 @@ class _Author:
                 return path, self._content()
             case "twice":
                 return self._file(), self._content(), self._content()
-            case "save" | "append":
+            case "save" | "append" | "big":
                 return self._file(), self._content()
             case "backup":
                 return self._file(), self._content(), random.randrange(2)

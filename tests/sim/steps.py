@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from store.errors import DizzyError
-from tests.sim.history import USER_VERBS, content_of
+from tests.sim.history import USER_VERBS, content_of, large_content_of
 from tests.sim.loop import Crashed
 from tests.sim.net import Path
 
@@ -98,6 +98,9 @@ class Player:
                 outside.create(paths[0], self._content(numbers[0]))
             case "write":
                 outside.write(paths[0], self._content(numbers[0]))
+            case "big":
+                large = large_content_of(self._world.seed, numbers[0])
+                outside.write(paths[0], large if numbers[0] else b"")
             case "twice":
                 outside.write(paths[0], self._content(numbers[0]))
                 outside.write(paths[0], self._content(numbers[1]))
