@@ -556,15 +556,24 @@ class Recorder:
     def _visible_at(
         self, parents: Sequence[bytes], names: Sequence[bytes]
     ) -> dict[bytes, list[Entry]]:
-        """Ask the view what it wants at some names of one directory."""
+        """Ask the view what it wants at some names of one directory, and is nowhere here yet."""
         nos = [no for p in parents if (no := self._state.directory_nos.get(p)) is not None]
         if not nos or not self._folder.has_anything_in(nos):
             return {}
         # The view is that of before this bunch: what it moved away or deleted stands there still.
         left = self._moved_away | self._deleted.keys()
+        found = self._folder.entries_at(nos, names)
+        # What stands elsewhere on this disk still, since apply has not moved it yet, is not this
+        # one: its row would leave a file or directory behind that nothing tells of.
+        wanted = {entry.object_no for entries in found.values() for entry in entries}
+        here = {(row.object_no, row.copy) for row in self._synced.rows_of(sorted(wanted))}
         return {
-            name: [entry for entry in entries if entry.object_no not in left]
-            for name, entries in self._folder.entries_at(nos, names).items()
+            name: [
+                entry
+                for entry in entries
+                if entry.object_no not in left and (entry.object_no, entry.copy) not in here
+            ]
+            for name, entries in found.items()
         }
 
     def _stands_at(self, entry: Entry, parent_path: bytes, name: bytes) -> bool:

@@ -226,3 +226,15 @@ def test_a_node_that_dies_just_behind_its_admission_calls_its_inviter() -> None:
         seed=60_010,
         make=invited.make,
     )
+
+
+def test_a_directory_made_where_another_is_about_to_come_leaves_none_behind() -> None:
+    played(
+        step(3504, 1, "mkdir", "e"),
+        step(4206, 0, "meddle", 48, "move_directory", "e", "Neuer Ordner"),
+        step(4446, 0, "meddle", 12, "write", "Notes.txt", 10),
+        step(4446, 1, "big", "Notes.txt", 11),
+        step(6733, 0, "mkdir", "d"),
+        step(6733, 1, "move_directory", "Neuer Ordner", "d"),
+        seed=62_003,
+    )
