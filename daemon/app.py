@@ -29,7 +29,7 @@ from daemon.core import InlineRunner, Runner, ThreadRunner, WatchedRunner
 from daemon.disk import Disk, DiskError, RootLost
 from daemon.fs import LinuxDisk
 from daemon.greeting import greeting
-from daemon.healing import Machine, OpenedHome, open_home, replace_database
+from daemon.healing import Machine, OpenedHome, is_whole, open_home, replace_database
 from daemon.home import Home, user_directory
 from daemon.instance import Instance
 from daemon.joining import Joining
@@ -255,6 +255,7 @@ class Application:
         self._out = out
         self._config_problem: Problem | None = None
         self.damage = ""  # of the database, found while running
+        self.is_doubtful = False  # SQLite said so of one read: it is read again
         self._opened = opened
         self._core = WatchedRunner(
             ThreadRunner("dizzyd-core", 1), sqlite3.DatabaseError, self._database_failed
@@ -356,6 +357,7 @@ class Application:
 
     def _database_failed(self, failure: Exception) -> None:
         if is_damage(failure):
+            self.is_doubtful = True
             self._note_damage(str(failure))
 
     def _note_damage(self, damage: str) -> None:
@@ -485,7 +487,11 @@ async def _run_healed(
         if not application.damage:
             return
         config = load_config(home)
-        opened = replace_database(home, config, key, MACHINE, application.damage)
+        if application.is_doubtful and is_whole(home):
+            logger.warning("database read anew, and it is whole why=%s", application.damage)
+            opened = open_home(home, config, key, MACHINE)
+        else:
+            opened = replace_database(home, config, key, MACHINE, application.damage)
     opened.database.close()
     raise DatabaseDamaged(
         f"database {home.database}", opened.damage, hint="check the disk; nothing was lost"

@@ -178,6 +178,7 @@ class Applier:
         self._needs_recovery = False
         self._busy: set[bytes] = set()
         self._fetching: set[bytes] = set()
+        self._may_have_left = True  # downloads in tmp that came to nothing
         self._waiting = 0  # rounds that are in place and wait for the next sync to be committed
         self._none_waits = asyncio.Event()
         self._none_waits.set()
@@ -258,6 +259,22 @@ class Applier:
         applied = Applied()
         applied.add(outcomes)
         return applied
+
+    async def forget_downloads(self) -> None:
+        """Remove downloads that came to nothing, once nothing is left to be applied.
+
+        Those of contents that are superseded; who still waits for one calls this not yet. No
+        apply may begin meanwhile. What cannot be removed stays until the next time.
+        """
+        if self._may_have_left:
+            self._may_have_left = False
+            await self._runner.run(self._remove_downloads)
+
+    def _remove_downloads(self) -> None:
+        with suppress(DiskError):
+            for name, _ in self._disk.list_stages():
+                if name.startswith(FETCH_PREFIX) and name not in self._fetching:
+                    self._disk.remove_stage(name)
 
     async def apply(self, plan: Plan) -> Applied:
         """Carry out a plan as far as can be; supersedes earlier plans for its objects.
@@ -564,6 +581,7 @@ class Applier:
         while (name := FETCH_PREFIX + b"%b-%d" % (value.hex().encode(), count)) in self._fetching:
             count += 1
         self._fetching.add(name)
+        self._may_have_left = True
         try:
             yield name
         finally:

@@ -100,6 +100,8 @@ class ApplyLoop:
                 self._changed.clear()
                 if self._may_apply() and await self._apply_once(applier, large):
                     continue
+                if self.is_settled:
+                    await applier.forget_downloads()
                 await self._wait_for_changes()
 
     def _may_apply(self) -> bool:

@@ -58,7 +58,9 @@ class OpenedHome:
     damage: str  # what was wrong with the database that was replaced; empty
 
 
-def open_home(home: Home, config: Config, key: AgentKey, machine: Machine) -> OpenedHome:
+def open_home(  # noqa: C901 - a branch for each state in which a home can be found
+    home: Home, config: Config, key: AgentKey, machine: Machine
+) -> OpenedHome:
     """Open the database of a home whose lock the caller holds, healed if need be.
 
     Raises DatabaseNewer, and DizzyError where neither opening nor healing is possible now.
@@ -76,7 +78,9 @@ def open_home(home: Home, config: Config, key: AgentKey, machine: Machine) -> Op
     except DatabaseNewer:
         raise
     except DatabaseDamaged as damaged:
-        return replace_database(home, config, key, machine, damaged.why)
+        if not is_whole(home):
+            return replace_database(home, config, key, machine, damaged.why)
+        database = open_database(home.database)
     try:
         why, damage = _examine(database, instance, machine, has_lost_wal=has_lost_wal)
         if names_folders and not why and not damage and not _knows_folders(database):
@@ -95,8 +99,30 @@ def open_home(home: Home, config: Config, key: AgentKey, machine: Machine) -> Op
             ) from failure
     if damage:
         database.connection.close()
-        return replace_database(home, config, key, machine, damage)
+        if not is_whole(home):
+            return replace_database(home, config, key, machine, damage)
+        logger.warning("database read anew, and it is whole why=%s", damage)
+        database, why = open_database(home.database), why or "the database was hard to read"
     return _opened(database, instance, suspicion=why, damage="")
+
+
+def is_whole(home: Home) -> bool:
+    """Whether SQLite, asked to read all of it anew, finds nothing wrong with the database.
+
+    It calls a database malformed where the disk failed a single read, too
+    (SQLITE_IOERR_CORRUPTFS): only what is damaged when it is read again may be replaced.
+    """
+    try:
+        database = open_database(home.database)
+    except DizzyError:
+        return False
+    try:
+        Instance(home, bytes).suspicion(database)  # the mark is legible
+        return not check_structure(database, _TOLD, is_quick=False)
+    except (sqlite3.DatabaseError, ValueError):
+        return False
+    finally:
+        database.connection.close()
 
 
 def _knows_folders(database: Database) -> bool:

@@ -745,3 +745,15 @@ async def test_F7_a_displaced_file_whose_intent_is_lost_is_kept(world: World) ->
 
     assert world.private("tmp") == []
     assert world.private("history") == [b"of somebody"]
+
+
+async def test_F7_a_download_of_what_was_superseded_is_removed_once_all_is_applied(
+    world: World,
+) -> None:
+    left = world.root / ".dizzyd/tmp" / f"fetch-tmp-{'ab' * 32}-0"
+    left.write_bytes(b"half of it")
+    await world.restart()
+    assert left.exists(), "what is to be resumed is not known yet"
+
+    await world.applier.forget_downloads()
+    assert not left.exists()

@@ -8,15 +8,15 @@ import time
 from contextlib import closing
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daemon import own_tail
+from daemon import healing, own_tail
 from daemon.config import Config, FolderConfig, PeerConfig
-from daemon.healing import Machine, OpenedHome, open_home
+from daemon.healing import Machine, OpenedHome, is_whole, open_home
 from daemon.instance import Instance
-from store.db import SCHEMA_VERSION, Database, open_database
+from store.db import SCHEMA_VERSION, Database, check_structure, open_database
 from store.errors import DatabaseNewer, DizzyError
 from tests.daemon.working import Working, alone, eventually, pair
 
@@ -379,3 +379,30 @@ def test_G7_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert "newer dizzyd" in caught.value.hint
     assert node.home.database.read_bytes() == before
     assert not list(node.home.state.glob("damaged-*"))
+
+
+async def test_G1_a_read_that_failed_once_replaces_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite calls a database malformed where the disk failed one read (IOERR_CORRUPTFS)."""
+    async with alone(tmp_path) as node:
+        node.write("file", b"content")
+        await node.look()
+        config = config_of(node)
+        mark(node)
+        await node.stop()
+        said = ["database disk image is malformed"]
+
+        def check(*args: Any, **kwargs: Any) -> list[str]:
+            return [said.pop()] if said else check_structure(*args, **kwargs)
+
+        monkeypatch.setattr(healing, "check_structure", check)
+
+        found = opened(node, config)
+
+        assert found.damage == ""
+        assert not list(node.home.state.glob("damaged-*"))
+        assert is_whole(node.home)
+        garbage(node)
+        assert not is_whole(node.home)
+        assert opened(node, config).damage
