@@ -37,6 +37,7 @@ from daemon.key_file import read_key
 from daemon.node import Node, World
 from daemon.operations import NodeOperations
 from daemon.places import Reading
+from daemon.scrub import Scrub
 from daemon.service import Notifier, running_unit
 from daemon.sharing import Sharing
 from daemon.status import Problem
@@ -309,6 +310,7 @@ class Application:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._mark_instance())
+                tasks.create_task(self._scrub())
                 tasks.create_task(self.node.run())
                 tasks.create_task(self._mark_instance())
                 tasks.create_task(self._listener.serve())
@@ -354,6 +356,14 @@ class Application:
                 with contextlib.suppress(DizzyError, sqlite3.OperationalError):  # a full disk
                     await self._core.run(self._opened.instance.renew, self._database)
                 changes = connection.total_changes
+
+    async def _scrub(self) -> None:
+        """Read everything back slowly; a round that fails is begun again later."""
+        while True:
+            try:
+                await Scrub(self.node).run()
+            except Exception:
+                logger.exception("scrub failed")
 
     def _database_failed(self, failure: Exception) -> None:
         if is_damage(failure):

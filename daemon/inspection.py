@@ -60,8 +60,9 @@ def progress(done_bytes: int) -> VerifyLine:
 class Inspection:
     """Reads back one folder, in parts that do not need each other."""
 
-    def __init__(self, node: Node, work: FolderWork) -> None:
-        """Look at a folder at work, or of a stopped node."""
+    def __init__(self, node: Node, work: FolderWork, cursor: bytes = b"") -> None:
+        """Look at a folder at work, or of a stopped node; at files after a directory alone."""
+        self.cursor = cursor  # the last directory whose files were read
         self._world = node.world
         self._work = self.work = work
         self.damages = Damages()
@@ -263,7 +264,8 @@ class Inspection:
                 await self._world.pool.run(self._world.close_disk, disk)
 
     async def _read_files(self, disk: Disk) -> Lines:
-        directories = await self._world.core.run(self._stored.synced.all_directories)
+        known = await self._world.core.run(self._stored.synced.all_directories)
+        directories = sorted(path for path in known if not self.cursor or path > self.cursor)
         absent: list[bytes] = []
         for start in range(0, len(directories), DIRECTORIES_AT_ONCE):
             part = directories[start : start + DIRECTORIES_AT_ONCE]
@@ -277,6 +279,7 @@ class Inspection:
                     elif text := await self._judge(disk, path, rows, look):
                         yield finding(self.name, text)
                 yield progress(sum(rows[0].size for _, rows in group))
+            self.cursor = part[-1]
         for line in self._tell_absent(absent):
             yield line
 

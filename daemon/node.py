@@ -153,6 +153,7 @@ class Node:
         self._rng = random.Random(int.from_bytes(world.random_bytes(8), "big"))  # noqa: S311
         self._loop: asyncio.AbstractEventLoop | None = None
         self.damage = ""  # of the database that this one replaced
+        self.found_damage: tuple[str, ...] = ()  # by the scrub
         self.on_damage: Callable[[str], None] = lambda _: None
         self.on_admitted: Callable[[AgentId, str, FolderId], None] = lambda *_: None
         self.on_ended: Callable[[EndedFolder], None] = lambda _: None

@@ -7,7 +7,7 @@ given as they are: whoever shows them escapes them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from daemon.hints import WatchState
@@ -124,6 +124,15 @@ def unknown_folder_problem(name: str) -> Problem:
     return Problem(
         problem=f"folder {name} is in config.toml and not in the database",
         hint="join it again, or take it out of config.toml; its files were not touched",
+    )
+
+
+def scrub_problem(found: Sequence[str]) -> Problem:
+    """Say what the slow reading of everything found."""
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return Problem(
+        problem=f"damage was found: {found[0]}{more}",
+        hint="`dizzyd verify` lists it, `dizzyd repair` heals it; check the disk",
     )
 
 

@@ -69,6 +69,8 @@ async def repair(node: Node, works: Sequence[FolderWork]) -> AsyncIterator[Verif
     for text in verification.unknown:
         left += 1
         yield finding(text, "`dizzyd run` takes it up again when it starts")
+    if not waiting and not left and len(works) == len(node.works):
+        node.found_damage = ()
     parts = [f"{counted(repaired, 'damage')} repaired"]
     if waiting:
         parts.append(f"{waiting} waiting for a peer that has the content")

@@ -24,6 +24,7 @@ from daemon.problems import (
     fork_problem,
     own_clone_problem,
     replaced_problem,
+    scrub_problem,
     unknown_folder_problem,
 )
 from daemon.status import (
@@ -183,6 +184,8 @@ class Reporter:
             yield config_problem
         if self._damage is not None:
             yield self._damage
+        if node.found_damage:
+            yield scrub_problem(node.found_damage)
         if node.damage and any(work.is_rebuilding for work in node.works.values()):
             yield replaced_problem(node.damage)
         is_cloned = node.book.is_cloned or node.shelf.own.has_twin

@@ -7,7 +7,7 @@ what cannot be read at all is a finding too and the rest goes on. Nothing is rep
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,15 +34,19 @@ async def verify(node: Node, works: Sequence[FolderWork]) -> AsyncIterator[Verif
     async with aclosing(verification.lines(works)) as lines:
         async for line in lines:
             yield line
-    yield verification.summary(len(works))
+    summary = verification.summary(len(works))
+    if not summary.findings and len(works) == len(node.works):
+        node.found_damage = ()
+    yield summary
 
 
 class Verification:
     """One run over some folders."""
 
-    def __init__(self, node: Node) -> None:
-        """Prepare; lines() reads."""
+    def __init__(self, node: Node, cursors: Mapping[int, bytes] | None = None) -> None:
+        """Prepare; lines() reads. `cursors` (by folder) say which directories were read before."""
         self._node = node
+        self._cursors = cursors or {}
         self._findings = 0
         self._done_bytes = 0
         self._total_bytes = 0
@@ -57,7 +61,9 @@ class Verification:
                 yield line
         async for line in self._guarded("the database", self._database()):
             yield line
-        folders = self.folders = [Inspection(self._node, work) for work in works]
+        folders = self.folders = [
+            Inspection(self._node, work, self._cursors.get(work.folder_no, b"")) for work in works
+        ]
         for folder in folders:
             async for line in self._guarded(folder.name, self._measure(folder)):
                 yield line
@@ -65,6 +71,10 @@ class Verification:
             for part in (folder.log, folder.records, folder.files, folder.history):
                 async for line in self._guarded(folder.name, part()):
                     yield line
+
+    def cursors(self) -> dict[int, bytes]:
+        """Say how far the files of each folder were read: the last directory."""
+        return {folder.work.folder_no: folder.cursor for folder in self.folders if folder.cursor}
 
     async def _guarded(self, where: str, lines: Lines) -> Lines:
         """Count lines; what cannot be read at all is a finding, and the other parts go on."""
