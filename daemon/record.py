@@ -76,6 +76,7 @@ class Recorder:
         self._writer: OwnWriter = folder.writer()
         self._rows: list[SyncedRow] = []
         self._removed: list[tuple[int, bytes]] = []
+        self._moves_paths = False  # whether a directory is among the rows
         self._new_rows: list[SyncedRow] = []  # of objects that state does not know yet
         self._made: dict[int, bytes] = {}  # directories made in this bunch: number -> id
         self._deleted_directories: dict[bytes, dict[int, EventId]] = {}  # path -> deletions
@@ -406,13 +407,13 @@ class Recorder:
         for act in acts:
             parent_path, _, name = act.path.rpartition(b"/")
             by_parent.setdefault(parent_path, []).append((name, act))
+        self._flush()  # what earlier acts put there; of these, no two have one place
         for parent_path, named in by_parent.items():
             parents = self._directories_at(parent_path)
             if not parents:
                 self._cannot_place([act.path for _, act in named])
                 continue
             names = [name for name, _ in named]
-            self._flush()
             known = self._known_names(parents, names)
             entries = self._visible_at(parents, names)
             fresh: list[tuple[bytes, Created]] = []
@@ -443,7 +444,7 @@ class Recorder:
 
     def _bind(self, entry: Entry, looked: Looked) -> None:
         stat = looked.stat
-        self._rows.append(
+        self._add_row(
             SyncedRow(
                 object_no=entry.object_no,
                 copy=entry.copy,
@@ -482,8 +483,9 @@ class Recorder:
             if new.is_unknown:
                 self._writer.creates(new.identity)
                 self._new_rows.append(row)
+                self._moves_paths |= row.kind is Kind.DIRECTORY
             else:
-                self._rows.append(row)
+                self._add_row(row)
             if row.kind is Kind.DIRECTORY:  # what is below must find it
                 self._made[new.no] = new.identity
 
@@ -546,7 +548,8 @@ class Recorder:
 
     def _directories_at(self, path: bytes) -> list[bytes]:
         """Give the ids of the directories at a path of this disk, the representative first."""
-        self._flush()
+        if self._moves_paths or self._removed:
+            self._flush()
         nos = self._synced.directories_at(path)
         directories = self._state.directories
         known = [directories[no] for no in nos if no in directories]
@@ -699,7 +702,7 @@ class Recorder:
     def _put(self, row: SyncedRow, looked: Looked, *, events: bytes, shared_mtime_ns: int) -> None:
         stat = looked.stat
         is_directory = row.kind == Kind.DIRECTORY
-        self._rows.append(
+        self._add_row(
             SyncedRow(
                 object_no=row.object_no,
                 copy=row.copy,
@@ -719,8 +722,13 @@ class Recorder:
             )
         )
 
+    def _add_row(self, row: SyncedRow) -> None:
+        self._rows.append(row)
+        self._moves_paths |= row.kind == Kind.DIRECTORY
+
     def _flush(self) -> None:
         """Bring synced in line so far: later acts of this bunch look paths up there."""
+        self._moves_paths = False
         if self._removed:
             self._synced.remove(self._removed)
             self._removed = []
