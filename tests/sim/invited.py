@@ -52,9 +52,6 @@ class _NoConfig:
     def refuse_overlap(self, what: str, root: str, *, besides: object = None) -> None:
         pass
 
-    def refuse_unwritable(self, what: str, root: str) -> None:
-        pass
-
     def make_root(self, root: str) -> None:
         pass
 
