@@ -235,6 +235,9 @@ class LookSchedule:
         if former is None and (source not in known or source in self._targets):
             # Unknown, also where the known object of that name had been renamed before.
             self._settle(target, now_s, is_known=target in known)
+            if hint.is_directory and target in known and self._has_below(source):
+                # We renamed it: what was to be looked at in there went along.
+                self._wait_tree(target, now_s)
             return
         self._drop_path(target)
         # Both halves of the rename of a directory are here: nothing else is to be waited for. A
@@ -247,6 +250,15 @@ class LookSchedule:
         if origin != target:
             self._origins[target] = origin
             self._targets[origin] = target
+
+    def _has_below(self, directory: bytes) -> bool:
+        """Whether anything below a directory waits to be looked at."""
+        prefix = directory + b"/"
+        return any(
+            path == directory or path.startswith(prefix)
+            for table in (self._paths, self._directories, self._trees, self._gone)
+            for path in table
+        )
 
     def _is_carried(self, target: bytes, source: bytes) -> bool:
         """Whether the rename of a directory above says the same already."""

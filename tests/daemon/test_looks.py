@@ -187,6 +187,16 @@ def test_a_renamed_directory_beside_names_that_go_waits_with_them() -> None:
     assert set(schedule.due(10.0 + JUST).paths) == {b"a", b"d", b"e"}
 
 
+def test_what_waits_below_a_directory_that_we_renamed_is_looked_at_where_it_is_now() -> None:
+    schedule = schedule_with(b"e")
+    schedule.touch([moved(b"d/sub/new", b"other")], 10.0)
+    schedule.touch([Hint(HintKind.MOVED_HERE, b"e", is_directory=True, source=b"d")], 10.01)
+    assert schedule.due(10.01).trees == (b"e",)
+
+    schedule.touch([Hint(HintKind.MOVED_HERE, b"e", is_directory=True, source=b"d2")], 20.0)
+    assert schedule.due(20.0).trees == ()
+
+
 def test_renames_carried_by_that_of_their_directory_are_not_looked_at_singly() -> None:
     files = [b"d/sub/%d" % number for number in range(1000)]
     schedule = schedule_with(b"d", b"d/sub", *files)

@@ -238,3 +238,17 @@ def test_a_directory_made_where_another_is_about_to_come_leaves_none_behind() ->
         step(6733, 1, "move_directory", "Neuer Ordner", "d"),
         seed=62_003,
     )
+
+
+def test_what_was_put_into_a_directory_just_before_apply_moves_it_is_found() -> None:
+    played(
+        step(3504, 1, "mkdir", "e"),
+        step(4206, 0, "meddle", 48, "move_directory", "e", "Neuer Ordner"),
+        step(4446, 0, "meddle", 12, "write", "Notes.txt", 10),
+        step(4446, 1, "big", "Notes.txt", 11),
+        step(5671, 1, "mkdir", "Neuer Ordner/Neuer Ordner"),
+        step(6733, 0, "mkdir", "d"),
+        step(6733, 0, "move_directory", "d", "Neuer Ordner/Neuer Ordner/e"),
+        step(6733, 1, "move_directory", "Neuer Ordner", "d"),
+        seed=62_003,
+    )
