@@ -12,41 +12,39 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 
+from daemon.applied import Applied, Blobs, Journal
 from daemon.core import Runner
 from daemon.disk import Disk, DiskError, NewFile, Stage
 from daemon.displaced import Clock, Names, history_name
 from daemon.outcomes import (
-    Agreed,
-    Bundle,
-    Displaced,
     Failed,
     Intent,
     Outcome,
     Postponed,
-    Watch,
     Why,
     failure,
 )
 from daemon.places import Earlier
-from daemon.placing import DirectoryPaths, Job, Placed, Placer, numbers_of, place_of
+from daemon.placing import DirectoryPaths, Job, Placed, Placer
+from daemon.portions import parts, segments
+from daemon.portions import rounds as rounds_of
 from daemon.recovery import FETCH_PREFIX, Recovery
 from daemon.steps import (
     Bind,
     Claim,
     MakeLink,
-    MoveName,
     Plan,
     RemoveFile,
     RemoveTree,
     Renumber,
     Step,
-    SwapNames,
     WriteFile,
     key_of,
+    numbers_of,
+    place_of,
     row_for,
 )
 from peers.cancelling import TaskGroup
@@ -55,72 +53,7 @@ from store.records import BlobRef
 
 __all__ = ["Applied", "Applier", "Blobs", "DirectoryPaths", "Journal"]
 
-SEGMENT_NAMES = 1024
-ROUND_FILES = 512
-ROUND_BYTES = 64 << 20
-SMALL_BYTES = 1 << 20  # contents up to this size travel whole
 _LARGE_AT_ONCE = 4
-
-
-class Journal(Protocol):
-    """Keeps synced, intents and watches; each call is one durable transaction."""
-
-    async def begin(self, intents: Sequence[Intent]) -> None:
-        """Make the intents durable: steps that rename, replace or remove are about to begin."""
-
-    async def commit(self, outcomes: Sequence[Outcome]) -> None:
-        """Change synced, close intents, keep watches and record displaced changes, at once.
-
-        In order; of one Agreed the keys `gone` first. Postponed and Failed change nothing.
-        """
-
-    async def open_intents(self) -> Sequence[Intent]:
-        """Give the intents that are not closed, in the order in which they were begun."""
-
-    async def watches(self, due_ns: int) -> Sequence[Watch | Bundle]:
-        """Give the watches whose look is due at this time of the wall clock."""
-
-
-class Blobs(Protocol):
-    """Finds contents: here, or at peers."""
-
-    async def small(self, refs: Sequence[BlobRef]) -> dict[BlobHash, bytes]:
-        """Get contents of up to 1 MiB that hash to their names; leave out what is not to be had."""
-
-    async def large(self, ref: BlobRef, stage: Stage, old: Earlier | None) -> bool:
-        """Fill a stage, which may hold a part already; `old` is the version it replaces.
-
-        True once the whole content is there and its hash is right.
-        """
-
-
-class Applied(Struct):
-    """What became of a plan. All of it is committed already."""
-
-    agreed: int = 0
-    displaced: list[Displaced] = field(default_factory=list)
-    postponed: list[Postponed] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
-
-    def add(self, outcomes: Iterable[Outcome]) -> None:
-        """Count outcomes."""
-        for outcome in outcomes:
-            match outcome:
-                case Agreed():
-                    self.agreed += 1
-                case Postponed():
-                    self.postponed.append(outcome)
-                case Failed():
-                    self.failed.append(outcome)
-                case Displaced():
-                    self.displaced.append(outcome)
-                case _:
-                    pass
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing is left to be planned again."""
-        return not self.postponed and not self.failed
 
 
 class _Staged(Struct):
@@ -313,7 +246,7 @@ class Applier:
             path = run.placer.path_of_place(blocked.place) or b""
             objects = tuple(sorted({*blocked.object_nos, *blocked.by}))
             run.applied.postponed.append(Postponed(path, objects, Why.BLOCKED))
-        names, small, large, rest = _parts(plan.steps)
+        names, small, large, rest = parts(plan.steps)
         await self._do_segments(names, run)
         try:
             async with TaskGroup() as group:
@@ -328,7 +261,7 @@ class Applier:
     # -- names ---------------------------------------------------------------------------------
 
     async def _do_segments(self, steps: Sequence[Step], run: _Run) -> None:
-        for segment in _segments(steps):
+        for segment in segments(steps):
             async with self._placing:
                 live = self._live(segment, run)
                 jobs = [Job(step, self._intent(step)) for step in await self._parted(live, run)]
@@ -385,7 +318,7 @@ class Applier:
     async def _do_rounds(
         self, steps: Sequence[WriteFile], run: _Run, group: asyncio.TaskGroup
     ) -> None:
-        rounds = list(_rounds(steps))
+        rounds = list(rounds_of(steps))
         if not rounds:
             return
         ahead = group.create_task(self._prepare(rounds[0], run))
@@ -661,63 +594,3 @@ def _close(jobs: Iterable[Job]) -> None:
     for job in jobs:
         if job.stage is not None:
             job.stage.close()
-
-
-def _parts(
-    steps: Sequence[Step],
-) -> tuple[list[Step], list[WriteFile], list[WriteFile], list[Step]]:
-    """Split into names, small contents, large contents, and what follows the contents."""
-    names: list[Step] = []
-    small: list[WriteFile] = []
-    large: list[WriteFile] = []
-    rest: list[Step] = []
-    for step in steps:
-        if isinstance(step, WriteFile):
-            (small if step.claim.entry.size <= SMALL_BYTES else large).append(step)
-        elif small or large:
-            rest.append(step)
-        else:
-            names.append(step)
-    return names, small, large, rest
-
-
-def _segments(steps: Sequence[Step]) -> Iterable[list[Step]]:
-    """Cut around each move of a directory: paths follow synced, so it is committed by itself.
-
-    Recovery finds what stands in a directory by its committed path, too.
-    """
-    segment: list[Step] = []
-    names = 0
-    for step in steps:
-        is_alone = _moves_directory(step)
-        if segment and (is_alone or names >= SEGMENT_NAMES):
-            yield segment
-            segment, names = [], 0
-        segment.append(step)
-        names += 1 + len(step.inside) if isinstance(step, RemoveTree) else 1
-        if is_alone:
-            yield segment
-            segment, names = [], 0
-    if segment:
-        yield segment
-
-
-def _moves_directory(step: Step) -> bool:
-    if isinstance(step, SwapNames):
-        return _moves_directory(step.one) or _moves_directory(step.other)
-    if isinstance(step, Renumber):
-        return True
-    return isinstance(step, MoveName) and step.rows[0].kind is Kind.DIRECTORY
-
-
-def _rounds(steps: Sequence[WriteFile]) -> Iterable[list[WriteFile]]:
-    batch: list[WriteFile] = []
-    size = 0
-    for step in steps:
-        batch.append(step)
-        size += step.claim.entry.size
-        if len(batch) >= ROUND_FILES or size >= ROUND_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

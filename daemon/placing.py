@@ -15,6 +15,17 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from daemon.agreeing import (
+    ended_keys,
+    is_as_synced,
+    is_of_another,
+    is_unwritten,
+    moved_rows,
+    other_numbers,
+    row_at,
+    row_of,
+    settled_row,
+)
 from daemon.disk import (
     Disk,
     DiskError,
@@ -27,18 +38,15 @@ from daemon.disk import (
     Stage,
     Stat,
 )
-from daemon.displaced import Clock, Names, history_name, is_as_displaced, settle
+from daemon.displaced import Clock, Names, is_as_displaced, settle
 from daemon.ledger import Ledger
 from daemon.outcomes import (
     Agreed,
-    Displaced,
     Failed,
     Intent,
-    Kept,
     Outcome,
     Postponed,
     Settled,
-    Watched,
     Why,
     failure,
 )
@@ -59,6 +67,9 @@ from daemon.steps import (
     SwapNames,
     WriteFile,
     key_of,
+    numbers_of,
+    place_of,
+    places_before,
     row_for,
 )
 from daemon.taking import is_as_synced_says, put_away
@@ -174,7 +185,7 @@ class Placer:
             self._note(job, cause)
         if any(isinstance(outcome, Postponed | Failed) for outcome in outcomes[done:]):
             self._has_trouble = True
-            self._held.update(_places_before(job.step))
+            self._held.update(places_before(job.step))
 
     def _note(self, job: Job, cause: DiskError | _Waits) -> None:
         """Say why a job was not done."""
@@ -348,7 +359,7 @@ class Placer:
             raise _Waits(path, Why.MISSING_HERE)
         if stat.inode != row.inode or int(stat.kind) != int(row.kind):
             raise _Waits(path, Why.CHANGED_HERE)
-        if whole and not _is_as_synced(stat, row):
+        if whole and not is_as_synced(stat, row):
             raise _Waits(path, Why.CHANGED_HERE)
         if whole and row.kind is Kind.FILE and self._disk.is_being_written(path):
             raise _Waits(path, Why.BEING_WRITTEN)
@@ -481,12 +492,12 @@ class Placer:
         self._must_be_reachable(step.rows, step.source, job.number)
         source, target = self._must_path(step.source), self._must_path(step.target)
         rows = self._current(step.rows)
-        is_for_another = _is_for_another(step.claim, rows)
+        is_for_another = is_of_another(step.claim, rows)
         before = self._check(source, rows[0], whole=is_for_another)
         if step.claim is not None:
             self._must_leave_none_behind(step.claim, rows)
         stat = self._disk.move(source, target)
-        if is_for_another and not _is_unwritten(before, stat):
+        if is_for_another and not is_unwritten(before, stat):
             with suppress(NameTaken, NameMissing):
                 self._disk.move(target, source)
                 raise _Waits(source, Why.CHANGED_HERE)
@@ -501,11 +512,11 @@ class Placer:
         number: bytes,
     ) -> None:
         # A rename changes ctime; that is ours only if all else was, and is, as synced said.
-        is_ours = _is_as_synced(before, rows[0]) and _is_unwritten(before, stat)
+        is_ours = is_as_synced(before, rows[0]) and is_unwritten(before, stat)
         seen = stat if is_ours else None
         if step.claim is None:
             place = step.target
-            moved = [_at(row, place, seen) for row in self._ledger.telling_of(rows)]
+            moved = [row_at(row, place, seen) for row in self._ledger.telling_of(rows)]
             self._agree(moved, (), number)
             return
         agreed = moved_rows(step.claim, rows, seen)
@@ -515,9 +526,9 @@ class Placer:
     def _swap(self, job: Job, step: SwapNames) -> None:
         one, other = self._must_path(step.one.source), self._must_path(step.other.source)
         one_rows, other_rows = self._current(step.one.rows), self._current(step.other.rows)
-        is_for_another = _is_for_another(step.one.claim, one_rows)
+        is_for_another = is_of_another(step.one.claim, one_rows)
         before = self._check(one, one_rows[0], whole=is_for_another)
-        is_for_another = _is_for_another(step.other.claim, other_rows)
+        is_for_another = is_of_another(step.other.claim, other_rows)
         other_before = self._check(other, other_rows[0], whole=is_for_another)
         # A side without a claim keeps a row of its own until it moves on.
         if step.one.claim is not None:
@@ -655,7 +666,7 @@ class Placer:
             # Setting the time hides a write of this very moment: a racy row is hashed again.
             base = replace(base, looked_at_ns=min(base.looked_at_ns, stat.mtime_ns))
             before = replace(before, mtime_ns=stat.mtime_ns)
-        seen = stat if _is_unwritten(before, stat) else None
+        seen = stat if is_unwritten(before, stat) else None
         agreed = [settled_row(each, (base,), seen) for each in step.claim.entries]
         self._agree(agreed, ended_keys(step.claim, rows), job.number, before=rows)
 
@@ -678,196 +689,3 @@ class Placer:
         if not same_kind or (entry.kind is not Kind.DIRECTORY and looked.value != entry.value):
             raise _Waits(path, Why.CHANGED_HERE)
         return (row_of(entry, looked.stat, looked.looked_at_ns),)
-
-
-def row_of(entry: Entry, stat: Stat, looked_at_ns: int) -> SyncedRow:
-    """Make the synced row of an entry that stands on disk as wanted."""
-    return SyncedRow(
-        object_no=entry.object_no,
-        copy=entry.copy,
-        parent_no=entry.parent_no,
-        name=entry.name,
-        kind=entry.kind,
-        value=entry.value,
-        inode=stat.inode,
-        size=stat.size,
-        mtime_ns=stat.mtime_ns,
-        ctime_ns=stat.ctime_ns,
-        mode=entry.mode,
-        looked_at_ns=looked_at_ns,
-        shared_mtime_ns=entry.mtime_ns,
-        events=entry.events,
-        placement=entry.placement,
-    )
-
-
-def moved_row(entry: Entry, rows: tuple[SyncedRow, ...], stat: Stat | None) -> SyncedRow:
-    """Give the row of what was renamed to where the entry wants it.
-
-    Its attributes, and another content, are the matter of later steps; `stat` is None where
-    the file was not as synced said: the next look is to find that out.
-    """
-    base = row_for(key_of(entry), rows)
-    is_same = base.value == entry.value
-    row = replace(
-        base,
-        object_no=entry.object_no,
-        copy=entry.copy,
-        parent_no=entry.parent_no,
-        name=entry.name,
-        events=entry.events if is_same else base.events,
-        placement=entry.placement,
-        leftover=False,
-    )
-    if entry.kind is Kind.DIRECTORY:
-        row = replace(row, mode=entry.mode, shared_mtime_ns=entry.mtime_ns)
-    return row if stat is None else _seen(row, stat)
-
-
-def moved_rows(claim: Claim, rows: tuple[SyncedRow, ...], stat: Stat | None) -> list[SyncedRow]:
-    """Give the rows of a claim after its rename; only the representative sets attributes."""
-    others = [settled_row(entry, rows, stat) for entry in claim.also]
-    return [moved_row(claim.entry, rows, stat), *others]
-
-
-def ended_keys(claim: Claim, rows: tuple[SyncedRow, ...]) -> tuple[Key, ...]:
-    """List the keys that told of a file, or held a leftover, and do not any more."""
-    if claim.entry.kind is Kind.DIRECTORY:
-        return claim.gone
-    kept = {key_of(entry) for entry in claim.entries}
-    return tuple(key_of(row) for row in rows if key_of(row) not in kept)
-
-
-def other_numbers(step: MoveName, rows: tuple[SyncedRow, ...]) -> list[SyncedRow]:
-    """Have the numbers that a moved directory also had go with it: children may name them."""
-    if step.claim is None or rows[0].kind is not Kind.DIRECTORY:
-        return []
-    kept = {key_of(entry) for entry in step.claim.entries}
-    return [_at(row, step.claim.place, None) for row in rows if key_of(row) not in kept]
-
-
-def settled_row(entry: Entry, rows: tuple[SyncedRow, ...], stat: Stat | None) -> SyncedRow:
-    """Give the row of what stands as wanted in every respect."""
-    moved = moved_row(entry, rows, stat)
-    return replace(moved, mode=entry.mode, shared_mtime_ns=entry.mtime_ns)
-
-
-def _seen(row: SyncedRow, stat: Stat) -> SyncedRow:
-    return replace(
-        row, inode=stat.inode, size=stat.size, mtime_ns=stat.mtime_ns, ctime_ns=stat.ctime_ns
-    )
-
-
-def _at(row: SyncedRow, place: Place, stat: Stat | None) -> SyncedRow:
-    row = replace(row, parent_no=place.parent_no, name=place.name)
-    return row if stat is None else _seen(row, stat)
-
-
-def _is_for_another(claim: Claim | None, rows: tuple[SyncedRow, ...]) -> bool:
-    """Whether a file becomes another object's, whose bytes it has.
-
-    Then it must have them: an edit of the one object would be taken for an edit of the other.
-    """
-    if claim is None or claim.entry.kind is Kind.DIRECTORY:
-        return False
-    return all(row.object_no != entry.object_no for row in rows for entry in claim.entries)
-
-
-def _is_as_synced(stat: Stat, row: SyncedRow) -> bool:
-    if row.kind is Kind.DIRECTORY:
-        return stat.inode == row.inode  # its times follow its children
-    return (
-        stat.inode == row.inode
-        and stat.size == row.size
-        and stat.mtime_ns == row.mtime_ns
-        and stat.ctime_ns == row.ctime_ns
-    )
-
-
-def _is_unwritten(before: Stat, after: Stat) -> bool:
-    return before.kind is FileKind.DIRECTORY or (before.inode, before.size, before.mtime_ns) == (
-        after.inode,
-        after.size,
-        after.mtime_ns,
-    )
-
-
-def place_of(step: Step) -> Place:
-    """Give the place that a step is about."""
-    match step:
-        case MoveName(_, _, target, _):
-            return target
-        case SwapNames(one, _):
-            return one.target
-        case RemoveFile(_, source) | RemoveDirectory(_, source) | RemoveTree(_, source, _):
-            return source
-        case Bind(None, rows, _) | Renumber(rows):
-            return Place(rows[0].parent_no, rows[0].name)
-        case Bind(claim, _, _) if claim is not None:
-            return claim.place
-        case MakeDirectory(claim) | WriteFile(claim, _, _) | MakeLink(claim, _):
-            return claim.place
-        case SetAttributes(claim, _, _):
-            return claim.place
-    raise TypeError(step)
-
-
-def _places_before(step: Step) -> set[Place]:
-    """Give where synced has what a step was to move or remove."""
-    match step:
-        case SwapNames(one, other):
-            return _places_before(one) | _places_before(other)
-        case RemoveTree():
-            rows = step.all_rows
-            return {Place(row.parent_no, row.name) for row in rows}
-        case MoveName(rows, _, _, _) | RemoveFile(rows, _) | RemoveDirectory(rows, _):
-            return {Place(row.parent_no, row.name) for row in rows}
-    return set()
-
-
-def numbers_of(step: Step) -> tuple[int, ...]:
-    """List the objects that a step is about."""
-    found: set[int] = set()
-    match step:
-        case SwapNames(one, other):
-            found.update(numbers_of(one), numbers_of(other))
-            return tuple(sorted(found))
-        case WriteFile(claim, rows, carried):
-            found.update(entry.object_no for entry in claim.entries)
-            if carried is not None:
-                found.update(entry.object_no for entry in carried.entries)
-        case MakeDirectory(claim):
-            rows = ()
-            found.update(entry.object_no for entry in claim.entries)
-        case MakeLink(claim, rows) | SetAttributes(claim, rows, _):
-            found.update(entry.object_no for entry in claim.entries)
-        case MoveName(rows, _, _, target) | Bind(target, rows, _):
-            if target is not None:
-                found.update(entry.object_no for entry in target.entries)
-        case RemoveTree():
-            rows = step.all_rows
-        case RemoveFile(rows, _) | RemoveDirectory(rows, _) | Renumber(rows):
-            pass
-    found.update(row.object_no for row in rows)
-    return tuple(sorted(found))
-
-
-__all__ = [
-    "DirectoryPaths",
-    "Displaced",
-    "Failed",
-    "Job",
-    "Kept",
-    "Placed",
-    "Placer",
-    "Watched",
-    "ended_keys",
-    "history_name",
-    "moved_row",
-    "moved_rows",
-    "numbers_of",
-    "other_numbers",
-    "place_of",
-    "row_of",
-    "settled_row",
-]

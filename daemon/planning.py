@@ -10,10 +10,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from daemon.apply import SMALL_BYTES
-from daemon.placing import numbers_of
 from daemon.planner import places, plan
-from daemon.steps import Plan, WriteFile
+from daemon.portions import SMALL_BYTES
+from daemon.steps import Plan, WriteFile, numbers_of
 from store.folder import StoredFolder
 from store.ids import Kind
 from store.records import Entry, SyncedRow

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from msgspec.structs import replace
 
+from daemon.agreeing import ended_keys, moved_rows, other_numbers, row_of, settled_row
 from daemon.disk import (
     Disk,
     FileKind,
@@ -24,14 +25,7 @@ from daemon.disk import (
 from daemon.displaced import Clock, Names, keep_unknown, settle
 from daemon.ledger import Ledger
 from daemon.outcomes import Agreed, Displaced, Intent, Kept, Outcome, Settled, Watched
-from daemon.placing import (
-    DirectoryPaths,
-    ended_keys,
-    moved_rows,
-    other_numbers,
-    row_of,
-    settled_row,
-)
+from daemon.placing import DirectoryPaths
 from daemon.steps import (
     Bind,
     Claim,

@@ -226,6 +226,66 @@ def changes_attributes(entry: Entry, row: SyncedRow) -> bool:
     )
 
 
+def place_of(step: Step) -> Place:
+    """Give the place that a step is about."""
+    match step:
+        case MoveName(_, _, target, _):
+            return target
+        case SwapNames(one, _):
+            return one.target
+        case RemoveFile(_, source) | RemoveDirectory(_, source) | RemoveTree(_, source, _):
+            return source
+        case Bind(None, rows, _) | Renumber(rows):
+            return Place(rows[0].parent_no, rows[0].name)
+        case Bind(claim, _, _) if claim is not None:
+            return claim.place
+        case MakeDirectory(claim) | WriteFile(claim, _, _) | MakeLink(claim, _):
+            return claim.place
+        case SetAttributes(claim, _, _):
+            return claim.place
+    raise TypeError(step)
+
+
+def places_before(step: Step) -> set[Place]:
+    """Give where synced has what a step was to move or remove."""
+    match step:
+        case SwapNames(one, other):
+            return places_before(one) | places_before(other)
+        case RemoveTree():
+            rows = step.all_rows
+            return {Place(row.parent_no, row.name) for row in rows}
+        case MoveName(rows, _, _, _) | RemoveFile(rows, _) | RemoveDirectory(rows, _):
+            return {Place(row.parent_no, row.name) for row in rows}
+    return set()
+
+
+def numbers_of(step: Step) -> tuple[int, ...]:
+    """List the objects that a step is about."""
+    found: set[int] = set()
+    match step:
+        case SwapNames(one, other):
+            found.update(numbers_of(one), numbers_of(other))
+            return tuple(sorted(found))
+        case WriteFile(claim, rows, carried):
+            found.update(entry.object_no for entry in claim.entries)
+            if carried is not None:
+                found.update(entry.object_no for entry in carried.entries)
+        case MakeDirectory(claim):
+            rows = ()
+            found.update(entry.object_no for entry in claim.entries)
+        case MakeLink(claim, rows) | SetAttributes(claim, rows, _):
+            found.update(entry.object_no for entry in claim.entries)
+        case MoveName(rows, _, _, target) | Bind(target, rows, _):
+            if target is not None:
+                found.update(entry.object_no for entry in target.entries)
+        case RemoveTree():
+            rows = step.all_rows
+        case RemoveFile(rows, _) | RemoveDirectory(rows, _) | Renumber(rows):
+            pass
+    found.update(row.object_no for row in rows)
+    return tuple(sorted(found))
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Step] = msgspec.msgpack.Decoder(Step)
 encode_step = _encoder.encode

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from msgspec import Struct, field
 
+from daemon.agreeing import is_as_synced
 from daemon.disk import Disk, DiskError, FileKind, NameMissing, NameTaken, NotEmpty, Stat
 from daemon.displaced import (
     LOOK_AGAIN_NS,
@@ -74,15 +75,7 @@ def is_as_synced_says(disk: Disk, path: bytes, step: RemoveTree, rows_now: Rows)
 
 
 def _is_as_seen(stat: Stat, row: SyncedRow) -> bool:
-    if row.kind is Kind.DIRECTORY:
-        return stat.kind is FileKind.DIRECTORY and stat.inode == row.inode
-    return (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns, int(stat.kind)) == (
-        row.inode,
-        row.size,
-        row.mtime_ns,
-        row.ctime_ns,
-        int(row.kind),
-    )
+    return int(stat.kind) == int(row.kind) and is_as_synced(stat, row)
 
 
 def first_moment_ns(intent: Intent) -> int:

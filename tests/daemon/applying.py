@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from daemon import fs_root
+from daemon.agreeing import row_of
 from daemon.apply import Applied, Applier
 from daemon.core import InlineRunner
 from daemon.disk import Disk, Looked, Stage
@@ -30,7 +31,6 @@ from daemon.outcomes import (
     Watched,
 )
 from daemon.places import Earlier
-from daemon.placing import row_of
 from daemon.planner import plan
 from daemon.steps import Key, key_of
 from store.ids import BlobHash, Kind, blob_hash

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from daemon import apply
+from daemon import portions
 from daemon.apply import Applied
 from daemon.disk import DiskError
 from daemon.displaced import LOOK_AGAIN_NS, history_name, parse_history_name
@@ -642,7 +642,7 @@ async def test_twenty_thousand_new_files_cost_little_beyond_the_disk(world: Worl
 
 def _in_rounds_of_two(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note in which order names are made, synced and committed."""
-    monkeypatch.setattr(apply, "ROUND_FILES", 2)
+    monkeypatch.setattr(portions, "ROUND_FILES", 2)
     told: list[str] = []
     for name in ("place_each", "sync", "sync_directories"):
         original = getattr(world.linux, name)
