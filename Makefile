@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& { echo "$$python"; break; }; done)
 FOLDER ?= $(HOME)/Dizzy
 N ?= 1000
+MINUTES ?= 60
 
 DIZZYD := $(CURDIR)/$(VENV)/bin/dizzyd
 PIP_INSTALL := $(VENV)/bin/python -m pip --disable-pip-version-check install
@@ -22,7 +23,7 @@ XDG_CACHE_HOME="$$home/cache" XDG_STATE_HOME="$$home/state" XDG_RUNTIME_DIR="$$h
 DIZZYD_HOME="$$home/dizzyd" && mkdir -m 700 "$$home/run"
 endef
 
-.PHONY: help run test check lint types tests format sim crash powercut sweep mutants bench lock clean
+.PHONY: help run test check lint types tests format sim crash powercut sweep mutants soak bench lock clean
 
 help:
 	@echo "make run      start a node in the foreground and share $(FOLDER) (FOLDER=, DIZZYD_HOME=)"
@@ -33,6 +34,7 @@ help:
 	@echo "make powercut cut the power under an ext4 image, N=150 times (SEED=; root)"
 	@echo "make sweep    fail every system call of an import, an apply, an exchange (N= of each; cc)"
 	@echo "make mutants  break 45 safety rules, one at a time: tests must notice each (WORD=)"
+	@echo "make soak     three nodes at work for MINUTES=$(MINUTES): what grows is told"
 	@echo "make bench    measure the speed"
 	@echo "make format   set the code in its form"
 	@echo "make lock     renew requirements*.txt from pyproject.toml"
@@ -85,6 +87,9 @@ sweep: $(VENV)/.installed-dev
 
 mutants: $(VENV)/.installed-dev
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.mutants $(WORD)
+
+soak: $(VENV)/.installed-dev
+	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.soak $(MINUTES) $(SEED:%=--seed %)
 
 bench: $(VENV)/.installed-dev
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.bench $(ARGS)

@@ -250,8 +250,9 @@ def lying(nodes: Nodes, tmp_path: Path) -> Shimmed:
 
 @pytest.mark.parametrize(
     ("number", "moment"),
-    [(errno.EACCES, "while it runs"), (errno.EIO, "at its start")]
-    + ([(errno.EACCES, "at its start"), (errno.EIO, "while it runs")] if IS_FULL else []),
+    [(errno.EACCES, "while it runs")]
+    + [(number, "at its start") for number in (errno.EACCES, errno.EIO) if IS_FULL]
+    + [(errno.EIO, "while it runs")],
 )
 def test_E5_E9_what_cannot_be_read_is_not_deleted(
     peer: Node, meet: Meet, lying: Shimmed, number: int, moment: str

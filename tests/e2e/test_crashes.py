@@ -26,7 +26,7 @@ def fresh(pair: Pair) -> Pair:
 
 
 @pytest.mark.parametrize("victim", ["left", "right"])
-def test_a_kill_while_many_files_arrive(fresh: Pair, victim: str) -> None:
+def test_F1_a_kill_while_many_files_arrive(fresh: Pair, victim: str) -> None:
     fill(fresh.left.folder, MANY, seed=11)
     before = contents(fresh.left.folder)
     eventually("some arrive", lambda: files_at(fresh, "right") > MANY // 20)
@@ -40,7 +40,7 @@ def test_a_kill_while_many_files_arrive(fresh: Pair, victim: str) -> None:
 
 
 @pytest.mark.parametrize("victim", ["left", "right"])
-def test_a_kill_while_a_large_file_arrives_resumes_it(fresh: Pair, victim: str) -> None:
+def test_F8_a_kill_while_a_large_file_arrives_resumes_it(fresh: Pair, victim: str) -> None:
     size = 24 << 20
     content = noise(size, seed=ord(victim[0]))  # not one that a history holds already
     passed = fresh.passed_bytes

@@ -57,7 +57,7 @@ def test_the_command_and_the_module_are_the_same() -> None:
     assert "from daemon.cli import main" in (ROOT / "daemon" / "__main__.py").read_text()
 
 
-CHECKS = ("test", "tests", "sim", "crash", "powercut", "sweep", "mutants", "bench")
+CHECKS = ("test", "tests", "sim", "crash", "powercut", "sweep", "mutants", "soak", "bench")
 
 
 @pytest.mark.parametrize("target", CHECKS)
