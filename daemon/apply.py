@@ -1,7 +1,7 @@
 """Carry out plans: fetch what is missing, make it durable, put it in place, then say so.
 
 Names come first, in segments of steps, each covered by durable intents; contents follow in
-rounds of up to 256 files or 64 MiB, the next of which is fetched while this one is made durable;
+rounds of up to 512 files or 64 MiB, the next of which is fetched while this one is made durable;
 large files come each by itself, beside the others. Synced is committed only after the disk is
 durable. Nothing is overwritten unlooked; what must wait or failed is an outcome, and the other
 work goes on. When to plan again is the owner's part.
