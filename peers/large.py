@@ -1,13 +1,14 @@
 """Keep the account of one large content that is being fetched: what is here, what is lacking.
 
 It asks nobody; `peers.large_fetch` does. Calls on sinks and local pieces block: those functions
-here that make them say so, and are run beside the loop, one at a time for each content.
+here that make them say so, and are run beside the loop.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from blake3 import blake3
@@ -25,15 +26,17 @@ from peers.difference import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from peers.wire import ChunkLine, Stretch
     from store.ids import AgentId, BlobHash
     from store.records import BlobRef
 
 UNIT_BYTES: Final = 8 * wire.DATA_PIECE_BYTES  # 1.94 MiB: asked for, read and written at once
-COPY_BYTES: Final = 4 * 1024 * 1024  # read and written by one call
-CATCH_UP_BYTES: Final = 32 * 1024 * 1024  # hashed at once while more arrives
+COPY_BYTES: Final = 2 * 1024 * 1024  # read and written by one system call
+COPIES_AT_ONCE: Final = 4  # by one call: 8 MiB, so that a small file waits for no more
+HELD_PIECES: Final = 16  # copied and not hashed yet, in memory: 32 MiB
+HASHED_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
+
+Ranges = Sequence[tuple[int, Sequence[wire.Buffer]]]
 
 
 class Sink(Protocol):
@@ -69,7 +72,9 @@ class LocalPiece(Protocol):
 class Filling:
     """What of one content is here and what is lacking.
 
-    All of it is hashed in order as it comes; what came out of order is read back for that.
+    The account belongs to the loop; what is said to block is run beside it, several calls at
+    once, and touches the account nowhere. All of it is hashed in order by one call at a time:
+    what arrives in order from memory, the rest is read back.
     """
 
     def __init__(self, ref: BlobRef, sink: Sink) -> None:
@@ -82,8 +87,10 @@ class Filling:
         self._copies: deque[Copy] = deque()
         self._old: LocalPiece | None = None
         self._hasher = blake3()
+        self._is_hashing = False
         self._hashed = 0
         self._ahead: list[tuple[int, int]] = []  # (start, end) written beyond what is hashed
+        self._held: dict[int, bytes] = {}  # of that, by offset: need not be read back
         self.restart()
 
     def restart(self) -> None:
@@ -92,11 +99,13 @@ class Filling:
         self.begin([(0, self.ref.size)] if self.ref.size else [], has_reused=False)
 
     def begin(self, spans: Iterable[tuple[int, int]], *, has_reused: bool) -> None:
-        """Take only these (offset, length) for lacking."""
+        """Take only these (offset, length) for lacking; no call may be under way."""
         self.has_reused = has_reused
         self._hasher = blake3()
+        self._is_hashing = False
         self._hashed = 0
         self._ahead.clear()
+        self._held.clear()
         self._copies.clear()
         self._units.clear()
         for offset, length in spans:
@@ -108,18 +117,17 @@ class Filling:
         """Take some for lacking and the rest for what `old` holds."""
         self.begin(spans, has_reused=True)
         self._old = old
-        self._copies.extend(copies)
-        self._hasher = blake3(max_threads=blake3.AUTO)  # for pieces as long as copies are
+        for one in copies:
+            for done in range(0, one.length, COPY_BYTES):
+                length = min(COPY_BYTES, one.length - done)
+                self._copies.append(Copy(one.offset + done, one.source + done, length))
+
+    # -- what lacks -------------------------------------------------------------------------------
 
     @property
     def is_lacking(self) -> bool:
         """Whether something is neither here nor under way."""
         return bool(self._units)
-
-    @property
-    def is_copying(self) -> bool:
-        """Whether something is still to be copied."""
-        return bool(self._copies)
 
     def take(self) -> tuple[int, int] | None:
         """Take out the next (offset, length) to be asked for."""
@@ -129,72 +137,131 @@ class Filling:
         """Let a range be asked of another; the lowest first, so that sinks grow from the start."""
         self._units.appendleft((offset, length))
 
-    def write_all(self, ranges: Sequence[tuple[int, Sequence[wire.Buffer]]]) -> None:
+    def _lack(self, offset: int, length: int) -> None:
+        for start in range(offset, offset + length, UNIT_BYTES):
+            self._units.append((start, min(UNIT_BYTES, offset + length - start)))
+
+    def may_hash(self, ranges: Ranges) -> bool:
+        """Whether to hash these as they are written; then nothing else may until wrote()."""
+        offset = self._hashed
+        for start, pieces in ranges:
+            if self._is_hashing or start != offset:
+                return False
+            offset += sum(map(len, pieces))
+        self._is_hashing = True
+        return True
+
+    def write_all(self, ranges: Ranges, *, is_hashing: bool) -> None:
         """Write several ranges, each of pieces that follow each other. Blocks."""
         for offset, pieces in ranges:
             at = offset
             for piece in pieces:
-                self._write(at, piece)
+                self.sink.write(at, piece)
+                if is_hashing:
+                    self._hasher.update(piece)
                 at += len(piece)
-        self._catch_up(CATCH_UP_BYTES)
 
-    def copy(self, limit_bytes: int) -> None:
-        """Copy from the old content; what it does not give is lacking. Blocks."""
-        while self._copies and self._old is not None and limit_bytes > 0:
-            one = self._copies.popleft()
-            length = min(one.length, COPY_BYTES)
-            content = self._old.read(one.source, length)
-            if len(content) < length:
+    def wrote(self, ranges: Ranges, *, is_hashed: bool) -> None:
+        """Note what write_all has done."""
+        end = 0
+        for offset, pieces in ranges:
+            end = offset + sum(map(len, pieces))
+            self._add(offset, end - offset)
+        if is_hashed:
+            self.hashed(end)  # what stands behind it may have been written before
+
+    # -- what is copied ---------------------------------------------------------------------------
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether something is still to be copied."""
+        return bool(self._copies)
+
+    def take_copies(self) -> list[Copy]:
+        """Take out what one call is to copy."""
+        return [self._copies.popleft() for _ in range(min(len(self._copies), COPIES_AT_ONCE))]
+
+    def copy(self, copies: Sequence[Copy]) -> list[bytes | None]:
+        """Copy from the old content; give the bytes, None for what it does not hold any more.
+
+        Blocks.
+        """
+        pieces: list[bytes | None] = []
+        for one in copies:
+            piece = b"" if self._old is None else self._old.read(one.source, one.length)
+            if len(piece) == one.length:
+                self.sink.write(one.offset, piece)
+                pieces.append(piece)
+            else:
+                pieces.append(None)
+        return pieces
+
+    def copied(self, copies: Sequence[Copy], pieces: Sequence[bytes | None]) -> None:
+        """Note what was copied; the rest is lacking. A few pieces are held to be hashed."""
+        for one, piece in zip(copies, pieces, strict=True):
+            if piece is None:
                 self._lack(one.offset, one.length)
                 continue
-            self._write(one.offset, content)
-            limit_bytes -= length
-            if length < one.length:
-                rest = Copy(one.offset + length, one.source + length, one.length - length)
-                self._copies.appendleft(rest)
-        self._catch_up(CATCH_UP_BYTES)
+            self._add(one.offset, one.length)
+            if len(self._held) < HELD_PIECES:
+                self._held[one.offset] = piece
+
+    # -- what is hashed ---------------------------------------------------------------------------
+
+    def take_span(self) -> tuple[int, int, list[bytes]] | None:
+        """Take what is to be hashed next, until hashed() is called: start, end, pieces.
+
+        The pieces are all of it, or none: then it is to be read.
+        """
+        if self._is_hashing or not self._ahead or self._ahead[0][0] != self._hashed:
+            return None
+        self._is_hashing = True
+        start = end = self._hashed
+        limit = min(self._ahead[0][1], start + HASHED_AT_ONCE_BYTES)
+        pieces: list[bytes] = []
+        while end < limit and end in self._held:
+            pieces.append(self._held.pop(end))
+            end += len(pieces[-1])
+        if not pieces:
+            end = min([limit, *(at for at in self._held if at > start)])
+        return start, end, pieces
+
+    def hash_span(self, start: int, end: int, pieces: Sequence[bytes]) -> bool:
+        """Hash pieces, or what stands in the sink; False if it does not stand there. Blocks."""
+        for piece in pieces:
+            self._hasher.update(piece)
+        for offset in range(start, start if pieces else end, COPY_BYTES):
+            piece = self.sink.read(offset, min(COPY_BYTES, end - offset))
+            if len(piece) != min(COPY_BYTES, end - offset):
+                return False
+            self._hasher.update(piece)
+        return True
+
+    def hashed(self, end: int) -> None:
+        """Note up to where the content is hashed."""
+        self._is_hashing = False
+        self._hashed = end
+        last = self._ahead[0][1]
+        self._ahead[:1] = [(end, last)] if last > end else []
 
     def is_right(self) -> bool:
         """Whether the sink holds the very content. Blocks: may read all of it again."""
         if self.sink.size() != self.ref.size:
             return False
-        self._catch_up(self.ref.size)
         if self._hashed == self.ref.size:
             return self._hasher.digest() == self.ref.hash
         return self.sink.hash() == self.ref.hash
 
-    def _lack(self, offset: int, length: int) -> None:
-        for start in range(offset, offset + length, UNIT_BYTES):
-            self._units.append((start, min(UNIT_BYTES, offset + length - start)))
-
-    def _write(self, offset: int, piece: wire.Buffer) -> None:
-        self.sink.write(offset, piece)
-        if offset == self._hashed:
-            self._hasher.update(piece)
-            self._hashed += len(piece)
-            return
-        place = bisect_left(self._ahead, (offset, 0))
-        start, end = offset, offset + len(piece)
+    def _add(self, start: int, length: int) -> None:
+        """Note that a range stands in the sink."""
+        end = start + length
+        place = bisect_left(self._ahead, (start, 0))
         if place < len(self._ahead) and self._ahead[place][0] == end:
             end = self._ahead.pop(place)[1]
         if place and self._ahead[place - 1][1] == start:
+            start = self._ahead.pop(place - 1)[0]
             place -= 1
-            start = self._ahead.pop(place)[0]
         self._ahead.insert(place, (start, end))
-
-    def _catch_up(self, limit_bytes: int) -> None:
-        """Hash what stands behind what is hashed."""
-        while self._ahead and self._ahead[0][0] <= self._hashed and limit_bytes > 0:
-            end = self._ahead[0][1]
-            if end <= self._hashed:
-                del self._ahead[0]
-                continue
-            piece = self.sink.read(self._hashed, min(COPY_BYTES, end - self._hashed))
-            if not piece:
-                return
-            self._hasher.update(piece)
-            self._hashed += len(piece)
-            limit_bytes -= len(piece)
 
 
 def prepare(filling: Filling, stretches: Sequence[Stretch], old: LocalPiece) -> None:

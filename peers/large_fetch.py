@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WINDOW: Final = 8  # ranges of 2 MiB under way at one peer for one content: 16 MiB
 LANDED_AT_ONCE: Final = 4  # ranges written by one call: a hop to another thread is not free
-COPIED_AT_ONCE_BYTES: Final = 32 * 1024 * 1024  # so that what arrives meanwhile lands soon
+COPIERS: Final = 2  # a copy is the kernel's work, page by page: two processors do it in half
 IDLE_S: Final = 20.0  # a peer that sends nothing for so long is not waited for
 LIST_BYTES_PER_S: Final = 100 * 1024 * 1024  # a slow peer works a chunk list out at this rate
 
@@ -75,7 +75,8 @@ class LargeFetch:
         self._folder = folder
         self._ref = ref
         self._filling = Filling(ref, sink)
-        self._turn = asyncio.Lock()  # the filling is one thread's at a time
+        self._wrote = asyncio.Event()
+        self._is_written = False
 
     async def run(self, old: Sequence[LocalPiece]) -> bool | None:
         """Fill the sink; True if its BLAKE3 is right, None if nobody at hand has the rest."""
@@ -158,12 +159,16 @@ class LargeFetch:
     # -- what is not ----------------------------------------------------------------------------
 
     async def _fill(self, *, only: AgentId | None) -> bool:
-        """Copy and pull until nothing lacks; False if nobody at hand has the rest."""
+        """Copy, pull and hash until nothing lacks; False if nobody at hand has the rest."""
         while self._filling.is_lacking or self._filling.is_copying:
             try:
                 async with TaskGroup() as tasks:
-                    tasks.create_task(self._copy())
+                    tasks.create_task(self._hash())
                     pulling = tasks.create_task(self._pull_all(only))
+                    copying = [tasks.create_task(self._copy()) for _ in range(COPIERS)]
+                    await asyncio.wait([pulling, *copying])
+                    self._is_written = True
+                    self._wrote.set()
             except* DizzyError as group:  # the sink's: a full disk is the caller's to handle
                 raise group.exceptions[0] from None
             if not pulling.result():
@@ -171,9 +176,25 @@ class LargeFetch:
         return True
 
     async def _copy(self) -> None:
-        while self._filling.is_copying:
-            async with self._turn:
-                await self._run(self._filling.copy, COPIED_AT_ONCE_BYTES)
+        filling = self._filling
+        while copies := filling.take_copies():
+            filling.copied(copies, await self._run(filling.copy, copies))
+            self._wrote.set()
+
+    async def _hash(self) -> None:
+        """Hash what was written, beside the writing, until all of it is written."""
+        self._is_written = False
+        while True:
+            span = self._filling.take_span()
+            if span is not None:
+                if not await self._run(self._filling.hash_span, *span):
+                    return  # never: is_right() reads all of it again then
+                self._filling.hashed(span[1])
+            elif self._is_written:
+                return
+            else:
+                self._wrote.clear()
+                await self._wrote.wait()
 
     async def _pull_all(self, only: AgentId | None) -> bool:
         failed: set[Lane] = set()
@@ -236,8 +257,10 @@ class LargeFetch:
         arrived = [(ask.offset, ask.pieces) for ask in asks if ask.arrived]
         if arrived:
             self._filling.sources.append(lane.agent)
-            async with self._turn:
-                await self._run(self._filling.write_all, arrived)
+            is_hashing = self._filling.may_hash(arrived)
+            await self._run(self._filling.write_all, arrived, is_hashing=is_hashing)
+            self._filling.wrote(arrived, is_hashed=is_hashing)
+            self._wrote.set()
             self._sources.received_bytes += sum(ask.arrived for ask in asks)
         for ask in reversed(asks):
             if ask.arrived < ask.length:

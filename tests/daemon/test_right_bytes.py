@@ -61,6 +61,9 @@ def test_A16_what_was_here_already_counts_in_the_last_hash(content: bytes) -> No
 def test_A16_what_came_is_hashed_as_it_comes(content: bytes) -> None:
     filling = Filling(REF, Memory(b""))  # type: ignore[arg-type]
 
-    filling.write_all([(0, [content[:4], content[4:]])])
+    ranges = [(0, [content[:4], content[4:]])]
+    assert filling.may_hash(ranges)
+    filling.write_all(ranges, is_hashing=True)
+    filling.wrote(ranges, is_hashed=True)
 
     assert filling.is_right() is (content == RIGHT)

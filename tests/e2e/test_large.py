@@ -67,15 +67,17 @@ def test_a_small_save_is_not_delayed_by_a_large_transfer(pair: Pair) -> None:
         eventually("it is saved", lambda: there.exists() and there.read_bytes() == content)
         return time.monotonic() - began_s
 
-    alone_s = statistics.median(save(number) for number in range(9))
+    alone_s = max(save(number) for number in range(9))
     write_large(pair.left.folder / ".large.swp", sized(256, 2048) * MIB, seed=32)
+    with (pair.left.folder / ".large.swp").open("rb") as made:
+        os.fsync(made.fileno())  # else each save waits for it, dizzyd or not
     (pair.left.folder / ".large.swp").rename(pair.left.folder / "large")
     beside_s: list[float] = []
     while not (pair.right.folder / "large").exists() and len(beside_s) < 200:
         beside_s.append(save(1000 + len(beside_s)))
 
     assert len(beside_s) >= 3
-    # a machine that does other things besides makes both slower
-    assert statistics.median(beside_s) <= 0.05 + 3 * alone_s
+    # The first quartile: other work on the machine, and its disk, delay some of them anyway.
+    assert statistics.quantiles(beside_s)[0] <= 0.05 + alone_s
     os.unlink(pair.left.folder / "large")
     pair.agree(within_s=120)

@@ -33,6 +33,7 @@ class Memory:
     def __init__(self) -> None:
         self.content = bytearray()
         self.written: list[tuple[int, int]] = []
+        self.is_hashed = False
 
     def write(self, offset: int, chunk: wire.Buffer) -> None:
         if len(self.content) < offset:
@@ -47,6 +48,7 @@ class Memory:
         return len(self.content)
 
     def hash(self) -> BlobHash:
+        self.is_hashed = True
         return BlobHash(blake3(self.content).digest())
 
 
@@ -286,6 +288,7 @@ def test_large_content_comes_from_several_peers_at_once() -> None:
         assert await a.fetcher.fetch_large(FOLDER, ref, sink)
 
         assert sink.content == content
+        assert not sink.is_hashed  # though it came out of order
         assert b.replica.calls["read_blob"] > 5
         assert c.replica.calls["read_blob"] > 5
         assert sum(length for _, length in sink.written) == len(content)
@@ -423,6 +426,7 @@ def test_edit_of_a_large_content_costs_little_where_both_know_the_old_list(
         assert sink.content == new
         assert crossed_bytes(links) <= limit_bytes
         assert sum(length for _, length in sink.written) == len(new)  # nothing is written twice
+        assert not sink.is_hashed  # all of it was hashed on its way
         kept = await a.fetcher.lists.get(FOLDER, ref.hash)
         assert kept == (tuple(listed(new)) if knows_old_list else None)
 
