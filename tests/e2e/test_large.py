@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import statistics
-import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.e2e.nodes import Node, Pair, eventually, sized
@@ -58,26 +57,27 @@ def test_an_edit_of_a_large_file_costs_what_changed_wherever_it_is_made(pair: Pa
     pair.agree()
 
 
-def test_a_small_save_is_not_delayed_by_a_large_transfer(pair: Pair) -> None:
-    def save(number: int) -> float:
-        content = noise(1000, seed=number)
+def test_small_saves_pass_a_large_transfer(pair: Pair) -> None:
+    """How much they are delayed is the benchmark's to say: `--only save-beside-large`."""
+    large, there = pair.right.folder / "large", pair.right.folder / "save"
+    made = pair.left.folder / ".large.swp"
+    write_large(made, sized(256, 2048) * MIB, seed=32)
+    with made.open("rb") as file:
+        os.fsync(file.fileno())  # else each save waits for it, dizzyd or not
+    made.rename(pair.left.folder / "large")
+
+    passed = 0
+    while not large.exists() and passed < 100:
+        content = noise(1000, seed=passed)
         (pair.left.folder / "save").write_bytes(content)
-        began_s = time.monotonic()
-        there = pair.right.folder / "save"
-        eventually("it is saved", lambda: there.exists() and there.read_bytes() == content)
-        return time.monotonic() - began_s
+        eventually("it is saved", partial(_holds, there, content))
+        passed += not large.exists()
 
-    alone_s = max(save(number) for number in range(9))
-    write_large(pair.left.folder / ".large.swp", sized(256, 2048) * MIB, seed=32)
-    with (pair.left.folder / ".large.swp").open("rb") as made:
-        os.fsync(made.fileno())  # else each save waits for it, dizzyd or not
-    (pair.left.folder / ".large.swp").rename(pair.left.folder / "large")
-    beside_s: list[float] = []
-    while not (pair.right.folder / "large").exists() and len(beside_s) < 200:
-        beside_s.append(save(1000 + len(beside_s)))
-
-    assert len(beside_s) >= 3
-    # The first quartile: other work on the machine, and its disk, delay some of them anyway.
-    assert statistics.quantiles(beside_s)[0] <= 0.05 + alone_s
+    assert passed >= 3
+    eventually("it arrives", large.exists, within_s=120)
     os.unlink(pair.left.folder / "large")
     pair.agree(within_s=120)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.exists() and path.read_bytes() == content
