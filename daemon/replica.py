@@ -300,17 +300,20 @@ def _read_places(
     """Read contents in order as far as the limit reaches; None for what cannot be read."""
     found: list[bytes | None] = []
     total = 0
-    for blob in blobs:
-        here = places.get(blob)
-        size = here[0].size if here else 0
-        if size > SMALL_LIMIT_BYTES or not here:
-            found.append(None)
-            continue
-        if found and total + size > limit_bytes:
-            break
-        content = next((c for place in here if (c := _read_small(disk, place)) is not None), None)
-        found.append(content)
-        total += len(content or b"")
+    with disk.together():  # what was made together is asked for together: in one directory
+        for blob in blobs:
+            here = places.get(blob)
+            size = here[0].size if here else 0
+            if size > SMALL_LIMIT_BYTES or not here:
+                found.append(None)
+                continue
+            if found and total + size > limit_bytes:
+                break
+            content = next(
+                (c for place in here if (c := _read_small(disk, place)) is not None), None
+            )
+            found.append(content)
+            total += len(content or b"")
     return found
 
 
