@@ -788,6 +788,101 @@ def test_restoring_replaces_nothing(disk: Disk, outside: OutsideWriter) -> None:
     assert outside.read(b"back") == b"old"
 
 
+# -- directories that are taken away whole -------------------------------------------------------
+
+
+def test_a_directory_is_taken_away_with_all_that_is_in_it(
+    disk: Disk, outside: OutsideWriter
+) -> None:
+    outside.mkdir(b"d")
+    outside.mkdir(b"d/s")
+    outside.write(b"d/s/file", b"one")
+    inode = looked(disk, b"d/s/file").stat.inode
+
+    disk.take_tree(b"d", b"taken")
+
+    assert disk.stat(b"d") is None
+    assert [name for name, _ in disk.list_taken(b"taken")] == [b"s"]
+    ((name, stat),) = disk.list_taken(b"taken/s")
+    assert (name, stat.inode) == (b"file", inode)
+    with pytest.raises(NameMissing):
+        disk.list_taken(b"gone")
+    with pytest.raises(NameMissing):
+        disk.list_taken(b"taken/s/file")
+
+
+def test_take_tree_takes_directories_only_and_replaces_nothing(
+    disk: Disk, outside: OutsideWriter
+) -> None:
+    outside.write(b"file", b"one")
+    outside.mkdir(b"d")
+    outside.symlink(b"d", b"link")
+    outside.mkdir(b"e")
+    disk.take_tree(b"e", b"taken")
+
+    for path in (b"file", b"link"):
+        with pytest.raises(NameTaken):
+            disk.take_tree(path, b"other")
+    with pytest.raises(NameTaken):
+        disk.take_tree(b"d", b"taken")
+    with pytest.raises(NameMissing):
+        disk.take_tree(b"gone", b"other")
+
+    assert outside.read(b"file") == b"one"
+    assert disk.stat(b"d") is not None
+
+
+def test_what_was_in_a_taken_directory_goes_to_history_to_tmp_or_back(
+    disk: Disk, outside: OutsideWriter
+) -> None:
+    outside.mkdir(b"d")
+    for name in (b"a", b"b", b"c", b"e"):
+        outside.write(b"d/" + name, name)
+    disk.take_tree(b"d", b"taken")
+    outside.write(b"there", b"stays")
+
+    moved = disk.keep_taken(b"taken", [(b"a", b"one"), (b"gone", b"two"), (b"b", b"one")])
+    disk.set_aside(b"taken/b", b"aside")
+    with pytest.raises(NameTaken):
+        disk.set_aside(b"taken/c", b"aside")
+    disk.return_taken(b"taken/c", b"back")
+    with pytest.raises(NameTaken):
+        disk.return_taken(b"taken/e", b"there")
+    with pytest.raises(NotEmpty):
+        disk.remove_taken(b"taken")
+    disk.return_taken(b"taken/e", b"again")
+    disk.remove_taken(b"taken")
+
+    assert moved == [True, False, False]
+    assert disk.read_history(b"one", 0, 9) == b"a"
+    assert [name for name, _ in disk.list_stages()] == [b"aside"]
+    assert outside.read(b"back") == b"c"
+    assert outside.read(b"again") == b"e"
+    assert outside.read(b"there") == b"stays"
+    assert not disk.is_history_being_written(b"one")
+
+
+def test_place_each_gives_names_in_order_and_says_which_were_taken(
+    disk: Disk, outside: OutsideWriter
+) -> None:
+    outside.write(b"taken", b"old")
+    stages = [stage(disk, content) for content in (b"one", b"two", b"three", b"four")]
+    paths = [b"a", b"taken", b"gone/b", b"c"]
+
+    placed = disk.place_each(list(zip(stages, paths, strict=True)))
+    for each in stages:
+        each.close()
+
+    assert isinstance(placed[0], Stat)
+    assert isinstance(placed[1], NameTaken)
+    assert isinstance(placed[2], NameMissing)
+    assert isinstance(placed[3], Stat)
+    assert outside.read(b"a") == b"one"
+    assert outside.read(b"c") == b"four"
+    assert outside.read(b"taken") == b"old"
+    assert disk.list_stages() == []
+
+
 # -- durability ------------------------------------------------------------------------------------
 
 
