@@ -571,8 +571,10 @@ class Applier:
         # One sync of the whole file system also makes the names in tmp and history durable.
         if placed.displaces:
             self._disk.sync()
-        else:
-            self._disk.sync_directories(sorted(placed.directories))
+            return
+        if placed.files:
+            self._disk.sync_files(placed.files)
+        self._disk.sync_directories(sorted(placed.directories))
 
 
 def _part(steps: Sequence[Step], placer: Placer) -> list[Step]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from daemon.agreeing import (
@@ -103,10 +103,14 @@ class Job(Struct, frozen=True, gc=False):
 
 
 class Placed(Struct):
-    """What came of a segment: outcomes, directories to make durable, jobs left to do."""
+    """What came of a segment: outcomes, and what is to be made durable before they are said.
+
+    `directories` for the names in them, `files` for bits and times that were set in place.
+    """
 
     outcomes: list[Outcome]
     directories: set[bytes]
+    files: list[bytes] = field(default_factory=list)
     displaces: bool = False
     is_unfinished: bool = False  # what stands in tmp is to be seen to by recovery
 
@@ -662,6 +666,7 @@ class Placer:
         before = self._check(path, base, whole=True)
         mtime_ns = entry.mtime_ns if step.sets_mtime else None
         stat = self._disk.set_attributes(path, is_executable=bool(entry.mode), mtime_ns=mtime_ns)
+        self._placed.files.append(path)
         if step.sets_mtime:
             # Setting the time hides a write of this very moment: a racy row is hashed again.
             base = replace(base, looked_at_ns=min(base.looked_at_ns, stat.mtime_ns))

@@ -277,6 +277,17 @@ def test_P32_a_crash_at_any_instant_of_apply_is_recovered(
         assert len(files(world)) == (verb[0] != "remove"), instant
 
 
+@pytest.mark.parametrize(("verb", "number"), [("chmod", 1), ("touch", 12_345)])
+def test_P32_F2_what_apply_set_is_not_taken_back_after_a_power_cut(verb: str, number: int) -> None:
+    for seed in range(8):  # a power cut loses what chance wills of what is not durable
+        acts = [step(0, 0, "create", "a", 1), step(5000, 0, verb, "a", number)]
+        events = node_of(played(*acts, seed=seed), 0).events()
+
+        world = played(*acts, step(9000, 1, "power", 500), LATER, seed=seed)
+
+        assert [node_of(world, index).events() for index in (0, 1)] == [events, 0]
+
+
 @pytest.mark.parametrize("has_exchange", [True, False])
 @pytest.mark.parametrize("verb", [("move", "a", "b"), ("create", "a", 3), ("write", "a", 3)])
 def test_P24_P32_acts_on_what_a_crash_left_are_taken_for_what_they_are(
