@@ -369,8 +369,10 @@ class Inspection:
         row = self._stored.db.execute(
             "SELECT value FROM kept WHERE folder_no = ? AND name = ?", (self._stored.no, name)
         ).fetchone()
+        # By itself, or in the one row of all that a directory held.
         is_watched = self._stored.db.execute(
-            "SELECT 1 FROM displaced WHERE name = ?", (name,)
+            "SELECT 1 FROM displaced WHERE name = ? OR (folder_no = ? AND instr(record, ?))",
+            (name, self._stored.no, name),
         ).fetchone()
         return row is not None and row[0] == value and is_watched is None
 

@@ -283,6 +283,23 @@ async def test_verify_waits_with_what_somebody_may_still_be_writing(tmp_path: Pa
         assert await findings_of(other) == []
 
 
+async def test_verify_waits_with_what_went_with_its_directory_just_now(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (owner, other):
+        owner.write("d/a.txt", b"first")
+        await owner.look()
+        await eventually(lambda: other.has("d/a.txt", b"first"))
+        (owner.root / "d/a.txt").unlink()
+        (owner.root / "d").rmdir()
+        await owner.look()
+        await eventually(lambda: other.history() == [b"first"])
+        await eventually(lambda: other.db.execute("SELECT 1 FROM kept").fetchone())
+        [kept] = (other.root / ".dizzyd" / "history").iterdir()
+        kept.chmod(0o600)
+        kept.write_bytes(b"fir5t")
+
+        assert await findings_of(other) == []
+
+
 async def test_verify_calls_content_on_its_way_pending(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
         owner.write("a.txt", b"first")
