@@ -16,7 +16,7 @@ from daemon import healing, own_tail
 from daemon.config import Config, FolderConfig, PeerConfig
 from daemon.healing import Machine, OpenedHome, is_whole, open_home
 from daemon.instance import Instance
-from store.db import SCHEMA_VERSION, Database, check_structure, open_database
+from store.db import SCHEMA_VERSION, Database, check_structure, is_damage, open_database
 from store.errors import DatabaseNewer, DizzyError
 from tests.daemon.working import Working, alone, eventually, pair
 
@@ -406,3 +406,44 @@ async def test_G1_a_read_that_failed_once_replaces_no_database(
         garbage(node)
         assert not is_whole(node.home)
         assert opened(node, config).damage
+
+
+async def test_G9_a_full_disk_below_the_database_is_no_damage(tmp_path: Path) -> None:
+    async with alone(tmp_path) as node:
+        node.write("a", b"alpha")
+        await node.look()
+        batches = node.stored.log.batches
+        [(pages,)] = node.db.execute("PRAGMA page_count").fetchall()
+        node.db.execute(f"PRAGMA max_page_count = {pages}")
+
+        def write_much() -> None:
+            with node.db.transaction():
+                for number in range(1000):
+                    node.db.set_meta(f"filler {number}", bytes(900))
+
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            write_much()
+
+        assert not is_damage(caught.value)
+        node.db.execute(f"PRAGMA max_page_count = {2**31}")
+        assert node.stored.log.batches == batches
+        assert not list(node.home.state.glob("damaged-*"))
+        node.write("b", b"beta")
+        await node.look()
+        assert node.stored.log.batches == batches + 1
+
+
+def test_G1_only_what_sqlite_calls_malformed_is_damage(tmp_path: Path) -> None:
+    database = tmp_path / "database"
+    database.write_bytes(b"no database at all, but long enough to be read as one" * 20)
+    with closing(sqlite3.connect(database)) as db, pytest.raises(sqlite3.Error) as no_database:
+        db.execute("SELECT 1 FROM sqlite_master")
+    with closing(sqlite3.connect(":memory:")) as db:
+        with pytest.raises(sqlite3.OperationalError) as no_table:
+            db.execute("SELECT 1 FROM batch")
+        with pytest.raises(sqlite3.OperationalError) as bad_query:
+            db.execute("SELEC 1")
+
+    assert is_damage(no_database.value)
+    assert is_damage(no_table.value)
+    assert not is_damage(bad_query.value)
