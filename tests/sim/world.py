@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SETTLE_LIMIT_S = 900.0
 QUIET_LIMIT_S = 120.0
+SECOND_LOOK_S = 16.0  # 10 s, and the 5 s between rounds of such looks
 ECHO_WATCH_S = 95.0  # longer than the 10 s of second looks and the 30 s of polls
 START_TRIES = 60
 ALL_CHECKS = frozenset({"convergence", "oracle", "echo", "duplicates", "conflicts"})
@@ -329,6 +330,8 @@ class World:
             await self._until(loop, step.at_ms / 1000)
             player.play(step)
         await player.end()
+        # Who wrote to a file after it was displaced is heard at the second look: no echo.
+        await asyncio.sleep(SECOND_LOOK_S)
         await self._settle(loop)
         await self._watch_for_echo()
         self._judge(loop)
