@@ -76,6 +76,7 @@ class Recorder:
         self._writer: OwnWriter = folder.writer()
         self._rows: list[SyncedRow] = []
         self._removed: list[tuple[int, bytes]] = []
+        self._known: dict[int, ObjectRow] = {}  # of the objects that the acts are about
         self._moves_paths = False  # whether a directory is among the rows
         self._new_rows: list[SyncedRow] = []  # of objects that state does not know yet
         self._made: dict[int, bytes] = {}  # directories made in this bunch: number -> id
@@ -89,6 +90,8 @@ class Recorder:
     def record(self, acts: Sequence[Act]) -> Recorded:
         """Record acts in their order and bring log, state and synced in line."""
         acts = self._fresh(acts)
+        nos = {row.object_no for act in acts if not isinstance(act, Created) for row in act.rows}
+        self._known = self._state.rows(sorted(nos))  # state stays as it is until _finish()
         self._entries = self._view_of(
             {row.object_no for act in acts if not isinstance(act, Created) for row in act.rows}
         )
@@ -600,10 +603,11 @@ class Recorder:
         )
 
     def _id_of(self, no: int) -> bytes:
-        return self._folder.id_of(no)
+        known = self._known.get(no)
+        return self._folder.id_of(no) if known is None else known.id
 
     def _prev(self, row: SyncedRow) -> tuple[bytes, ...]:
-        return prev_of(self._state, row)
+        return prev_of(self._state, row, self._known.get(row.object_no))
 
     def _prev_of_deletion(self, row: SyncedRow) -> tuple[bytes, ...]:
         """Give what a deletion replaces: all that a file held, or the one head of a copy.
@@ -622,6 +626,9 @@ class Recorder:
         if row.object_no in self._kept_heads:
             return
         made = self._kept_heads.setdefault(row.object_no, {})
+        known = self._known.get(row.object_no)
+        if known is not None and not known.flags & MANY:
+            return  # it has one version
         heads = self._state.heads(row.object_no)
         if not heads or any(head.is_head and not head.is_deletion for head in heads):
             return
@@ -748,10 +755,16 @@ class Recorder:
             )
 
 
-def prev_of(state: FolderState, row: SyncedRow) -> tuple[bytes, ...]:
-    """Give what this disk held: the row's events and every current head of the same bytes."""
+def prev_of(
+    state: FolderState, row: SyncedRow, current: ObjectRow | None = None
+) -> tuple[bytes, ...]:
+    """Give what this disk held: the row's events and every current head of the same bytes.
+
+    `current` is the row of state, where the caller has it.
+    """
     prev = dict.fromkeys(_split(row.events))
-    current = state.rows([row.object_no]).get(row.object_no)
+    if current is None:
+        current = state.rows([row.object_no]).get(row.object_no)
     if current is not None:
         if current.flags & MANY:
             for head in state.heads(row.object_no):
