@@ -539,6 +539,38 @@ def falsified(message: wire.Difference, lie: str) -> wire.Difference:
     return replace(message, stretches=(*stretches, last))
 
 
+def test_P47_edit_whose_transfer_was_cut_goes_on_with_what_stands_there() -> None:
+    new = LARGE[: 4 * MIB] + Random(8).randbytes(MIB) + LARGE[5 * MIB :]
+
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        (ref,) = b.replica.keep(new)
+        old = blob_hash(LARGE)
+        await b.fetcher.lists.keep(FOLDER, old, listed(LARGE))
+        _, far = connect(tasks, a, b)
+        await until(lambda: (s := a.sessions.session(b.agent)) is not None and s.shares(FOLDER))
+        send = far.send
+
+        async def cut(frame: bytes) -> None:
+            if isinstance(wire.Assembler().accept(frame), wire.Data):
+                await far.close()
+            await send(frame)
+
+        far.send = cut  # type: ignore[method-assign]
+        sink = Memory()
+        assert not await a.fetcher.fetch_large(FOLDER, ref, sink, [Piece(LARGE, old)])
+        assert sum(length for _, length in sink.written) > 8 * MIB
+        await until(lambda: bool(a.ended and b.ended))
+
+        await meet(tasks, a, [b])
+        assert await a.fetcher.fetch_large(FOLDER, ref, sink, [Piece(LARGE, old)])
+
+        assert sink.content == new
+        assert a.fetcher.received_bytes <= 2 * MIB  # chunks that changed, whole ones
+
+    simulate(story)
+
+
 def test_list_of_what_was_fetched_is_learnt_behind_it() -> None:
     async def story(tasks: asyncio.TaskGroup) -> None:
         a, b = nodes(2)
