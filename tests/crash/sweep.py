@@ -114,7 +114,7 @@ class Sweep:
         judge.check_trees([self.peer, self.victim], [self.ours, self.theirs])
         judge.check_logs(self.peer, self.users)
         for node in (self.peer, self.victim):
-            judge.check_tmp(node)
+            judge.check_tmp(node, may_hold_displaced=True)
             assert node.about()["conflicts"] == 0
 
     def _go_on(self, *, is_crash: bool) -> None:
@@ -150,6 +150,10 @@ def run(base: Path, scene: str, *, seed: int, each: int = 0) -> str:
         chosen = faults[:: max(1, len(faults) // each)][:each] if each else faults
         for number, action in chosen:
             sweep.fail(number, action)
+        sweep.victim.stop()
+        sweep.victim.start()
+        agree(sweep.peer, sweep.victim)
+        judge.check_tmp(sweep.victim)
         verified = sweep.victim.dizzyd("verify")
         assert verified.code == 0, verified
         complaints = sweep.nodes.complaints()

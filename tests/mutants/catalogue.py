@@ -177,7 +177,7 @@ MUTANTS: Final = (
     Mutant(
         rule="a file is as synced says before it is replaced",
         file="daemon/placing.py",
-        old="        if whole and not _is_as_synced(stat, row):\n"
+        old="        if whole and not is_as_synced(stat, row):\n"
         "            raise _Waits(path, Why.CHANGED_HERE)\n",
         new="",
         proofs=(_APPLY,),
