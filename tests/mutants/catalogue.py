@@ -225,10 +225,10 @@ MUTANTS: Final = (
     Mutant(
         rule="prev is what this disk held, not what the log has",
         file="daemon/record.py",
-        old="    prev = dict.fromkeys(_split(row.events))\n"
-        "    current = state.rows([row.object_no]).get(row.object_no)\n",
-        new="    prev = dict.fromkeys(_split(row.events))\n"
-        "    current = state.rows([row.object_no]).get(row.object_no)\n"
+        old="    prev = dict.fromkeys(_split(row.events))\n    if current is None:\n"
+        "        current = state.rows([row.object_no]).get(row.object_no)\n",
+        new="    prev = dict.fromkeys(_split(row.events))\n    if current is None:\n"
+        "        current = state.rows([row.object_no]).get(row.object_no)\n"
         "    if current is not None:\n"
         "        prev[current.head_event] = None\n",
         proofs=(_PREV,),
