@@ -7,12 +7,12 @@ Runs on the database thread. The queue is the difference of state and synced, he
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from daemon.planner import places, plan
 from daemon.portions import SMALL_BYTES
-from daemon.steps import Plan, WriteFile, numbers_of
+from daemon.steps import Plan, Step, WriteFile, numbers_of
 from store.folder import StoredFolder
 from store.ids import Kind
 from store.records import Entry, SyncedRow
@@ -128,16 +128,28 @@ def split_slow(made: Plan) -> tuple[Plan, list[Plan]]:
     ]
     if not slow:
         return made, []
-    parts = []
-    objects = set(made.objects)
-    for step in slow:
-        nos = frozenset(numbers_of(step))
-        objects -= nos
-        parts.append(Plan(steps=(step,), objects=nos))
+    parts = list(_by_objects(slow))
     own = set(map(id, slow))
     quick = Plan(
         steps=tuple(step for step in made.steps if id(step) not in own),
         blocked=made.blocked,
-        objects=frozenset(objects),
+        objects=made.objects.difference(*(part.objects for part in parts)),
     )
     return quick, parts
+
+
+def _by_objects(steps: Iterable[Step]) -> Iterable[Plan]:
+    """Make a plan of the steps that share objects: of two plans, the later one decides."""
+    home: dict[int, list[Step]] = {}  # by object
+    for step in steps:
+        together: list[Step] = []
+        for part in {id(home[no]): home[no] for no in numbers_of(step) if no in home}.values():
+            together += part
+        together.append(step)
+        for each in together:
+            home.update((no, together) for no in numbers_of(each))
+    objects: dict[int, set[int]] = defaultdict(set)
+    for no, part in home.items():
+        objects[id(part)].add(no)
+    for part in {id(part): part for part in home.values()}.values():
+        yield Plan(steps=tuple(part), objects=frozenset(objects[id(part)]))

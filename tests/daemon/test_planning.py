@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from daemon import planning
 from daemon.acts import Created, Deleted, Moved
 from daemon.disk import FileKind
-from daemon.planning import UnderWay, plan_changes
-from daemon.steps import RemoveTree
+from daemon.planning import UnderWay, plan_changes, split_slow
+from daemon.steps import Claim, Plan, RemoveTree, WriteFile
+from tests.daemon.planning import file_entry
 from tests.store.nodes import Node, deliver, looked, make_nodes
 
 
@@ -40,6 +42,23 @@ def test_what_is_done_is_under_way_no_more() -> None:
     under_way.end([1, 2])
 
     assert under_way.objects() == {2}
+
+
+def test_two_large_versions_of_one_object_are_one_plan() -> None:
+    """As two, the later one superseded the earlier one, whose content then never came."""
+    steps = [
+        WriteFile(Claim(replace(file_entry(no, 0, name, copy=copy), size=2 << 20)), ())
+        for no, name, copy in ((3, b"b", b""), (4, b"c", b""), (3, b"b (conflict)", b"e" * 32))
+    ]
+    steps.append(WriteFile(Claim(file_entry(5, 0, b"small")), ()))
+
+    quick, slow = split_slow(Plan(steps=tuple(steps), objects=frozenset({3, 4, 5, 6})))
+
+    assert quick == Plan(steps=(steps[3],), objects=frozenset({5, 6}))
+    assert {part.objects: part.steps for part in slow} == {
+        frozenset({3}): (steps[0], steps[2]),
+        frozenset({4}): (steps[1],),
+    }
 
 
 def test_a_directory_is_not_deleted_before_what_synced_has_in_it() -> None:
