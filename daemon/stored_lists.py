@@ -2,12 +2,16 @@
 
 A list outlives the version here: it is needed when another node asks how its successor differs.
 Over the bound those go first whose version stands nowhere on this disk, the oldest of them first.
-Lists are advice (peers.chunk_lists); they are never looked at for what is true.
+Lists are advice (peers.chunk_lists); they are never looked at for what is true, and a database
+that fails costs no more than a list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from daemon.core import Runner
@@ -16,6 +20,8 @@ from daemon.shelf import Shelf
 from peers.chunks import pack_list, unpack_list
 from peers.wire import ChunkLine
 from store.ids import BlobHash, FolderId
+
+logger = logging.getLogger(__name__)
 
 LIMIT_BYTES: Final = 128 * 1024 * 1024  # of lists: at 36 bytes a chunk, of about 900 GiB
 _FALL_TO: Final = 0.75  # of the limit, so that it is not done each time
@@ -45,7 +51,11 @@ class StoredChunkLists:
             ).fetchone()
             return None if found is None else unpack_list(found[0])
 
-        return await self._reading.runner.run(read)
+        try:
+            return await self._reading.runner.run(read)
+        except sqlite3.DatabaseError as failure:
+            logger.warning("chunk list not read why=%s", failure)
+            return None
 
     async def keep(self, folder: FolderId, blob: BlobHash, lines: Sequence[ChunkLine]) -> None:
         """Keep a list; one that is kept already stays. It is durable when this returns."""
@@ -55,29 +65,38 @@ class StoredChunkLists:
             if stored is not None:
                 self._keep(stored.no, [(blob, lines)])
 
-        await self._core.run(keep)
+        await self._try_keep(keep)
 
     async def keep_all(
         self, folder_no: int, lists: Iterable[tuple[BlobHash, Sequence[ChunkLine]]]
     ) -> None:
         """Keep several lists of one folder."""
-        await self._core.run(self._keep, folder_no, lists)
+        await self._try_keep(partial(self._keep, folder_no, lists))
+
+    async def _try_keep(self, keep: Callable[[], None]) -> None:
+        # Caught here, not in the unit: who watches the thread is to hear of a damaged database.
+        try:
+            await self._core.run(keep)
+        except sqlite3.DatabaseError as failure:
+            logger.warning("chunk list not kept why=%s", failure)
 
     def _keep(self, folder_no: int, lists: Iterable[tuple[BlobHash, Sequence[ChunkLine]]]) -> None:
         db = self._shelf.db
         rows = [(folder_no, blob, pack_list(lines)) for blob, lines in lists]
+        kept_bytes, self._kept_bytes = self._kept_bytes, None  # counted anew if this fails
         with db.transaction():
-            if self._kept_bytes is None:
+            if kept_bytes is None:
                 total = "SELECT coalesce(sum(length(chunks)), 0) FROM chunk_list"
-                self._kept_bytes = int(db.execute(total).fetchone()[0])
+                kept_bytes = int(db.execute(total).fetchone()[0])
             for row in rows:
                 changed = db.execute(
                     "INSERT OR IGNORE INTO chunk_list (folder_no, value, chunks) VALUES (?, ?, ?)",
                     row,
                 ).rowcount
-                self._kept_bytes += changed * len(row[2])
-            if self._kept_bytes > self._limit_bytes:
-                self._kept_bytes = self._drop(self._kept_bytes)
+                kept_bytes += changed * len(row[2])
+            if kept_bytes > self._limit_bytes:
+                kept_bytes = self._drop(kept_bytes)
+        self._kept_bytes = kept_bytes
 
     def _drop(self, kept_bytes: int) -> int:
         """Drop the oldest lists, those of versions that are not here first."""

@@ -89,6 +89,23 @@ def test_over_the_bound_versions_that_are_not_here_go_first_and_the_oldest_of_th
     asyncio.run(story())
 
 
+def test_database_that_fails_costs_a_list_and_nothing_else(database: Database) -> None:
+    async def story() -> None:
+        lists = lists_over(database)
+        await lists.keep(ONE, blob(1), lines(1))
+        database.execute("ALTER TABLE chunk_list RENAME TO away")
+
+        await lists.keep(ONE, blob(2), lines(2))
+        assert await lists.get(ONE, blob(1)) is None
+
+        database.execute("ALTER TABLE away RENAME TO chunk_list")
+        await lists.keep(ONE, blob(2), lines(2))
+        assert await lists.get(ONE, blob(1)) == lines(1)
+        assert await lists.get(ONE, blob(2)) == lines(2)
+
+    asyncio.run(story())
+
+
 def test_database_of_schema_1_gets_the_new_table_and_keeps_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "dizzyd.db"
     made = open_database(path)
