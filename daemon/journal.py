@@ -106,15 +106,6 @@ class FolderJournal:
         found = [_watch_of(record) for (record,) in rows]
         return [watch for watch in found if watch.due_ns <= due_ns]
 
-    async def synced_rows(self, keys: Sequence[Key]) -> list[SyncedRow]:
-        """Read the synced rows of some keys as they are now."""
-        return await self._core.run(self._synced_rows, keys)
-
-    def _synced_rows(self, keys: Sequence[Key]) -> list[SyncedRow]:
-        wanted = set(keys)
-        rows = self._shelf[self._folder_no].synced.rows_of(sorted({no for no, _ in wanted}))
-        return [row for row in rows if (row.object_no, row.copy) in wanted]
-
     # -- the procedure --------------------------------------------------------------------------
 
     def commit_steps(
@@ -126,11 +117,7 @@ class FolderJournal:
             events = _Writing(stored).write(command.outcomes)
             if events and may_write(stored.own_member()):
                 batches = stored.append(events, command.wall_ms)
-                emit(
-                    BatchesCommitted(
-                        folder_no=stored.no, batches=tuple(batches), is_own=True
-                    )
-                )
+                emit(BatchesCommitted(folder_no=stored.no, batches=tuple(batches), is_own=True))
         if stored.state.changes:
             emit(ObjectsChanged(folder_no=stored.no))
 

@@ -101,6 +101,3 @@ class Shelf:
         finally:
             for stored in self._by_no.values():
                 stored.is_touched = False
-
-
-Post = Callable[[Callable[[], None]], None]  # hand a call to the loop, from the database thread

@@ -133,11 +133,6 @@ class Exchange:
         """How many ids are waited for."""
         return len(self._missing)
 
-    @property
-    def is_asking(self) -> bool:
-        """Whether any question is under way."""
-        return bool(self._asks)
-
     # -- what to ask ------------------------------------------------------------------------
 
     def unsure(self, ours: Tips) -> list[BatchId]:

@@ -243,16 +243,6 @@ class FolderSynced:
             )
         return found
 
-    def rows_with(self, value: bytes) -> list[SyncedRow]:
-        """Read the rows of files with a content: where a blob can be read here."""
-        return [
-            _row(values)
-            for values in self._db.execute(
-                f"SELECT {_COLUMNS} FROM synced WHERE value = ? AND kind = 0 AND folder_no = ?",
-                (value, self.folder_no),
-            )
-        ]
-
     def count_conflicts(self) -> int:
         """Count the names on this disk that a conflict made, without looking at all rows."""
         found = sum(bool(copy) for _, copy in self._marked)

@@ -8,7 +8,7 @@ section 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from store.access import Member
@@ -254,8 +254,3 @@ _LAST_SECOND = 253402300799  # 9999-12-31T23:59:59Z: the last that a date can sh
 
 def _clamped_s(wall_ms: int) -> int:
     return max(0, min(wall_ms // 1000, _LAST_SECOND))
-
-
-def full_changes(nos: Sequence[int]) -> Changes:
-    """Ask about these objects, whatever has changed."""
-    return Changes(set(nos), set())

@@ -16,7 +16,7 @@ import pytest
 from daemon.subscription import BadListener, Emit, listener_name, read_signature
 
 if TYPE_CHECKING:
-    from daemon.signals import PeerConnected
+    from daemon.signals import ObjectsChanged
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def _bad() -> list[tuple[object, str]]:
     def without_annotation(event, emit: Emit[Rung]) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         pass
 
-    def imported_for_types_only(event: PeerConnected, emit: Emit[Rung]) -> None:
+    def imported_for_types_only(event: ObjectsChanged, emit: Emit[Rung]) -> None:
         pass
 
     def misspelt(event: Rnug, emit: Emit[Rung]) -> None:  # type: ignore[name-defined]  # noqa: F821

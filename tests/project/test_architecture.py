@@ -186,3 +186,20 @@ def test_every_module_says_its_job_and_what_it_refuses(module: str) -> None:
     assert lines[0].endswith(".")
     if len(lines) > 1:
         assert not lines[1], "the job is one line"
+
+
+def test_every_signal_is_emitted_somewhere() -> None:
+    defined = {
+        node.name: {ast.unparse(base) for base in node.bases}
+        for node in tree_of("daemon.signals").body
+        if isinstance(node, ast.ClassDef)
+    }
+    called = {
+        node.func.id
+        for module in modules()
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+
+    bases = set().union(*defined.values())
+    assert defined.keys() - bases <= called
