@@ -1,8 +1,8 @@
 """Watch a folder with inotify: one instance, one thread.
 
 Reads the kernel's queue into memory before it thinks, so that bursts which overflow slower
-readers pass (docs/decisions/). It refuses to say what happened: what it reports are hints, and
-whatever it may have missed becomes LOST or stands in unwatched().
+readers pass. It refuses to say what happened: what it reports are hints, and whatever it may
+have missed becomes LOST or stands in unwatched().
 """
 
 from __future__ import annotations

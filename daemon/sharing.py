@@ -159,7 +159,7 @@ class Sharing:
         self.read_config()
 
     async def unshare(self, name: str) -> None:
-        """End it for all; the owner's alone (docs/decisions/0016)."""
+        """End it for all; the owner's alone (docs/decisions/0017)."""
         if self.ended(name) is not None:
             raise DizzyError(
                 f"unshare {name}", "has ended already", hint=f"`dizzyd leave {name}` forgets it"
