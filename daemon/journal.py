@@ -186,7 +186,7 @@ class _Writing:
     def _take_displaced(self, displaced: Displaced) -> None:
         row, looked = displaced.row, displaced.looked
         self._keep(displaced.kept, row, looked.value, looked.stat.size)
-        if row.object_no < 0:  # daemon.reverting: what was never shared is only kept
+        if row.object_no <= 0:  # never shared (daemon.reverting), or nobody knew it: only kept
             return
         is_link = looked.stat.kind is FileKind.SYMLINK
         self._events.append(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from daemon.folder_work import FolderWork
     from daemon.node import Node
     from daemon.wanted import Wanted
+    from store.records import SyncedRow
 
 ROUND_FILES: Final = 256
 ROUND_BYTES: Final = 64 << 20
@@ -76,7 +77,9 @@ class Reinstating:
         self.total_bytes = sum(one.size for one in wanted if one.kind is Kind.FILE)
         await self._finish(self._returning.make_above, _above(base))
         directories = [join_paths(base, w.path) for w in wanted if w.kind is Kind.DIRECTORY]
-        for line in await self._finish(self._returning.make_directories, directories):
+        rows = await self._rows_at(directories)
+        known = list(zip(directories, rows, strict=True))
+        for line in await self._finish(self._returning.make_directories, known):
             yield line
         others = [w for w in wanted if w.kind is not Kind.DIRECTORY]
         for start in range(0, len(others), _LOOKED_AT_ONCE):
@@ -95,13 +98,16 @@ class Reinstating:
 
     async def _compare(self, wanted: Sequence[Wanted], base: bytes) -> list[Job]:
         paths = [join_paths(base, one.path) for one in wanted]
-        rows = await self._work.rows_at(paths)
-        known = [at[0] if at else None for at in rows]
+        known = await self._rows_at(paths)
         whats = await self._pool.run(self._returning.compare_all, wanted, paths, known)
         return [
             Job(one, path, what, row)
             for one, path, what, row in zip(wanted, paths, whats, known, strict=True)
         ]
+
+    async def _rows_at(self, paths: Sequence[bytes]) -> list[SyncedRow | None]:
+        """Give what synced says of each path."""
+        return [at[0] if at else None for at in await self._work.rows_at(paths)]
 
     # -- doing it -----------------------------------------------------------------------------
 

@@ -116,20 +116,23 @@ class Returning:
                 )
         return done
 
-    def make_directories(self, paths: Sequence[bytes]) -> Done:
-        """Make directories, those above before those below; a file in the way goes to history."""
+    def make_directories(self, known: Sequence[tuple[bytes, SyncedRow | None]]) -> Done:
+        """Make directories, those above before those below; a file in the way goes to history.
+
+        Each path comes with what synced says of it.
+        """
         done = Done()
-        for path in paths:
+        for path, row in known:
             try:
-                self._make_directory(path, done)
+                self._make_directory(path, row, done)
             except DiskError as cause:
                 done.lines.append(failed(path, str(cause)))
         return done
 
-    def _make_directory(self, path: bytes, done: Done) -> None:
+    def _make_directory(self, path: bytes, row: SyncedRow | None, done: Done) -> None:
         stat = self._disk.stat(path)
         if stat is not None and stat.kind in (FileKind.FILE, FileKind.SYMLINK):
-            self._take_away(path, None, done)
+            self._take_away(path, row, done)
             stat = None
         if stat is None:
             self._disk.make_directory(path)
@@ -169,24 +172,23 @@ class Returning:
         if job.what is What.OVER:
             keep_as = b"displaced-tmp-%d" % self._names.moment_ns()
             with suppress(NameMissing):  # it went meanwhile: then nothing is displaced
-                self._disk.place_over(stage, job.path, keep_as)
-                self._keep(keep_as, job.path, job.row, done)
+                _, displaced = self._disk.place_over(stage, job.path, keep_as)
+                self._keep(keep_as, job.path, job.row, displaced, done)
                 return
         self._disk.place_new(stage, job.path)
 
     def _take_away(self, path: bytes, row: SyncedRow | None, done: Done) -> None:
         keep_as = b"displaced-tmp-%d" % self._names.moment_ns()
         with suppress(NameMissing):
-            self._disk.take_away(path, keep_as)
-            self._keep(keep_as, path, row, done)
+            displaced = self._disk.take_away(path, keep_as)
+            self._keep(keep_as, path, row, displaced, done)
 
-    def _keep(self, name: bytes, path: bytes, row: SyncedRow | None, done: Done) -> None:
-        """Look at what was displaced and move it to history; what cannot be read stays in tmp."""
-        looked = self._disk.look_stage(name)
-        if not isinstance(looked, Looked):
-            return
-        if row is None or int(row.kind) != int(looked.stat.kind):
-            row = stranger_row(path.rpartition(b"/")[2], looked)
+    def _keep(
+        self, name: bytes, path: bytes, row: SyncedRow | None, displaced: Stat, done: Done
+    ) -> None:
+        """Look at what was displaced and move it to history; who writes to it is waited for."""
+        if row is None or int(row.kind) != int(displaced.kind):
+            row = stranger_row(path.rpartition(b"/")[2], Looked(displaced, b"", 0))
         done.outcomes += settle(
             self._disk,
             self._names,

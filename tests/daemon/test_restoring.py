@@ -12,6 +12,8 @@ import pytest
 
 from daemon.answers import RestoreLine
 from daemon.cat import cat_hash
+from daemon.disk import LookFailure
+from daemon.displaced import DisplacedWatch
 from daemon.fs import LinuxDisk
 from daemon.history import history
 from daemon.journal import FolderJournal
@@ -256,6 +258,93 @@ async def test_what_stands_in_the_way_is_kept_or_named(tmp_path: Path) -> None:
         assert os.readlink(node.root / "was link") == "target"
         assert sorted(node.history()) == [b"now file", b"now file too"]
         assert node.read("was file/now directory") == b"later"
+
+
+async def look_at_displaced(node: Working) -> None:
+    world, disk = node.node.world, node.work.disk
+    assert disk is not None
+    await DisplacedWatch(disk, world.pool, node.work._journal, world.clock).look()
+
+
+async def test_E22_late_writes_to_what_made_way_for_a_directory_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.displaced.LOOK_AGAIN_NS", 0)
+    async with alone(tmp_path) as node:
+        node.write("name/in it", b"in it")
+        node.write("copy", b"in it")
+        await node.look()
+        at_ms = await next_ms()
+        (node.root / "name/in it").unlink()
+        (node.root / "name").rmdir()
+        await node.look()
+        node.write("name", b"now file")
+        await node.look()
+
+        with (node.root / "name").open("ab") as held:
+            await restore(node, "", at_ms=at_ms)
+            assert node.read("name/in it") == b"in it"
+            await look_at_displaced(node)
+            held.write(b", written on")
+        await look_at_displaced(node)
+        await look_at_displaced(node)
+
+        await node.look()
+
+        assert b"now file, written on" in node.history()
+        assert b"now file, written on" in {
+            node.read(name) for name in node.names() if (node.root / name).is_file()
+        }
+        assert not node.db.execute("SELECT * FROM displaced").fetchall()
+
+
+async def test_E22_late_writes_to_what_nobody_knew_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.displaced.LOOK_AGAIN_NS", 0)
+    async with alone(tmp_path) as node:
+        await _two_versions(node)
+        node.write(".dizzyignore", b"a.txt")
+        await node.look()
+        digits = blob_hash(b"one").hex()[:8]
+        node.db.execute("DELETE FROM synced WHERE name = ?", (b"a.txt",))  # it was never recorded
+
+        with (node.root / "a.txt").open("ab") as held:
+            await restore(node, "a.txt", digits=digits)
+            assert node.read("a.txt") == b"one"
+            await look_at_displaced(node)
+            held.write(b", written on")
+        await look_at_displaced(node)
+        await look_at_displaced(node)
+
+        assert node.history() == [b"two, written on"]
+        assert not node.db.execute("SELECT * FROM displaced").fetchall()
+
+
+async def test_E11_what_changes_while_it_is_looked_at_after_a_restore_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.displaced.LOOK_AGAIN_NS", 0)
+    async with alone(tmp_path) as node:
+        await _two_versions(node)
+        look_stage = LinuxDisk.look_stage
+
+        def write_meanwhile(self: LinuxDisk, name: bytes) -> Any:
+            if name.startswith(b"displaced"):
+                monkeypatch.setattr(LinuxDisk, "look_stage", look_stage)
+                (node.root / ".dizzyd/tmp" / os.fsdecode(name)).write_bytes(b"saved just now")
+                return LookFailure.CHANGING
+            return look_stage(self, name)
+
+        monkeypatch.setattr(LinuxDisk, "look_stage", write_meanwhile)
+        await restore(node, "a.txt")
+        await look_at_displaced(node)
+        await node.look()
+
+        assert b"saved just now" in node.history()
+        assert b"saved just now" in {
+            node.read(name) for name in node.names() if (node.root / name).is_file()
+        }
 
 
 async def test_contents_that_nobody_has_are_named_and_the_rest_is_restored(
