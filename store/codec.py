@@ -11,6 +11,7 @@ stay what is hashed; nothing is encoded again to be checked.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from typing import Annotated, Final, NoReturn
 
@@ -155,6 +156,37 @@ def split_events(body: bytes, count: int) -> list[bytes]:
     Raises Malformed unless exactly `count` non-empty events fill the body.
     """
     return [body[start : start + length] for start, length in event_offsets(body, count)]
+
+
+def thin_body(body: bytes, count: int, left_out: AbstractSet[int]) -> bytes:
+    """Give a body without some of its events: where one stood, its length is nought.
+
+    The body may be thinned already. Raises Malformed as split_thinned does.
+    """
+    parts: list[bytes] = []
+    for position, event in enumerate(split_thinned(body, count)):
+        kept = b"" if position in left_out else event
+        parts.append(len(kept).to_bytes(_LENGTH_BYTES, "big"))
+        parts.append(kept)
+    return b"".join(parts)
+
+
+def split_thinned(body: bytes, count: int) -> list[bytes]:
+    """Cut a body that may be thinned into its events; what was left out is empty.
+
+    Raises Malformed unless exactly `count` lengths, with their events, fill the body.
+    """
+    events: list[bytes] = []
+    end = 0
+    for _ in range(count):
+        start = end + _LENGTH_BYTES
+        end = start + int.from_bytes(body[start - _LENGTH_BYTES : start], "big")
+        if end > len(body) or start > len(body):
+            _refuse_body()
+        events.append(body[start:end])
+    if end != len(body):
+        _refuse_body()
+    return events
 
 
 def _refuse_body() -> NoReturn:

@@ -191,7 +191,9 @@ class StoredFolder:
     def fold(self, applied: AppliedBatch) -> None:
         """Let an applied batch take effect on the state."""
         self.state.apply(applied)
-        if not applied.is_void and is_membership(applied.signed.events[0]):
+        if applied.is_void or not applied.signed.is_about_folder:
+            return
+        if is_membership(applied.signed.events[0]):
             self._follow_labels()
 
     def _follow_labels(self) -> None:

@@ -302,6 +302,15 @@ class FolderLog:
         known = self._members_of(self._membership_nos())
         return access.read_only(known) if self.endings else known
 
+    def owner(self) -> AgentId | None:
+        """Give whose folder it is, None before that is known."""
+        known = self._members_of(self._membership_nos())
+        return next((agent for agent, one in known.items() if access.is_owner(one)), None)
+
+    def frontier(self) -> tuple[BatchId, ...]:
+        """List the applied batches that no other applied one names, sorted."""
+        return tuple(sorted(self._frontier))
+
     def _membership_nos(self) -> tuple[int, ...]:
         """List the applied membership batches whose author had the role."""
         nos: set[int] = set()
@@ -513,7 +522,7 @@ class FolderLog:
     def _broken_event(signed: SignedBatch) -> str:
         """Decode every event once; the schema is the rule."""
         try:
-            for raw in signed.events:
+            for raw in filter(None, signed.events):  # what a snapshot left out is empty
                 if tag_of(raw) in _KNOWN_TAGS:
                     event = decode(raw)
                     if isinstance(event, FolderShared) and (
@@ -595,9 +604,11 @@ class FolderLog:
                 nos.update(self._set(row[2]))
         past = tuple(sorted(nos))
         verdict = 0 if self._counts(signed, self._members_of(past)) else RULED_OUT
-        if not verdict and access.is_membership(signed.events[0]):
-            past = tuple(sorted({*nos, batch_no}))
-        is_ending = not verdict and ending.is_ending(AgentId(signed.header.agent), signed.events)
+        is_ending = False
+        if not verdict and signed.is_about_folder:
+            if access.is_membership(signed.events[0]):
+                past = tuple(sorted({*nos, batch_no}))
+            is_ending = ending.is_ending(AgentId(signed.header.agent), signed.events)
         if not verdict and self.endings and not is_ending and signed.id not in self._kept:
             verdict = CUT_OFF
         self._db.execute(
@@ -685,7 +696,7 @@ class FolderLog:
 
     def _counts(self, signed: SignedBatch, known: Mapping[AgentId, access.Member]) -> bool:
         author = AgentId(signed.header.agent)
-        if tag_of(signed.events[0]) < FOLDER_TAG or tag_of(signed.events[0]) >= FIRST_OPTIONAL_TAG:
+        if not signed.is_about_folder:
             return access.may_write(known.get(author))
         return all(
             access.counts(author, signed.header.seq, decode(raw), known) for raw in signed.events
@@ -763,9 +774,6 @@ class FolderLog:
                 refused.append(waiter)
 
 
-FOLDER_TAG = 16
-
-
 def order_key(lamport: int, batch: bytes, index: int) -> bytes:
     """Give the 44 bytes by which events are ordered: lamport, batch id, index."""
     return lamport.to_bytes(8, "big") + batch + index.to_bytes(4, "big")
@@ -778,7 +786,8 @@ def _parents(signed: SignedBatch) -> list[BatchId]:
 
 def _needs_newer(events: Sequence[bytes]) -> bool:
     return any(
-        tag not in _KNOWN_TAGS and tag < FIRST_OPTIONAL_TAG for tag in map(tag_of, events)
+        tag not in _KNOWN_TAGS and tag < FIRST_OPTIONAL_TAG
+        for tag in map(tag_of, filter(None, events))
     )
 
 

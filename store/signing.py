@@ -30,9 +30,16 @@ from store.codec import (
     join_events,
     merkle_root,
     split_events,
+    split_thinned,
 )
 from store.errors import BadSignature, Malformed
-from store.events import FIRST_FOLDER_TAG, FIRST_OPTIONAL_TAG, FolderShared, tag_of
+from store.events import (
+    EVENT_LIMIT_BYTES,
+    FIRST_FOLDER_TAG,
+    FIRST_OPTIONAL_TAG,
+    FolderShared,
+    tag_of,
+)
 from store.ids import AgentId, BatchId, Epoch, EventId, FolderId, LogId
 
 SEED_BYTES: Final = 32
@@ -54,9 +61,10 @@ class WireBatch(Struct, array_like=True, frozen=True, forbid_unknown_fields=True
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SignedBatch:
-    """A batch that its agent signed, whole; made only by `verify` and `sign_batch`.
+    """A batch that its agent signed; made only by `verify`, `verify_thinned` and `sign_batch`.
 
-    Two of them are the same batch if their `id` is the same. Its events are not decoded.
+    Two of them are the same batch if their `id` is the same. Its events are not decoded. Only a
+    batch of a snapshot is not whole: the events that were left out of it are empty.
     """
 
     id: BatchId
@@ -67,6 +75,7 @@ class SignedBatch:
     body: bytes
     events: list[bytes]
     event_ids: list[EventId]
+    is_whole: bool = True
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
@@ -82,7 +91,7 @@ class SignedBatch:
     @property
     def is_about_folder(self) -> bool:
         """Whether it holds events of membership and log, and so nothing else."""
-        return _is_folder_tag(tag_of(self.events[0]))
+        return bool(self.events[0]) and _is_folder_tag(tag_of(self.events[0]))
 
 
 class AgentKey:
@@ -151,11 +160,7 @@ def verify(wire: WireBatch) -> SignedBatch:
         raise Malformed("batch", "has a body of another size than its header says")
     if header.count * _SMALLEST_EVENT_BYTES > header.body_size:
         raise Malformed("batch", "has fewer bytes than so many events need")
-    identity = ids.batch_id(wire.header)
-    if not verify_signature(header.agent, _BATCH_DOMAIN + identity, wire.signature):
-        raise BadSignature(
-            f"batch {ids.short(identity)}", f"is not signed by agent {ids.short(header.agent)}"
-        )
+    identity = _proven_id(header, wire)
     events = split_events(wire.body, header.count)
     _check_tags(events)
     log = ids.log_id(header.folder, header.agent, header.epoch)
@@ -173,6 +178,49 @@ def verify(wire: WireBatch) -> SignedBatch:
         event_ids=event_ids,
         seal=_SEAL,
     )
+
+
+def verify_thinned(wire: WireBatch) -> SignedBatch:
+    """Prove a batch of a snapshot, of whose body events may have been left out.
+
+    A whole one is proven as `verify` does. Of a thinned one only the header is: that the events
+    left in it are its own, and that the others do not matter, is the word of whoever signed the
+    snapshot. A batch about the folder is always whole. Raises Malformed, BadSignature.
+    """
+    header = decode_header(wire.header)
+    if header.body_size == len(wire.body):
+        return verify(wire)
+    events = split_thinned(wire.body, header.count)
+    kept = [event for event in events if event]
+    absent = len(events) - len(kept)
+    room = header.body_size - len(wire.body)  # the bytes that were left out
+    if not absent <= room <= absent * EVENT_LIMIT_BYTES:
+        raise Malformed("batch", "is thinned by other bytes than its header leaves room for")
+    if any(_is_folder_tag(tag_of(event)) for event in kept):
+        raise Malformed("batch", "is about the folder and not whole")
+    log = ids.log_id(header.folder, header.agent, header.epoch)
+    return SignedBatch(
+        id=_proven_id(header, wire),
+        header=header,
+        log=log,
+        header_bytes=wire.header,
+        signature=wire.signature,
+        body=wire.body,
+        events=events,
+        event_ids=ids.event_ids(log, header.seq, events),
+        is_whole=False,
+        seal=_SEAL,
+    )
+
+
+def _proven_id(header: Header, wire: WireBatch) -> BatchId:
+    """Give the id of a batch whose header its agent signed. Raises BadSignature."""
+    identity = ids.batch_id(wire.header)
+    if not verify_signature(header.agent, _BATCH_DOMAIN + identity, wire.signature):
+        raise BadSignature(
+            f"batch {ids.short(identity)}", f"is not signed by agent {ids.short(header.agent)}"
+        )
+    return identity
 
 
 def sign_batch(

@@ -17,7 +17,7 @@ from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from store.codec import decode_header, split_events
+from store.codec import decode_header, split_thinned
 from store.db import Database, chunked
 from store.events import (
     FIRST_FOLDER_TAG,
@@ -266,7 +266,7 @@ class FolderState:
                 header.lamport,
                 header.agent,
                 header.wall_ms,
-                split_events(body, header.count),
+                split_thinned(body, header.count),
             )
             self._batch_cache[batch_no] = stored
             if len(self._batch_cache) > _CACHED_BATCHES:
@@ -286,7 +286,7 @@ class FolderState:
         prefix = header.lamport.to_bytes(8, "big") + signed.id
         numbered = []
         for position, raw in enumerate(signed.events):
-            if tag_of(raw) < FIRST_FOLDER_TAG:
+            if raw and tag_of(raw) < FIRST_FOLDER_TAG:  # what a snapshot left out is empty
                 numbered.append(
                     (
                         position,
