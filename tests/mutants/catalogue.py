@@ -19,6 +19,7 @@ _RECORDER = "tests/store/test_recorder.py"
 _SIGNING = "tests/store/test_signing.py"
 _PREV = "tests/store/test_prev.py"
 _LOG = "tests/store/test_log.py"
+_SNAPSHOT = "tests/store/test_snapshot.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,5 +387,19 @@ MUTANTS: Final = (
         old="        if used_by is not None:\n",
         new="        if False:\n",
         proofs=("tests/e2e/test_invites.py",),
+    ),
+    Mutant(
+        rule="a snapshot leaves out only what an ending can never let in again",
+        file="store/thinning.py",
+        old="            elif what and is_settled and not verdict:\n",
+        new="            elif what and not verdict:\n",
+        proofs=(_SNAPSHOT, "-k", "P41"),
+    ),
+    Mutant(
+        rule="a snapshot is believed by the state that it folds to",
+        file="store/checkpoint.py",
+        old="    if restored.state.root() != checkpoint.state_root:\n",
+        new="    if False:\n",
+        proofs=(_SNAPSHOT, "-k", "P11"),
     ),
 )
