@@ -81,6 +81,13 @@ def disk_error(operation: str, path: bytes, cause: OSError) -> DiskError:
             return DiskError(what, why, errno=number)
 
 
+def unreachable(operation: str, path: bytes) -> DiskError:
+    """Make the error about a path that leads out of the folder."""
+    return DiskError(
+        f"{operation} {shown(path)}", "is no path inside the folder", errno=errno.EINVAL
+    )
+
+
 def kind_of(found: os.stat_result) -> FileKind:
     """Tell what an lstat describes, mounts aside."""
     return _KINDS.get(found.st_mode & _TYPE_BITS, FileKind.DEVICE)

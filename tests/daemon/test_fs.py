@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from blake3 import blake3
 
-from daemon import fs, fs_root, syscalls
+from daemon import fs_read, fs_root, syscalls
 from daemon.differences import is_racy
 from daemon.disk import (
     DiskError,
@@ -627,7 +627,7 @@ def test_E10_file_that_changes_while_it_is_served_is_not_here(
     os.utime(path, ns=(TIME_NS, TIME_NS))
     expected = disk.stat(b"large")
     assert len(disk.read(b"large", 0, 1 << 20, expected)) == 1 << 20
-    read_fully = fs._read_fully
+    read_fully = fs_read.read_fully
 
     def meddling(opened: int, offset: int, length: int) -> bytes:
         half = read_fully(opened, offset, length // 2)
@@ -636,7 +636,7 @@ def test_E10_file_that_changes_while_it_is_served_is_not_here(
             file.write(b"new")
         return half + read_fully(opened, offset + length // 2, length - length // 2)
 
-    monkeypatch.setattr(fs, "_read_fully", meddling)
+    monkeypatch.setattr(fs_read, "read_fully", meddling)
 
     with pytest.raises(DiskError, match="another file"):
         disk.read(b"large", 0, 1 << 20, expected)

@@ -46,15 +46,15 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="the parents of names that appeared are durable before the event",
-        file="daemon/fs.py",
+        file="daemon/fs_sync.py",
         old="        for parent in parents:\n            self._sync_directory(parent)\n",
         new="",
         proofs=(_ORDER,),
     ),
     Mutant(
         rule="many changed files are one syncfs, not none",
-        file="daemon/fs.py",
-        old="                syscalls.syncfs(self._root)\n",
+        file="daemon/fs_sync.py",
+        old="                syscalls.syncfs(self._held.root)\n",
         new="                pass\n",
         proofs=(_ORDER, _FS),
     ),
@@ -81,7 +81,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="a failed sync is a failed apply",
-        file="daemon/fs.py",
+        file="daemon/fs_sync.py",
         old="            except OSError as cause:\n                self._sync_stages(cause)\n",
         new="            except OSError:\n                pass\n",
         proofs=(_FS, _APPLY),
@@ -147,11 +147,11 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="a file is replaced by an exchange, so that the old one stays",
-        file="daemon/fs.py",
+        file="daemon/fs_names.py",
         old="        flag = syscalls.RENAME_EXCHANGE\n"
-        "        syscalls.renameat2(self._tmp, keep_as, at.directory, at.name, flag)\n",
+        "        syscalls.renameat2(self._shop.directory, keep_as, at.directory, at.name, flag)\n",
         new="        flag = 0\n"
-        "        syscalls.renameat2(self._tmp, keep_as, at.directory, at.name, flag)\n",
+        "        syscalls.renameat2(self._shop.directory, keep_as, at.directory, at.name, flag)\n",
         proofs=(_CONTRACT,),
     ),
     Mutant(
@@ -209,7 +209,7 @@ MUTANTS: Final = (
     # -- nothing is taken for a deletion ---------------------------------------------------------
     Mutant(
         rule="a root without its mark is lost",
-        file="daemon/fs.py",
+        file="daemon/fs_held.py",
         old='                raise self._lost("another directory stands there now")\n',
         new="                pass\n",
         proofs=(_FS,),
