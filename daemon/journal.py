@@ -32,6 +32,7 @@ from daemon.signals import BatchesCommitted, ObjectsChanged
 from daemon.steps import Key
 from daemon.subscription import Emit
 from store.access import may_write
+from store.db import Database
 from store.events import Content, ContentChanged, encode
 from store.folder import StoredFolder
 from store.records import SyncedRow
@@ -125,6 +126,17 @@ class FolderJournal:
 def _watch_of(record: bytes) -> Watch | Bundle:
     is_bundle = record[0] & 0xF0 == _ARRAY
     return _bundles.decode(record) if is_bundle else _watches.decode(record)
+
+
+def names_watched(db: Database, folder_no: int) -> frozenset[bytes]:
+    """Name the displaced files of a folder that are to be looked at again."""
+    rows = db.execute("SELECT record FROM displaced WHERE folder_no = ?", (folder_no,)).fetchall()
+    found = [_watch_of(record) for (record,) in rows]
+    return frozenset(
+        watch.name
+        for each in found
+        for watch in (each.watches if isinstance(each, Bundle) else (each,))
+    )
 
 
 class _Writing:

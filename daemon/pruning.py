@@ -1,7 +1,8 @@
 """Let old versions go from history where `[history] keep` limits it, the oldest first.
 
 Nothing goes while everything is kept, which is the default. What is in history for another reason
-than age never goes: versions of what was ever in conflict, and bytes that were never shared.
+than age never goes: versions of what was ever in conflict, bytes that were never shared, and what
+somebody may still be writing to.
 Names are taken out of the database first, with a note of them, and the files after it: whatever
 a crash leaves is finished at the next start, and no row tells of a file that is gone.
 """
@@ -19,7 +20,9 @@ from msgspec import Struct
 
 from daemon.disk import DiskError, RootLost
 from daemon.displaced import parse_history_name
+from daemon.journal import names_watched
 from store.codec import decode_header
+from store.events import Content
 from store.fold import Fact
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ LOOK_S: Final = 600.0
 _AT_ONCE: Final = 256
 _SETTLING_S: Final = 1.0
 _NS: Final = 1_000_000_000
-_WATCHED_NS: Final = 3600 * _NS  # somebody may still write to what was displaced so lately
+_WATCHED_NS: Final = 3600 * _NS  # what was displaced so lately may be wanted by an undo
 _AHEAD_NS: Final = 30 * 86400 * _NS  # no clock is believed so far beyond the newest change
 
 
@@ -127,14 +130,15 @@ def take_slice(
     if config.keep_s is not None:
         oldest_ns = min(now_ns, _newest_ns(stored) + _AHEAD_NS) - int(config.keep_s * _NS)
     rows = db.execute(
-        "SELECT name, object_no, size FROM kept WHERE folder_no = ? AND name > ?"
+        "SELECT name, object_no, value, size FROM kept WHERE folder_no = ? AND name > ?"
         f" ORDER BY name LIMIT {_AT_ONCE}",
         (stored.no, after),
     ).fetchall()
-    judged: dict[int, bool] = {}
+    judged: dict[int, frozenset[bytes]] = {}
+    watched = names_watched(db, stored.no) if rows else frozenset()
     names: list[bytes] = []
     is_done = len(rows) < _AT_ONCE
-    for name, object_no, size in rows:
+    for name, object_no, value, size in rows:
         parsed = parse_history_name(name)
         if parsed is None:
             continue
@@ -143,7 +147,9 @@ def take_slice(
         ):
             is_done = True
             break
-        if parsed.at_ns < now_ns - _WATCHED_NS and not _is_protected(stored, object_no, judged):
+        if parsed.at_ns >= now_ns - _WATCHED_NS or name in watched:
+            continue
+        if value in _prunable(stored, object_no, judged):
             names.append(name)
             excess = None if excess is None else excess - size
     if names:
@@ -180,13 +186,25 @@ def _remove_all(disk: Disk, names: Sequence[bytes]) -> None:
         disk.remove_history(name)
 
 
-def _is_protected(stored: StoredFolder, object_no: int, judged: dict[int, bool]) -> bool:
-    """Whether versions of an object never go: it was never shared, or was ever in conflict."""
+def _prunable(
+    stored: StoredFolder, object_no: int, judged: dict[int, frozenset[bytes]]
+) -> frozenset[bytes]:
+    """Give the contents of an object that may go: all that were shared, if none was in conflict."""
     if object_no <= 0:
-        return True
+        return frozenset()
     if object_no not in judged:
-        judged[object_no] = was_in_conflict(stored.state.facts(object_no))
+        facts = stored.state.facts(object_no)
+        judged[object_no] = frozenset() if was_in_conflict(facts) else _contents(facts)
     return judged[object_no]
+
+
+def _contents(facts: Sequence[Fact]) -> frozenset[bytes]:
+    contents = {getattr(fact.event, "content", None) for fact in facts}
+    return frozenset(
+        bytes(one.hash) if isinstance(one, Content) else bytes(one)
+        for one in contents
+        if one is not None
+    )
 
 
 def was_in_conflict(facts: Sequence[Fact]) -> bool:

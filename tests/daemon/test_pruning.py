@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from daemon.disk import DiskError
 from daemon.displaced import parse_history_name
 from daemon.fs import LinuxDisk
 from daemon.headroom import Space, kept_free, missing_bytes, shortage
+from daemon.reverting import revert_local_changes
+from store.access import Role
 from tests.daemon.working import OLD_NS, Working, alone, eventually, pair
 
 DAY_NS = 86_400 * 10**9
@@ -142,6 +145,46 @@ async def test_bytes_that_no_object_had_never_go(tmp_path: Path) -> None:
         limit(other, keep_s=86_400.0)
         await eventually(lambda: other.history() == [b"never shared"])
         await in_step(other)
+
+
+async def test_E22_what_somebody_may_still_write_to_never_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.pruning._WATCHED_NS", 0)
+    async with pair(tmp_path) as (owner, other):
+        await edited(owner, other, "a", [b"one", b"two"])
+        await edited(owner, other, "d/open", [b"held"])
+        await edited(owner, other, "d/closed", [b"closed"])
+        with other.stored.change():  # nobody writes to what was replaced
+            other.db.execute("DELETE FROM displaced")
+        with (other.root / "d/open").open("ab") as held:
+            shutil.rmtree(owner.root / "d")
+            await owner.look()
+            await eventually(lambda: not (other.root / "d").exists())
+            await other.settled()
+
+            limit(other, keep_bytes=1)
+            await eventually(lambda: b"one" not in other.history())
+            held.write(b", written on")
+
+        assert b"held, written on" in other.history()
+
+
+async def test_bytes_of_a_known_file_that_were_never_shared_never_go(tmp_path: Path) -> None:
+    async with pair(tmp_path, Role.READ) as (owner, other):
+        await edited(owner, other, "a", [b"one", b"two"])
+        other.write("a", b"of the reader alone")
+        await other.look()
+        await revert_local_changes(other.node, other.work)
+        await eventually(lambda: other.has("a", b"two"))
+        await other.settled()
+        assert sorted(other.history()) == [b"of the reader alone", b"one"]
+
+        age(other, 200)
+        limit(other, keep_s=86_400.0)
+        await eventually(lambda: b"one" not in other.history())
+
+        assert other.history() == [b"of the reader alone"]
 
 
 async def test_F1_a_crash_while_pruning_leaves_rows_and_files_in_step(
