@@ -70,6 +70,10 @@ class HeldReversions:
         """Whether what stands at this path waits."""
         return path in self._values
 
+    def holds(self, act: Edited) -> bool:
+        """Whether an act is what waits; what a person made of a held file since is not."""
+        return self._values.get(act.path) == act.looked.value
+
     def release(self) -> None:
         """Hold nothing any more: it was confirmed, or the newer versions come back."""
         self._values = {}
@@ -98,10 +102,9 @@ class HeldReversions:
             return acts
         kept: list[Act] = []
         for act in acts:
-            value = None if not isinstance(act, Edited) else self._values.get(act.path)
-            if isinstance(act, Edited) and value == act.looked.value:
+            if isinstance(act, Edited) and self.holds(act):
                 continue
-            if value is not None and isinstance(act, Edited):
+            if isinstance(act, Edited) and act.path in self._values:
                 del self._values[act.path]
                 self.objects -= {row.object_no for row in act.rows}
             kept.append(act)

@@ -77,7 +77,7 @@ async def put_back_deleted(node: Node, work: FolderWork) -> None:
                 act
                 for act in acts
                 if (isinstance(act, Deleted) and act.path in work.held)
-                or (isinstance(act, Edited) and act.path in work.reverted)
+                or (isinstance(act, Edited) and work.reverted.holds(act))
             ],
         )
         work.held.release()

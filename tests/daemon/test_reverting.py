@@ -331,3 +331,24 @@ async def test_few_older_files_and_those_of_new_times_are_edits(
         await eventually(lambda: owner.has("d/f7", b"older 7"))
 
         assert not other.work.reverted
+
+
+async def test_A12_an_edit_of_a_held_file_that_nobody_saw_yet_is_not_taken_back(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as (owner, other):
+        await edited_many(owner, other, 120)
+        await other.stop()
+        put_back_files(other, 120)
+        other.open()
+        await other.start(owner)
+        await eventually(lambda: other.work.reverted)
+        other.write("d/f7", b"saved this very moment")  # no watcher tells
+
+        await put_back_deleted(other.node, other.work)
+        await eventually(lambda: other.has("d/f8", b"newer 8"))
+        await other.settled()
+
+        assert other.read("d/f7") == b"saved this very moment"
+        await other.look()
+        await eventually(lambda: owner.has("d/f7", b"saved this very moment"))
