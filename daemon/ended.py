@@ -49,7 +49,7 @@ class EndedFolder:
             self.told.add(agent)
             self.on_told(self)
 
-    async def compare(self, heads: Heads) -> None:
+    async def compare(self, agent: AgentId, heads: Heads) -> None:
         """Nothing is written any more, so what others know of our log is of no matter."""
 
     def contents_available(self, blobs: Sequence[BlobHash]) -> None:

@@ -227,9 +227,9 @@ class FolderWork:
         self._standing.note_heads(agent, heads)
         self._look.wake()
 
-    async def compare(self, heads: Heads) -> None:
+    async def compare(self, agent: AgentId, heads: Heads) -> None:
         """See whether a peer knows more of our own log than we do; then that comes first."""
-        if await self.tail.heard(heads, self._standing.now_s()):
+        if await self.tail.heard(agent, heads, self._standing.now_s()):
             logger.warning("own log is longer elsewhere folder=%s", short(self.folder))
             self._look.set_back()
             self._tell_tail()

@@ -3,7 +3,8 @@
 A home that was restored, or a machine that was set back, knows less of its own log than its
 peers do. What it lost comes back through the exchange like any other batch; until then, for a
 bounded time, nothing is looked at and nothing written, and what is written next opens a new
-epoch (store.folder). It asks nobody itself: what peers say comes in.
+epoch (store.folder). It asks nobody itself: what peers say comes in. A head is a claim, only the
+batches prove it: who claims what never comes is not waited for again (A12).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ COMPARE_S: Final = 1.5  # so long the first own write waits for somebody to comp
 GATHER_S: Final = 1.0  # others may be about to connect, and know more
 ALONE_S: Final = 20.0  # nobody answers: a new epoch makes it safe to go on
 STUCK_S: Final = 30.0  # who is heard sends nothing any more
+LONGEST_S: Final = 600.0  # or sends something now and then, as if to keep us waiting
 _WRITTEN_KEPT: Final = 1024
 
 
@@ -40,6 +42,8 @@ class OwnTail:
         self._since_s = 0.0
         self._progress = (-1, 0.0)  # batches known, and since when
         self._known: BatchId | None = None  # of our log, named by a peer and here: spares asking
+        self._claims: dict[AgentId, set[BatchId]] = {}  # of our log, named and not here
+        self._doubted: dict[AgentId, set[BatchId]] = {}  # claims that did not come true yet
         self._compared = asyncio.Event()
 
     async def start(self, now_s: float) -> None:
@@ -57,8 +61,8 @@ class OwnTail:
         self._since_s = now_s
         self._progress = (-1, now_s)
 
-    async def heard(self, heads: Heads, now_s: float) -> bool:
-        """Compare what a peer has of our log; True where it begins to lag."""
+    async def heard(self, agent: AgentId, heads: Heads, now_s: float) -> bool:
+        """Compare what a peer says that it has of our log; True where it begins to lag."""
         own = self._shelf[self._folder_no].own_log
         named = [
             (LogId(head.log), BatchId(head.batch))
@@ -73,16 +77,23 @@ class OwnTail:
             stored = self._shelf[self._folder_no]
             if not stored.lacks_own(named):
                 return False
-            stored.renew_epoch(self._shelf.new_epoch())
+            if all(map(stored.log.has, self._doubted.get(agent, ()))):
+                self._doubted.pop(agent, None)
+            if agent not in self._doubted and stored.next_epoch is None:
+                stored.renew_epoch(self._shelf.new_epoch())
             return True
 
         is_outrun = await self._core.run(compare)
-        if is_outrun:
-            self._lag(now_s)
-        elif len(named) == 1:
-            self._known = named[0][1]
         self._compared.set()
-        return is_outrun
+        if not is_outrun and len(named) == 1:
+            self._known = named[0][1]
+        if not is_outrun or agent in self._doubted:
+            return False
+        self._claims[agent] = {batch for _, batch in named}
+        if self.is_lagging:
+            return False  # who claims more and more meanwhile is waited for no longer
+        self._lag(now_s)
+        return True
 
     def nobody_answers(self) -> None:
         """Everybody was called once and nobody is there: nothing to compare with."""
@@ -98,16 +109,14 @@ class OwnTail:
                 self._compared.set()  # who comes later finds a fork, and that is handled
         return not self.is_lagging
 
-    async def look(
-        self, theirs: Sequence[Heads], now_s: float, *, has_others: bool
-    ) -> bool:
+    async def look(self, theirs: Sequence[Heads], now_s: float, *, has_others: bool) -> bool:
         """Find out whether the tail is back, or waited for long enough; True when it ends."""
         if not self.is_lagging or now_s - self._since_s < GATHER_S:
             return False
         wanted = [head.batch for heads in theirs for head in heads.heads]
         if not theirs:
             self.is_lagging = has_others and now_s - self._since_s < ALONE_S
-            return not self.is_lagging
+            return await self._has_ended()
 
         def count() -> tuple[int, int]:
             log = self._shelf[self._folder_no].log
@@ -116,8 +125,22 @@ class OwnTail:
         missing, batches = await self._core.run(count)
         if batches != self._progress[0]:
             self._progress = (batches, now_s)
-        self.is_lagging = bool(missing) and now_s - self._progress[1] < STUCK_S
-        return not self.is_lagging
+        is_coming = now_s - self._progress[1] < STUCK_S and now_s - self._since_s < LONGEST_S
+        self.is_lagging = bool(missing) and is_coming
+        return await self._has_ended()
+
+    async def _has_ended(self) -> bool:
+        """Whether the wait is over; then note whose claims did not come true."""
+        if self.is_lagging:
+            return False
+        claims, self._claims = self._claims, {}
+
+        def unproven() -> dict[AgentId, set[BatchId]]:
+            log = self._shelf[self._folder_no].log
+            return {one: named for one, named in claims.items() if not all(map(log.has, named))}
+
+        self._doubted.update(await self._core.run(unproven))
+        return True
 
 
 class OwnBatches:

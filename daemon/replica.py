@@ -71,7 +71,7 @@ class SharedFolder(Protocol):
     def peer_has(self, agent: AgentId, heads: Heads) -> None:
         """Note what a peer has of this folder."""
 
-    async def compare(self, heads: Heads) -> None:
+    async def compare(self, agent: AgentId, heads: Heads) -> None:
         """See whether a peer knows more of our own log than we do."""
 
     def contents_available(self, blobs: Sequence[BlobHash]) -> None:
@@ -272,7 +272,7 @@ class NodeReplica:
         work = self._folders.get(folder)
         if work is not None:
             work.peer_has(agent, heads)
-            await work.compare(heads)
+            await work.compare(agent, heads)
 
     def note_connected(self, agent: AgentId, folders: Sequence[FolderId]) -> None:
         """Note which folders are now exchanged with a connected peer."""

@@ -1,0 +1,79 @@
+"""What a member can do to others with messages that are well formed: nothing that lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon import own_tail
+from peers import wire
+from tests.daemon.working import Working, eventually, pair
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+def say_heads(liar: Working, victim: Working, *heads: wire.Head) -> None:
+    """Say in the liar's name that it has these heads beside its own."""
+    session = liar.node.sessions.session(victim.key.agent)
+    if session is not None:
+        truth = liar.stored.log.heads()
+        said = tuple(wire.Head(one.log, one.seq, one.batch) for one in truth)
+        folder = liar.stored.id
+        session.send(wire.HeadsSaid(folder, (*said, *heads), None, 1, False, False, False))
+
+
+@asynccontextmanager
+async def claiming(liar: Working, victim: Working) -> AsyncIterator[None]:
+    """Claim without a pause to have more of the victim's log, ever other batches."""
+
+    async def claim() -> None:
+        for number in itertools.count(1):
+            batch = number.to_bytes(32, "big")
+            say_heads(liar, victim, wire.Head(victim.stored.own_log, 10**6 + number, batch))
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(claim())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_A12_who_claims_more_of_our_log_than_there_is_stops_us_once_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_tail, "STUCK_S", 0.5)
+    monkeypatch.setattr(own_tail, "GATHER_S", 0.1)
+    async with pair(tmp_path) as (liar, victim):
+        async with claiming(liar, victim), asyncio.timeout(20):
+            await eventually(lambda: victim.work.tail.is_lagging)
+            for number in range(5):
+                name, content = f"{number}.txt", b"%d" % number
+                victim.write(name, content)
+                await victim.look()
+                await eventually(lambda: liar.has(name, content))  # noqa: B023 - awaited here
+
+        own = [h for h in victim.stored.log.heads() if h.agent == victim.key.agent]
+        assert len(own) <= 2, "one more for the claim that was believed"
+
+
+async def test_A12_a_claim_that_is_renewed_all_the_time_is_waited_for_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_tail, "LONGEST_S", 0.5)
+    monkeypatch.setattr(own_tail, "GATHER_S", 0.1)
+    async with pair(tmp_path) as (liar, victim), claiming(liar, victim), asyncio.timeout(20):
+        await eventually(lambda: victim.work.tail.is_lagging)
+
+        await eventually(lambda: not victim.work.tail.is_lagging)
+
+        victim.write("mine.txt", b"mine")
+        await victim.look()
+        await eventually(lambda: liar.has("mine.txt", b"mine"))
