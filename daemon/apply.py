@@ -28,10 +28,11 @@ from daemon.outcomes import (
     failure,
 )
 from daemon.places import Earlier
-from daemon.placing import DirectoryPaths, Job, Placed, Placer
+from daemon.placing import Placer
 from daemon.portions import parts, segments
 from daemon.portions import rounds as rounds_of
 from daemon.recovery import FETCH_PREFIX, Recovery
+from daemon.site import Job, Placed
 from daemon.steps import (
     Bind,
     Claim,
@@ -47,6 +48,7 @@ from daemon.steps import (
     place_of,
     row_for,
 )
+from daemon.whereabouts import DirectoryPaths
 from peers.cancelling import TaskGroup
 from store.ids import BlobHash, Kind
 from store.records import BlobRef

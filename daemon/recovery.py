@@ -25,7 +25,6 @@ from daemon.disk import (
 from daemon.displaced import Clock, Names, keep_unknown, settle
 from daemon.ledger import Ledger
 from daemon.outcomes import Agreed, Displaced, Intent, Kept, Outcome, Settled, Watched
-from daemon.placing import DirectoryPaths
 from daemon.steps import (
     Bind,
     Claim,
@@ -45,6 +44,7 @@ from daemon.steps import (
     row_for,
 )
 from daemon.taking import put_away
+from daemon.whereabouts import DirectoryPaths
 from store.ids import BlobHash, Kind
 from store.records import SyncedRow
 

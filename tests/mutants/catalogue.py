@@ -177,9 +177,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="a file is as synced says before it is replaced",
-        file="daemon/placing.py",
+        file="daemon/site.py",
         old="        if whole and not is_as_synced(stat, row):\n"
-        "            raise _Waits(path, Why.CHANGED_HERE)\n",
+        "            raise Waits(path, Why.CHANGED_HERE)\n",
         new="",
         proofs=(_APPLY,),
     ),
