@@ -93,7 +93,13 @@ class Recorder:
         nos = {row.object_no for act in acts if not isinstance(act, Created) for row in act.rows}
         self._known = self._state.rows(sorted(nos))  # state stays as it is until _finish()
         self._entries = self._view_of(
-            {row.object_no for act in acts if not isinstance(act, Created) for row in act.rows}
+            {
+                row.object_no
+                for act in acts
+                if not isinstance(act, Created)
+                for row in act.rows
+                if row.copy != PRIMARY or not isinstance(act, Deleted)  # see _is_gone()
+            }
         )
         creates: list[Created] = []
         for act in acts:
@@ -112,8 +118,18 @@ class Recorder:
 
     def _fresh(self, acts: Sequence[Act]) -> list[Act]:
         """Leave out acts whose synced rows changed since the look: they are looked at again."""
-        nos = {row.object_no for act in acts if not isinstance(act, Created) for row in act.rows}
+        rows = [row for act in acts if not isinstance(act, Created) for row in act.rows]
+        deleted = {
+            row.object_no
+            for act in acts
+            if isinstance(act, Deleted)
+            for row in act.rows
+            if row.kind is Kind.DIRECTORY
+        }
+        below = self._synced.rows_below(sorted(deleted))
+        nos = {row.object_no for row in rows}.difference(row.object_no for row in below)
         current = {(r.object_no, r.copy): r for r in self._synced.rows_of(sorted(nos))}
+        current.update(((row.object_no, row.copy), row) for row in below)
         found: list[Act] = []
         for act in acts:
             if isinstance(act, Created):
@@ -122,17 +138,17 @@ class Recorder:
                 self.result.look_again.append(act.target if isinstance(act, Moved) else act.path)
             else:
                 found.append(act)
-        return self._without_orphans(found)
+        return self._without_orphans(found, below)
 
-    def _without_orphans(self, acts: list[Act]) -> list[Act]:
+    def _without_orphans(self, acts: list[Act], below: Sequence[SyncedRow]) -> list[Act]:
         """Leave out the deletion of a directory that would leave rows below it behind.
 
         Something in it was not judged, since apply was at work there: both are looked at again.
+        `below` are the rows below all directories that acts delete.
         """
-        deleted = [act for act in acts if isinstance(act, Deleted)]
-        directories = {r.object_no for a in deleted for r in a.rows if r.kind == Kind.DIRECTORY}
-        if not directories:
+        if not below:
             return acts
+        deleted = [act for act in acts if isinstance(act, Deleted)]
         leaving = {
             (row.object_no, row.copy)
             for act in acts
@@ -141,7 +157,7 @@ class Recorder:
         }
         staying = {
             row.parent_no
-            for row in self._synced.rows_below(sorted(directories))
+            for row in below
             if (row.object_no, row.copy) not in leaving
         }
         kept: set[bytes] = set()
@@ -301,10 +317,13 @@ class Recorder:
 
     def _is_gone(self, row: SyncedRow) -> bool:
         """Whether the view has nothing of what this row stood for."""
+        if row.copy == PRIMARY:  # what is visible has an entry
+            known = self._known.get(row.object_no)
+            return known is None or not self._state.is_visible(known)
         entries = self._entries.get(row.object_no)
         if not entries:
             return True
-        if row.copy == PRIMARY or row.copy in entries:
+        if row.copy in entries:
             return False
         # The copy may stand under another name by now, or have become the file itself.
         shown = {head.event_id for head in self._state.heads(row.object_no) if head.is_shown}

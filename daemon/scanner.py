@@ -63,7 +63,7 @@ from daemon.matching import is_same_directory
 from store.ids import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Container, Sequence
 
     from daemon.disk import Disk
     from daemon.ignore import Ignore
@@ -213,9 +213,12 @@ class _Scan:
         paths = {path for path in (*where.paths, *listed) if path}
         tried: set[bytes] = set()
         while paths:
-            tried |= paths
-            further = await self._look_at(sorted(paths), deep)
-            paths = further - tried
+            below = {path for path in paths if _is_below_one_of(path, paths)}
+            tried |= paths - below
+            further = await self._look_at(sorted(paths - below), deep)
+            # Of a directory that went all that stood below is missing too: `rm -r` is one look.
+            below = {path for path in below if not _is_below_one_of(path, self._missing)}
+            paths = (further | below) - tried
 
     async def _look_at(self, paths: list[bytes], deep: set[bytes]) -> set[bytes]:
         """Judge single paths; gives those that must be judged besides.
@@ -679,6 +682,14 @@ class _Scan:
             else:
                 missing.append(Missing(path, rows))
         return tuple(missing)
+
+
+def _is_below_one_of(path: bytes, directories: Container[bytes]) -> bool:
+    """Whether a directory above this path is among those given."""
+    while path := parent_of(path):
+        if path in directories:
+            return True
+    return False
 
 
 def _racy_again(path: bytes, stat: Stat) -> Again:

@@ -275,6 +275,12 @@ class FolderState:
             self._batch_cache.move_to_end(batch_no)
         return stored
 
+    def is_visible(self, row: ObjectRow) -> bool:
+        """Whether the view shows an object, by whatever name."""
+        if row.kind == Kind.DIRECTORY:
+            return self.directories[row.no].is_visible
+        return bool(row.flags & ALIVE)
+
     # -- applying -----------------------------------------------------------------------------
 
     def apply(self, applied: AppliedBatch) -> None:

@@ -17,7 +17,7 @@ from store.events import ObjectCreated
 from store.ids import AgentId, Kind
 from store.paths import conflict_name
 from store.records import PRIMARY, Entry
-from store.state import ALIVE, MANY, Changes, FolderState, HeadRow, ObjectRow, class_of
+from store.state import MANY, Changes, FolderState, HeadRow, ObjectRow, class_of
 from store.state import OBJECT_COLUMNS as _COLUMNS
 
 _CONFLICT_MARK = b" (conflict "
@@ -47,7 +47,7 @@ class View:
         rows = self._considered(changes)
         slots: dict[Place, list[ObjectRow]] = {}
         for row in rows.values():
-            if self._is_visible(row):
+            if self._state.is_visible(row):
                 slots.setdefault((self._class(row.parent_no)[0], row.name), []).append(row)
         found: list[Entry] = []
         for place, members in slots.items():
@@ -138,11 +138,6 @@ class View:
             members = class_of(self._state.directories, no) or [no]
             self._classes[no] = members
         return members
-
-    def _is_visible(self, row: ObjectRow) -> bool:
-        if row.kind == Kind.DIRECTORY:
-            return self._state.directories[row.no].is_visible
-        return bool(row.flags & ALIVE)
 
     # -- one slot -----------------------------------------------------------------------------
 
@@ -246,7 +241,7 @@ class View:
         """Whether something visible is placed at that name."""
         rows: dict[int, ObjectRow] = {}
         self._add_at(rows, parent_no, name)
-        return any(self._is_visible(row) for row in rows.values())
+        return any(self._state.is_visible(row) for row in rows.values())
 
 
 _LAST_SECOND = 253402300799  # 9999-12-31T23:59:59Z: the last that a date can show

@@ -47,6 +47,7 @@ class Troubled:
         self.written: set[bytes] = set()
         self.lost_after: int | None = None
         self.read: list[bytes] = []
+        self.asked: set[bytes] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._disk, name)
@@ -67,6 +68,10 @@ class Troubled:
             (name, as_mount(stat) if prefix + name in self.mounts else stat)
             for name, stat in listed
         ]
+
+    def stat(self, path: bytes) -> Stat | None:
+        self.asked.add(path)
+        return self._disk.stat(path)
 
     def look(self, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
         self.read += paths
@@ -526,6 +531,58 @@ async def test_P39_newly_ignored_objects_keep_their_state(bench: Bench) -> None:
     shutil.rmtree(bench.path("build"))
     assert await bench.look() == []
     assert await bench.look(LookSet(paths=(b"a.o", b"build/x", b"build"))) == []
+
+
+async def test_a_deleted_tree_costs_one_stat_whatever_was_hinted_below(
+    bench: Bench, troubled: Troubled
+) -> None:
+    for number in range(20):
+        bench.write(f"tree/d{number % 4}/f{number}", b"%d" % number)
+    await bench.look()
+    stood = [path for path in bench.on_disk() if path]
+    troubled.asked.clear()
+
+    shutil.rmtree(bench.path("tree"))
+    acts = await bench.look(LookSet(paths=tuple(stood)))
+
+    assert len(stood) == 25
+    assert sorted(names(acts)) == sorted(f"Deleted {path.decode()}" for path in stood)
+    assert troubled.asked == {b"tree"}
+    assert bench.in_rows() == {}
+
+
+async def test_what_was_moved_out_of_a_deleted_tree_moves(bench: Bench) -> None:
+    bench.write("tree/d/kept", b"kept")
+    bench.write("tree/d/gone", b"gone")
+    await bench.look()
+
+    bench.path("tree/d/kept").rename(bench.path("kept"))
+    shutil.rmtree(bench.path("tree"))
+    paths = (b"kept", b"tree", b"tree/d", b"tree/d/gone", b"tree/d/kept")
+    acts = await bench.look(LookSet(paths=paths))
+
+    assert names(acts) == [
+        "Moved tree/d/kept kept",
+        "Deleted tree",
+        "Deleted tree/d",
+        "Deleted tree/d/gone",
+    ]
+    assert bench.in_rows() == bench.on_disk()
+
+
+async def test_what_was_made_anew_in_a_tree_is_found_beside_what_went_there(
+    bench: Bench,
+) -> None:
+    bench.write("tree/d/one", b"one")
+    bench.write("tree/two", b"two")
+    await bench.look()
+
+    shutil.rmtree(bench.path("tree"))
+    bench.write("tree/d/three", b"three")
+    paths = (b"tree", b"tree/d", b"tree/d/one", b"tree/d/three", b"tree/two")
+    await bench.look(LookSet(paths=paths))
+
+    assert bench.in_rows() == bench.on_disk()
 
 
 async def test_a_backup_is_shared_once_its_original_is_gone(bench: Bench) -> None:
