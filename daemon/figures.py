@@ -21,7 +21,7 @@ from store.codec import decode_header, split_events
 from store.events import FIRST_FOLDER_TAG, Content, decode, tag_of
 from store.folder import StoredFolder
 from store.ids import AgentId
-from store.log import LogHead
+from store.opening import LogHead
 
 T = TypeVar("T")
 

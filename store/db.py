@@ -16,7 +16,7 @@ from pathlib import Path
 from store.errors import DatabaseDamaged, DatabaseNewer, DizzyError
 from store.schema import SCHEMA
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 IN_LIMIT = 500  # ids in one IN(): well below SQLite's limit of variables
 _ROWS_AT_ONCE = (64, 8)  # of one INSERT: 64 rows of 20 columns are 1280 of 32766 variables
 
@@ -29,6 +29,11 @@ CREATE TABLE chunk_list (
     PRIMARY KEY (no), UNIQUE (value, folder_no)
 );
 PRAGMA user_version = 2;
+COMMIT;"""
+# Version 2 looked for the few batches that wait for a newer dizzyd among all of them.
+_FROM_2 = """BEGIN;
+CREATE INDEX IF NOT EXISTS batch_unapplied ON batch (folder_no) WHERE is_applied = 0;
+PRAGMA user_version = 3;
 COMMIT;"""
 
 
@@ -152,8 +157,8 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
             if was_there and _has_tables(connection):
                 raise sqlite3.DatabaseError("the number of its schema is gone")
             _make(connection)
-        elif version == 1 and not read_only:
-            connection.executescript(_FROM_1)
+        elif not read_only:
+            _renew(connection, version)
     except sqlite3.Error as cause:
         if isinstance(cause, sqlite3.OperationalError) and not is_damage(cause):
             raise DizzyError(
@@ -174,6 +179,13 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
             hint="install a newer dizzyd; nothing was changed",
         )
     return Database(connection)
+
+
+def _renew(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the tables of an earlier schema to the present one, a transaction for each step."""
+    for earlier, change in ((1, _FROM_1), (2, _FROM_2)):
+        if version <= earlier:
+            connection.executescript(change)
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:

@@ -17,7 +17,8 @@ from store.db import Database, chunked
 from store.ending import Ending, cut_events
 from store.events import Content, ContentChanged, EpochOpened, Granted, ObjectCreated, encode
 from store.ids import AgentId, BatchId, Epoch, FolderId, Kind, LogId, log_id
-from store.log import Admitted, AppliedBatch, FolderLog, LogHead, Opening, OwnWriter
+from store.log import Admitted, AppliedBatch, FolderLog, Opening, OwnWriter
+from store.opening import LogHead
 from store.records import Entry
 from store.signing import AgentKey, SignedBatch, sign_folder_shared, verify
 from store.state import OBJECT_COLUMNS, Changes, FolderState, ObjectRow, class_of

@@ -9,7 +9,6 @@ Two branches of one log (a fork) are both kept: the primary key is the batch id.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -40,13 +39,13 @@ from store.ids import (
     log_id,
     numbered_event_id,
 )
+from store.opening import EventCount, LogHead, known_logs, unapplied
 from store.paths import is_reserved, safe_name
 from store.signing import (
     AgentKey,
     SignedBatch,
     WireBatch,
     sign_batch,
-    verify,
     verify_folder_shared,
 )
 
@@ -86,17 +85,6 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogHead:
-    """The newest stored batch of one branch of one log."""
-
-    log: LogId
-    agent: AgentId
-    epoch: Epoch
-    seq: int
-    batch: BatchId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedBatch:
     """A batch that takes effect now, as the fold receives it."""
 
@@ -132,7 +120,7 @@ class FolderLog:
         self._access_sets: dict[int, tuple[int, ...]] = {}
         self._members_at: dict[tuple[int, ...], dict[AgentId, access.Member]] = {}
         self.batches = 0
-        self._events: int | None = None  # counted when first asked for
+        self._events = EventCount(database, folder_no)
         self.held_by_newer: set[AgentId] = set()  # logs with an unknown mandatory event
         self._has_unapplied = False  # such, or what follows them
         self.endings: dict[int, Ending] = {}  # by the number of the batch
@@ -143,28 +131,8 @@ class FolderLog:
 
     def _load(self) -> None:
         db = self._db
-        for no, log in db.execute("SELECT no, id FROM log WHERE folder_no = ?", (self.folder_no,)):
-            self._log_nos[LogId(log)] = no
-        rows = db.execute(
-            "SELECT l.id, l.agent, l.epoch, b.seq, b.id FROM log l JOIN batch b ON b.log_no = l.no"
-            " WHERE l.folder_no = ?1 AND (b.seq = (SELECT max(seq) FROM batch WHERE log_no = l.no)"
-            "  OR l.no IN (SELECT log_no FROM batch WHERE folder_no = ?1"
-            "              GROUP BY log_no, seq HAVING count(*) > 1))",
-            (self.folder_no,),
-        ).fetchall()
-        named: set[bytes] = set()
-        forked = {log for log, number in Counter(row[0] for row in rows).items() if number > 1}
-        if forked:
-            for log in forked:
-                for (header,) in db.execute(
-                    "SELECT header FROM batch WHERE log_no = ?", (self._log_nos[log],)
-                ):
-                    named.add(decode_header(header).prev or b"")
-        for log, agent, epoch, seq, batch in rows:
-            if batch not in named:
-                self._heads[batch] = LogHead(
-                    log=log, agent=agent, epoch=epoch, seq=seq, batch=batch
-                )
+        known = known_logs(db, self.folder_no)
+        self._log_nos, self._heads, self.batches = known.numbers, known.heads, known.batches
         for batch, lamport in db.execute(
             "SELECT f.batch_id, b.lamport FROM frontier f JOIN batch b ON b.id = f.batch_id"
             " WHERE f.folder_no = ?",
@@ -177,28 +145,16 @@ class FolderLog:
             self._access_sets[no] = _split_nos(joined)
         for no in self._membership_nos():
             self._note_ending(no)
-        counted = db.execute(
-            "SELECT count(*) FROM batch WHERE folder_no = ?", (self.folder_no,)
-        ).fetchone()
-        self.batches = counted[0]
-        unapplied = self._unapplied()
-        self._has_unapplied = bool(unapplied)
+        held = self._unapplied()
+        self._has_unapplied = bool(held)
         self.held_by_newer = {
             AgentId(signed.header.agent)
-            for _, signed in unapplied
+            for _, signed in held
             if _needs_newer(signed.events)
         }
 
     def _unapplied(self) -> list[tuple[int, SignedBatch]]:
-        """Read what is stored and has no effect yet, in (lamport, batch id) order."""
-        return [
-            (no, verify(WireBatch(header=header, signature=signature, body=body)))
-            for no, header, signature, body in self._db.execute(
-                "SELECT no, header, signature, body FROM batch"
-                " WHERE folder_no = ? AND is_applied = 0 ORDER BY lamport, id",
-                (self.folder_no,),
-            ).fetchall()
-        ]
+        return unapplied(self._db, self.folder_no)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -225,13 +181,8 @@ class FolderLog:
         return len(self._waiting)
 
     def count_events(self) -> int:
-        """Count the events of all stored batches: slow once, then kept."""
-        if self._events is None:
-            headers = self._db.execute(
-                "SELECT header FROM batch WHERE folder_no = ?", (self.folder_no,)
-            )
-            self._events = sum(decode_header(header).count for (header,) in headers)
-        return self._events
+        """Count the events of all stored batches: of a long log slow once, then noted."""
+        return self._events.total()
 
     def missing(self) -> set[bytes]:
         """List the ids of batches that are waited for and not here."""
@@ -588,8 +539,7 @@ class FolderLog:
             batch=signed.id,
         )
         self.batches += 1
-        if self._events is not None:
-            self._events += header.count
+        self._events.add(batch_no, header.count)
         if is_applied:
             self._advance_frontier(signed, _parents(signed))
             fold(AppliedBatch(no=batch_no, signed=signed, is_void=is_void, fresh=fresh or set()))

@@ -17,6 +17,7 @@ CREATE TABLE batch ( no INTEGER NOT NULL, folder_no INTEGER NOT NULL, id BLOB NO
     is_applied INTEGER NOT NULL, is_void INTEGER NOT NULL, header BLOB NOT NULL, signature BLOB
     NOT NULL, body BLOB NOT NULL, PRIMARY KEY (no), UNIQUE (id) );
 CREATE INDEX batch_place ON batch (log_no, seq);
+CREATE INDEX batch_unapplied ON batch (folder_no) WHERE is_applied = 0;
 CREATE TABLE bucket ( folder_no INTEGER NOT NULL, no INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY
     KEY (folder_no, no) ) WITHOUT ROWID;
 CREATE TABLE chunk_list ( no INTEGER NOT NULL, folder_no INTEGER NOT NULL, value BLOB NOT NULL,

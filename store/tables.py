@@ -11,7 +11,7 @@ comparing bytes compares order.
 
 from __future__ import annotations
 
-from sqlalchemy import Index, LargeBinary, UniqueConstraint
+from sqlalchemy import Index, LargeBinary, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 
@@ -63,7 +63,10 @@ class Log(SQLModel, table=True):
 class Batch(SQLModel, table=True):
     """A verified batch, as received."""
 
-    __table_args__ = (Index("batch_place", "log_no", "seq"),)
+    __table_args__ = (
+        Index("batch_place", "log_no", "seq"),
+        Index("batch_unapplied", "folder_no", sqlite_where=text("is_applied = 0")),
+    )
     no: int | None = _primary()
     folder_no: int
     id: bytes = Field(sa_type=LargeBinary, unique=True)
