@@ -12,7 +12,7 @@ root are never listed and cannot be reached by a path, only by the calls for sta
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
@@ -107,6 +107,9 @@ class NewFile(Struct, frozen=True, gc=False):
     content: Buffer
     is_executable: bool
     mtime_ns: int
+
+
+ASIDE_PREFIX: Final = b"swap-tmp-"  # what waits in tmp between the renames of a swap
 
 
 def arriving_name(keep_as: bytes) -> bytes:
@@ -257,7 +260,11 @@ class Disk(Protocol):
         """Rename within the tree, replacing nothing. Raises NameTaken, NameMissing."""
 
     def swap(self, one: bytes, other: bytes) -> None:
-        """Exchange two names atomically. Raises NameMissing."""
+        """Exchange two names. Raises NameMissing.
+
+        Where EXCHANGE is missing it is done by three renames: what stood at `one` is in tmp
+        meanwhile, as ASIDE_PREFIX and more, and stays there if a crash or fault comes between.
+        """
 
     def make_directory(self, path: bytes) -> Stat:
         """Make a directory. Raises NameTaken, NameMissing."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from daemon import syscalls
-from daemon.disk import DiskError, FileKind, Stat, arriving_name
+from daemon.disk import ASIDE_PREFIX, DiskError, FileKind, Stat, arriving_name
 from daemon.fs_below import READABLE, At, Tree, kind_of, stat_of
 from daemon.fs_own import own_name
 from daemon.fs_stage import (
@@ -99,7 +99,7 @@ class TreeNames:
         return stat_of(found, kind)
 
     def swap(self, one: bytes, other: bytes) -> None:
-        """Exchange two names atomically. Raises NameMissing."""
+        """Exchange two names, in one step where the disk can. Raises NameMissing."""
         with self._tree.at("swap", one) as first, self._tree.at("swap", other) as second:
             if self._has_exchange:
                 syscalls.renameat2(
@@ -213,7 +213,7 @@ class TreeNames:
 
     def _swap_by_three(self, first: At, second: At) -> None:
         second.lstat()
-        aside = b"swap-tmp-" + os.urandom(8).hex().encode()
+        aside = ASIDE_PREFIX + os.urandom(8).hex().encode()
         self._shop.rename(first.directory, first.name, self._shop.directory, aside)
         try:
             self._shop.rename(second.directory, second.name, first.directory, first.name)

@@ -16,10 +16,10 @@ from daemon.agreeing import (
     other_numbers,
     row_at,
 )
-from daemon.disk import FileKind, NameMissing, NameTaken, Stat
-from daemon.outcomes import Why
+from daemon.disk import DiskError, FileKind, NameMissing, NameTaken, Stat
+from daemon.outcomes import Why, failure
 from daemon.site import Job, Site
-from daemon.steps import MoveName, SwapNames
+from daemon.steps import MoveName, SwapNames, numbers_of
 from daemon.whereabouts import Waits
 from store.records import SyncedRow
 
@@ -55,10 +55,23 @@ def swap(site: Site, job: Job, step: SwapNames) -> None:
     if step.one.claim is not None:
         leaving = one_rows if step.other.claim is None else (*one_rows, *other_rows)
         site.must_leave_none_behind(step.one.claim, leaving)
-    site.disk.swap(one, other)
+    try:
+        site.disk.swap(one, other)
+    except DiskError as cause:
+        if _stands(site, one, one_rows[0]) or _stands(site, other, one_rows[0]):
+            raise
+        # It is in tmp, and the intent stays open: recovery brings it back.
+        site.placed.is_unfinished = True
+        site.placed.outcomes.append(failure(one, numbers_of(step), cause))
+        return
     stat, other_stat = site.disk.stat(other), site.disk.stat(one)
     _moved(site, step.one, one_rows, before, stat or _NO_STAT, number=b"")
     _moved(site, step.other, other_rows, other_before, other_stat or _NO_STAT, number=job.number)
+
+
+def _stands(site: Site, path: bytes, row: SyncedRow) -> bool:
+    stat = site.disk.stat(path)
+    return stat is not None and stat.inode == row.inode
 
 
 def _moved(

@@ -60,11 +60,11 @@ def remove_tree(site: Site, job: Job, step: RemoveTree) -> None:
     site.check(path, row, whole=False)
     taken = site.disk.take_tree(path, intent.keep_as)
     site.placed.displaces = True
-    if taken.inode != row.inode:
-        site.disk.return_taken(intent.keep_as, path)
-        raise Waits(path, Why.CHANGED_HERE)
     outcomes = site.placed.outcomes
     try:
+        if taken.inode != row.inode:
+            site.disk.return_taken(intent.keep_as, path)
+            raise Waits(path, Why.CHANGED_HERE)
         away = put_away(site.disk, site.names, intent, path, site.now_ns)
     except RootLost:
         raise

@@ -8,11 +8,20 @@ is removed. It makes no step anew: what was not done is planned again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 from msgspec.structs import replace
 
-from daemon.agreeing import ended_keys, moved_rows, other_numbers, row_of, settled_row
+from daemon.agreeing import (
+    ended_keys,
+    moved_rows,
+    other_numbers,
+    row_at,
+    row_of,
+    settled_row,
+)
 from daemon.disk import (
+    ASIDE_PREFIX,
     Disk,
     FileKind,
     Looked,
@@ -26,6 +35,7 @@ from daemon.displaced import Clock, Names, keep_unknown, settle
 from daemon.ledger import Ledger
 from daemon.outcomes import Agreed, Displaced, Intent, Kept, Outcome, Settled, Watched
 from daemon.steps import (
+    PARKING_PREFIX,
     Bind,
     Claim,
     Key,
@@ -115,6 +125,7 @@ class Recovery:
             case MoveName() as step:
                 self._finish_move(step, intent.number)
             case SwapNames(one, other):
+                self._bring_back(one)
                 self._finish_move(one, b"")
                 self._finish_move(other, intent.number)
             case RemoveTree():
@@ -191,6 +202,26 @@ class Recovery:
             gone = ended_keys(step.claim, rows)
             orphans = self._ledger.orphans(step.claim, rows)
         self._agree(agreed, gone, rows, number, orphans)
+
+    def _bring_back(self, step: MoveName) -> None:
+        """Give a name to what a swap by three renames had put aside: where it goes, or came from.
+
+        Where both are taken it is parked beside them, and the next plan moves it on.
+        """
+        rows = self._ledger.telling_of(step.rows)
+        for name, stat in self._disk.list_stages():
+            if not name.startswith(ASIDE_PREFIX) or stat.inode != rows[0].inode:
+                continue
+            parked = Place(step.source.parent_no, PARKING_PREFIX + name)
+            for place in (step.target, step.source, parked):
+                path = self._path(place)
+                if path is None:
+                    continue
+                with suppress(NameTaken, NameMissing):
+                    self._disk.restore_stage(name, path)
+                    if place is parked:
+                        self._agree([row_at(row, parked, None) for row in rows], (), rows, b"")
+                    return
 
     def _finish_attributes(self, intent: Intent, step: SetAttributes) -> None:
         entry = step.claim.entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from daemon.disk import Stat
     from store.records import Entry
 
 _BYSTANDER = file_entry(9, ROOT, b"bystander", b"two")
@@ -353,3 +354,28 @@ async def test_B9_nothing_outside_is_taken_through_a_link_planted_in_tmp(
 
     assert (outside / "c").read_bytes() == b"precious"
     assert planted
+
+
+async def test_E11_another_directory_taken_by_mistake_whose_name_is_taken_comes_back(
+    world: World,
+) -> None:
+    await world.converge(_TREE)
+    linux: Any = world.linux
+    take_tree = linux.take_tree
+
+    def while_names_change(path: bytes, keep_as: bytes) -> Stat:
+        (world.root / "d").rename(world.root / "moved away")
+        (world.root / "d").mkdir()
+        (world.root / "d/mine").write_bytes(b"by the user")
+        taken: Stat = take_tree(path, keep_as)
+        (world.root / "d").mkdir()
+        return taken
+
+    linux.take_tree = while_names_change
+    await world.apply(_AFTER)
+    linux.take_tree = take_tree
+    await world.restart()
+
+    assert (world.root / "d/mine").read_bytes() == b"by the user"
+    assert (world.root / "moved away/a").read_bytes() == b"one"
+    assert list((world.root / ".dizzyd/tmp").iterdir()) == []
