@@ -281,7 +281,7 @@ class Application:
         self._listener = Listener(
             identity,
             certificate.issue(key),
-            door=self.node,
+            door=self.node.door,
             on_link=self.node.take_link,
             random_bytes=secrets.token_bytes,
         )
@@ -434,11 +434,11 @@ class Application:
             changed = await self.node.book.set_own(places)
             if changed is not None:
                 await self.node.sessions.addresses_changed([changed])
-                self.node.network_changed()
+                self.node.calling.network_changed()
             wall_s, loop_s = time.time(), loop.time()
             await asyncio.sleep(NETWORK_LOOK_S)
             if time.time() - wall_s - (loop.time() - loop_s) > SUSPENDED_S:
-                self.node.network_changed()
+                self.node.calling.network_changed()
 
     async def _feed_watchdog(self) -> None:
         interval_s = self._notifier.watchdog_s

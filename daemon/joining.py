@@ -104,7 +104,7 @@ class Joining:
         try:
             self._sharing.make_root(root)
             if given_up is not None:
-                await node.stop_folder(given_up.folder)
+                await node.folders.stop(given_up.folder)
             self._sharing.prepare_disk(os.fsencode(root), asked.folder)
             # Before we are in: a crash behind that must not leave a folder that calls nobody.
             label = link.label.decode("utf-8", "replace")
@@ -118,9 +118,9 @@ class Joining:
         if given_up is not None:
             self._sharing.remove_config(given_up.folder)
         self._sharing.write_folder(wanted, root, asked.folder)
-        await node.add_folder(stored)
+        await node.folders.begin(stored)
         node.take_link(link)
-        await node.call_members()
+        await node.calling.call_members()
         return Joined(name=wanted, path=root, folder_id=asked.folder.hex())
 
     async def _join_again(self, asked: Invite, present: FolderWork) -> Joined:

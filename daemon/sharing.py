@@ -54,7 +54,7 @@ class Sharing:
         self.prepare_disk = prepare_disk
         self._find_marker = find_marker
         self._refusal = refusal
-        node.on_ended = self._forget_in_config
+        node.folders.on_ended = self._forget_in_config
 
     # -- finding --------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class Sharing:
             self.prepare_disk(os.fsencode(root), stored.id)
         node.shelf.put(stored)
         self.write_folder(chosen, root, stored.id)
-        await node.add_folder(stored)
+        await node.folders.begin(stored)
         return stored.id.hex()
 
     async def _share_new(self, root: str, name: str) -> StoredFolder:
@@ -151,10 +151,10 @@ class Sharing:
         ended = self.ended(name)
         if ended is None:
             [work] = self.works(name)
-            await self._node.drop_folder(work.folder)
+            await self._node.folders.drop(work.folder)
             self.remove_config(work.folder)
         else:
-            await self._node.drop_folder(ended.folder)
+            await self._node.folders.drop(ended.folder)
             self.remove_config(ended.folder)
         self.read_config()
 
@@ -176,7 +176,7 @@ class Sharing:
                 "this home was set back, and its peers still give it what it lacks",
                 hint="`dizzyd status` says when that is done",
             )
-        await self._node.end_folder(work)
+        await self._node.folders.end(work)
 
     def _forget_in_config(self, ended: EndedFolder) -> None:
         """Take an ended folder out of config.toml; if that fails a line too many stays."""

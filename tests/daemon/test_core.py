@@ -57,7 +57,7 @@ async def test_a_folder_that_stops_holds_its_files_until_no_thread_touches_them(
         assert disk is not None
         reading = asyncio.create_task(pool.run(slow, disk))
         await pool.run(begun.wait, 10)
-        stopping = asyncio.create_task(node.node.stop_folder(node.work.folder))
+        stopping = asyncio.create_task(node.node.folders.stop(node.work.folder))
         while node.node.works or node.node.replica.folders_shared_with(node.key.agent):
             await asyncio.sleep(0)
         stopping.add_done_callback(lambda _: order.append("stopped"))

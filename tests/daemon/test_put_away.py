@@ -41,9 +41,9 @@ async def test_F1_what_was_begun_is_finished_when_a_folder_stops_for_good(
         [stopped] = other.node.works
 
         if how == "left":
-            await other.node.drop_folder(stopped)
+            await other.node.folders.drop(stopped)
         else:
-            await owner.node.end_folder(owner.work)
+            await owner.node.folders.end(owner.work)
             await eventually(lambda: stopped in other.node.ended and not open_intents(other))
             assert stopped in owner.node.ended
 

@@ -116,7 +116,7 @@ class Working:
         self.listener = Listener(
             self.identity,
             certificate.issue(self.key),
-            door=self.node,
+            door=self.node.door,
             on_link=self.node.take_link,
             random_bytes=os.urandom,
         )

@@ -383,7 +383,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="an invite admits one",
-        file="daemon/node.py",
+        file="daemon/door.py",
         old="        if used_by is not None:\n",
         new="        if False:\n",
         proofs=("tests/e2e/test_invites.py",),

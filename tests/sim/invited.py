@@ -97,10 +97,10 @@ class InvitedNode(RealNode):
         if invite is None:
             await super()._door(caller, invite)
             return
-        key = await self.node.invite_key(InviteId(invite.id))
+        key = await self.node.door.invite_key(InviteId(invite.id))
         if key is None or InviteKey(invite.key) != key:
             raise TryLater("join", "the connection closes without a word")
-        verdict = await self.node.claim_invite(InviteId(invite.id), caller.agent, caller.label)
+        verdict = await self.node.door.claim_invite(InviteId(invite.id), caller.agent, caller.label)
         if verdict is not Verdict.WELCOME:
             raise DizzyError("join", verdict.name)
 

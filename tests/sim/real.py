@@ -253,7 +253,7 @@ class RealNode:
         self._port.listen(self._said, self.node.take_link, self._door)
 
     async def _door(self, caller: Said, _invite: Invite | None) -> None:
-        if not await self.node.admit_member(caller.agent):
+        if not await self.node.door.admit_member(caller.agent):
             raise TryLater("call", "the connection closes without a word")
 
     def _ended(self, task: asyncio.Task[None]) -> None:
