@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from daemon.differences import Problem, ProblemKind, has_stat, is_row_racy
-from daemon.disk import DiskError, FileKind, Looked, LookFailure, RootLost, Stat
+from daemon.disk import DiskError, FileKind, Looked, LookFailure, NameMissing, RootLost, Stat
 from store.ids import Kind
 
 if TYPE_CHECKING:
@@ -198,7 +198,10 @@ def _is_unchanged(row: SyncedRow, stat: Stat) -> bool:
 
 
 def stat_many(disk: Disk, paths: Sequence[bytes]) -> list[Stat | DiskError | None]:
-    """Lstat many paths; None where nothing stands, the failure where that cannot be told."""
+    """Lstat many paths; None where nothing stands, the failure where that cannot be told.
+
+    Where the disk folds names, what stands there under another one is not at this path.
+    """
     stats: list[Stat | DiskError | None] = []
     for path in paths:
         try:
@@ -207,7 +210,26 @@ def stat_many(disk: Disk, paths: Sequence[bytes]) -> list[Stat | DiskError | Non
             raise
         except DiskError as failure:
             stats.append(failure)
-    return stats
+    return _by_exact_names(disk, paths, stats) if disk.folds_names() else stats
+
+
+def _by_exact_names(
+    disk: Disk, paths: Sequence[bytes], stats: Sequence[Stat | DiskError | None]
+) -> list[Stat | DiskError | None]:
+    """Leave what is listed by the very name that was asked for."""
+    above = list({path.rpartition(b"/")[0] for path in paths if path})
+    listed = dict(zip(above, names_in(disk, above), strict=True))
+    exact: list[Stat | DiskError | None] = []
+    for path, stat in zip(paths, stats, strict=True):
+        parent, _, name = path.rpartition(b"/")
+        names = listed.get(parent)
+        if not isinstance(stat, Stat) or not path or isinstance(names, NameMissing):
+            exact.append(stat)
+        elif isinstance(names, DiskError):
+            exact.append(names)
+        else:
+            exact.append(stat if names is None or name in names else None)
+    return exact
 
 
 def names_in(disk: Disk, directories: Sequence[bytes]) -> list[set[bytes] | DiskError]:

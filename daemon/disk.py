@@ -164,6 +164,9 @@ class Disk(Protocol):
         EXDEV for a mount): one name that cannot be examined fails the whole listing.
         """
 
+    def folds_names(self) -> bool:
+        """Whether names that differ in case are one name here, so that stat finds by either."""
+
     def stat(self, path: bytes) -> Stat | None:
         """Lstat one path; None if it or a directory above it is not there.
 

@@ -145,6 +145,10 @@ class LinuxDisk:
             return [found for found in listed if found[0] != PRIVATE]
         return listed
 
+    def folds_names(self) -> bool:
+        """Whether names that differ in case are one name here."""
+        return self.abilities.folds
+
     def stat(self, path: bytes) -> Stat | None:
         """Lstat one path; None if it or a directory above it is not there."""
         if not path:

@@ -26,12 +26,16 @@ _SAYS_NOTHING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
 
 
 class Abilities(Struct, frozen=True, kw_only=True):
-    """What kernel and file system can do; each has a slower way around it."""
+    """What kernel and file system can do; each has a slower way around it.
+
+    `folds`: names that differ in case are one name.
+    """
 
     openat2: bool = True
     tmpfile: bool = True
     noreplace: bool = True
     exchange: bool = True
+    folds: bool = False
 
 
 def find_abilities(root: int, tmp: int) -> Abilities:
@@ -41,7 +45,9 @@ def find_abilities(root: int, tmp: int) -> Abilities:
         has_tmpfile = _can(lambda: _link_anonymous(tmp))
         if not _can(lambda: _make_both(tmp)):
             raise DiskError("try", "nothing can be made in .dizzyd/tmp", errno=errno.EACCES)
+        folds = _is_there(tmp, _ONE.upper())
         return Abilities(
+            folds=folds,
             openat2=has_openat2,
             tmpfile=has_tmpfile,
             exchange=_can(lambda: _rename(tmp, syscalls.RENAME_EXCHANGE)),
@@ -51,6 +57,14 @@ def find_abilities(root: int, tmp: int) -> Abilities:
         for name in (_ONE, _OTHER):
             with suppress(OSError):
                 os.unlink(name, dir_fd=tmp)
+
+
+def _is_there(tmp: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=tmp, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _can(attempt: Callable[[], None]) -> bool:

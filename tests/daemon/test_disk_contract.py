@@ -896,3 +896,9 @@ def test_syncing_passes_over_what_is_gone(disk: Disk, outside: OutsideWriter) ->
     disk.sync_directories([b"", b"d", b"gone"])
     disk.sync_files([b"f%d" % i for i in range(100)])
     disk.sync_directories([b"f%d" % i for i in range(100)])
+
+
+def test_B6_a_disk_knows_whether_it_folds_names(disk: Disk, outside: OutsideWriter) -> None:
+    outside.write(b"Name", b"1")
+
+    assert disk.folds_names() == (disk.stat(b"nAME") is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -10,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from daemon.acts import Created, Deleted, Edited, Touched
+from daemon.acts import Created, Deleted, Edited, Moved, Touched
 from daemon.differences import ProblemKind, is_racy
 from daemon.disk import DiskError, FileKind, Looked, LookFailure, RootLost, Stat
 from daemon.ignore import IgnoreRules
-from daemon.looks import Again, AgainReason, LookSet
+from daemon.looks import EVERYTHING, Again, AgainReason, LookSet
 from daemon.matching import HELD_FROM, ScanCause, is_mass_deletion, match
 from daemon.scanner import BUNCH_FILES, scan
-from tests.daemon.looking import Bench, Inline, names
+from tests.daemon.looking import Bench, DictTree, Fold, Inline, WallClock, names
+from tests.sim.disk import MemoryDisk
+from tests.sim.files import Files
+from tests.sim.outside import Outside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -621,3 +625,29 @@ async def test_every_act_of_a_deletion_carries_its_rows(bench: Bench) -> None:
     bench.write("a", b"two")
     [act] = await bench.look(fold=False)
     assert isinstance(act, Edited)
+
+
+async def test_B6_on_a_disk_that_folds_case_a_path_is_its_exact_name() -> None:
+    ticks = itertools.count(1_700_000_000 * 10**9, 10**6)
+    files = Files(lambda: next(ticks), fold=bytes.lower)
+    disk, outside, tree = MemoryDisk(files), Outside(files), DictTree()
+    outside.mkdir(b"Sub")
+    outside.write(b"Sub/Notes.txt", b"one")
+
+    async def look(*paths: bytes) -> list[Act]:
+        acts: list[Act] = []
+        where = LookSet(paths=paths) if paths else EVERYTHING
+        async for bunch in scan(disk, tree, IgnoreRules(), Inline(), WallClock(), where):
+            acts += match(bunch)
+        taker = Fold(tree)
+        for act in acts:
+            taker.take(act)
+        return acts
+
+    assert await look(b"sub/notes.txt", b"sub") == []
+    assert [type(act) for act in await look()] == [Created, Created]
+    assert await look(b"sub/notes.txt", b"Sub/notes.txt") == []
+    outside.rename(b"Sub/Notes.txt", b"Sub/notes.TXT")
+    [act] = await look(b"Sub/Notes.txt", b"Sub/notes.TXT")
+    assert isinstance(act, Moved)
+    assert act.target == b"Sub/notes.TXT"

@@ -243,6 +243,10 @@ class MemoryDisk:
                 found.append((name, child.stat()))
         return found
 
+    def folds_names(self) -> bool:
+        """Whether several names are one."""
+        return self.files.fold is not None
+
     @_call
     def stat(self, path: bytes) -> Stat | None:
         """Lstat one path."""
