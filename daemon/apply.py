@@ -515,10 +515,16 @@ class Applier:
         count = 0
         while (name := FETCH_PREFIX + b"%b-%d" % (value.hex().encode(), count)) in self._fetching:
             count += 1
+        with self.holding(name):
+            yield name
+
+    @contextmanager
+    def holding(self, name: bytes) -> Iterator[None]:
+        """Leave a download in tmp alone meanwhile, whoever it is for."""
         self._fetching.add(name)
         self._may_have_left = True
         try:
-            yield name
+            yield
         finally:
             self._fetching.discard(name)
 

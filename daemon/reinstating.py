@@ -18,6 +18,7 @@ from daemon.contents import FolderContents
 from daemon.disk import DiskError, NewFile, Stage
 from daemon.displaced import Names
 from daemon.journal import FolderJournal
+from daemon.recovery import FETCH_PREFIX
 from daemon.returning import Done, Job, Returning, What, failed, join_paths
 from store.ids import BlobHash, Kind
 from store.records import BlobRef
@@ -171,28 +172,32 @@ class Reinstating:
         yield self._progress()
 
     async def _do_large(self, job: Job, contents: FolderContents) -> AsyncIterator[RestoreLine]:
+        value = job.wanted.value.hex().encode()
+        name = FETCH_PREFIX + b"%b-restore-%d" % (value, self._names.moment_ns())
+        with self._applier.holding(name):
+            for line in await self._fetch_and_place(job, name, contents):
+                yield line
+
+    async def _fetch_and_place(
+        self, job: Job, name: bytes, contents: FolderContents
+    ) -> list[RestoreLine]:
         wanted = job.wanted
-        name = b"fetch-tmp-%b-restore-%d" % (wanted.value.hex().encode(), self._names.moment_ns())
         damages = self._applier.damages
         try:
             stage = await self._pool.run(self._disk.open_stage, name)
         except DiskError as cause:
-            yield failed(job.path, str(cause))
-            return
+            return [failed(job.path, str(cause))]
         is_used = False
         try:
             ref = BlobRef(hash=BlobHash(wanted.value), size=wanted.size)
             if not await contents.large(ref, stage, None):
-                yield missing(job.path, wanted.value)
-                return
+                return [missing(job.path, wanted.value)]
             await self._pool.run(_dress, stage, wanted, job.path)
             is_used = True
             staged = Job(wanted, job.path, job.what, job.row, stage)
-            for line in await self._place([staged], damages):
-                yield line
-            yield self._progress()
+            return [*await self._place([staged], damages), self._progress()]
         except DiskError as cause:
-            yield failed(job.path, str(cause))
+            return [failed(job.path, str(cause))]
         finally:
             stage.close()
             if not is_used:

@@ -253,7 +253,7 @@ class _Repairing:
                 return None
             wished = beside(lost.name)
             await world.pool.run(disk.keep_stage, name, wished)
-            await world.pool.run(disk.sync_directories, [])
+            await world.pool.run(disk.sync)
         except (DiskError, DizzyError):
             return None
         return wished

@@ -12,6 +12,7 @@ import pytest
 
 from daemon.answers import RestoreLine
 from daemon.cat import cat_hash
+from daemon.contents import FolderContents
 from daemon.disk import LookFailure
 from daemon.displaced import DisplacedWatch
 from daemon.fs import LinuxDisk
@@ -405,6 +406,33 @@ async def test_large_contents_come_back_from_history_and_from_a_peer(tmp_path: P
 
         assert (tmp_path / "from a peer").read_bytes() == content
         await eventually(lambda: owner.has("large", content))
+
+
+async def test_a_restore_under_way_is_no_download_that_came_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = random.Random(1).randbytes(3 << 20)
+    async with alone(tmp_path) as node:
+        node.write("large", content)
+        node.write("copy", content)
+        await node.look()
+        node.write("large", b"small now", mtime_ns=1_600_000_001_000_000_000)
+        await node.look()
+        applier = node.work.applier
+        assert applier is not None
+        large = FolderContents.large
+
+        async def tidied_meanwhile(self: FolderContents, *arguments: Any) -> bool:
+            is_whole = await large(self, *arguments)
+            applier._may_have_left = True  # the download of somebody else ended
+            await applier.forget_downloads()
+            return is_whole
+
+        monkeypatch.setattr(FolderContents, "large", tidied_meanwhile)
+        lines = await restore(node, "large")
+
+        assert [line.kind for line in lines] == ["summary"]
+        assert node.read("large") == content
 
 
 async def _cat(node: Working, blob: BlobHash) -> bytes:
