@@ -138,23 +138,26 @@ class _Putting:
             if times[below] > _TIMES:
                 raise NotEmpty("put away a directory in .dizzyd/tmp", "somebody writes into it")
             try:
-                if inner := self._put_away_names(below):
+                listed = self._disk.list_taken(_joined(self._top, below))
+            except NameMissing:  # put away before a crash, or somebody took it from tmp
+                waiting.pop()
+                continue
+            try:
+                if inner := self._put_away_names(below, listed):
                     waiting += inner
                     continue
                 self._disk.remove_taken(_joined(self._top, below))
-            except NotEmpty:
+            except (NotEmpty, NameMissing):  # somebody is at work in it: once more
                 continue
-            except NameMissing:  # put away before a crash, or somebody took it from tmp
-                pass
             waiting.pop()
 
-    def _put_away_names(self, below: bytes) -> list[bytes]:
+    def _put_away_names(self, below: bytes, listed: list[tuple[bytes, Stat]]) -> list[bytes]:
         """See to the names in one directory, and give the directories that are to come first."""
         taken = _joined(self._top, below)
         expected = self._contents.get(below, {})
         quiet: list[tuple[RemoveFile, Stat]] = []
         inner: list[bytes] = []
-        for name, stat in self._disk.list_taken(taken):
+        for name, stat in listed:
             removal = expected.get(name)
             inside = _joined(below, name)
             is_plain = stat.kind in _PLAIN
@@ -168,8 +171,8 @@ class _Putting:
                     quiet.append((removal, stat))
                 else:
                     self._settle(inside, removal)
-            else:
-                self._return(inside, is_plain=is_plain)
+            elif not self._return(inside, stat.kind):
+                inner.append(inside)
         if quiet:
             self._keep(taken, below, quiet)
         return inner
@@ -232,22 +235,27 @@ class _Putting:
 
     # -- what synced did not know ----------------------------------------------------------------
 
-    def _return(self, inside: bytes, *, is_plain: bool) -> None:
-        """Put back what a user put there this very moment, or keep it if its name is taken."""
+    def _return(self, inside: bytes, kind: FileKind) -> bool:
+        """Put back what a user put there this very moment, or keep it where its name is taken.
+
+        False for a directory that cannot return: what is in it is to be seen to by itself.
+        """
         path = _joined(self._path, inside)
-        self._make_directory(self._path)
-        for end in [at for at, letter in enumerate(inside) if letter == _SLASH]:
-            self._make_directory(_joined(self._path, inside[:end]))
         try:
+            for end in [at for at, letter in enumerate(path) if letter == _SLASH]:
+                self._make_directory(path[:end])
             self._disk.return_taken(_joined(self._top, inside), path)
-        except NameTaken:
-            if not is_plain:
+        except (NameTaken, NameMissing):  # a file stands there, or above it
+            if kind is FileKind.DIRECTORY:
+                return False
+            if kind not in _PLAIN:
                 raise
             aside = b"displaced-tmp-%d" % self._names.moment_ns()
             self._disk.set_aside(_joined(self._top, inside), aside)
             self._away.outcomes += keep_unknown(self._disk, self._names, aside)
-            return
+            return True
         self._away.returned.append(path)
+        return True
 
     def _is_back(self, inside: bytes) -> bool:
         """Whether a directory stands again where this one, unknown to synced, is to return."""

@@ -379,3 +379,60 @@ async def test_E11_another_directory_taken_by_mistake_whose_name_is_taken_comes_
     assert (world.root / "d/mine").read_bytes() == b"by the user"
     assert (world.root / "moved away/a").read_bytes() == b"one"
     assert list((world.root / ".dizzyd/tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("is_below", [False, True])
+async def test_F1_what_a_user_put_into_a_taken_directory_comes_back_beside_a_file_of_its_name(
+    world: World, *, is_below: bool
+) -> None:
+    await world.converge(_TREE)
+    linux: Any = world.linux
+    take_tree = linux.take_tree
+
+    def put_in_and_crash(path: bytes, keep_as: bytes) -> Stat:
+        take_tree(path, keep_as)
+        taken = world.root / ".dizzyd/tmp" / os.fsdecode(keep_as)
+        (taken / "new").mkdir()
+        (taken / "new/mine" if is_below else taken / "mine").write_bytes(b"by the user")
+        raise Crash
+
+    linux.take_tree = put_in_and_crash
+    with pytest.raises(Crash):
+        await world.apply(_AFTER)
+    linux.take_tree = take_tree
+    (world.root / "d").write_bytes(b"a file now")
+
+    await world.restart()
+
+    assert (world.root / "d").read_bytes() == b"a file now"
+    assert b"by the user" in {p.read_bytes() for p in world.walk() if p.is_file()} | {
+        *world.private("history")
+    }
+    assert world.journal.intents == {}
+    assert list((world.root / ".dizzyd/tmp").iterdir()) == []
+
+
+async def test_E11_who_removes_a_changed_file_from_a_taken_directory_stops_nothing(
+    world: World,
+) -> None:
+    await world.converge(_TREE)
+    linux: Any = world.linux
+    take_tree, set_aside = linux.take_tree, linux.set_aside
+
+    def change_first(path: bytes, keep_as: bytes) -> Stat:
+        (world.root / "d/a").write_bytes(b"changed at once")
+        taken: Stat = take_tree(path, keep_as)
+        return taken
+
+    def remove_first(inner: bytes, keep_as: bytes) -> Stat:
+        linux.set_aside = set_aside
+        (world.root / ".dizzyd/tmp" / os.fsdecode(inner)).unlink()
+        aside: Stat = set_aside(inner, keep_as)
+        return aside
+
+    linux.take_tree, linux.set_aside = change_first, remove_first
+    await world.apply(_AFTER)
+
+    assert {b"two", b"three"} <= set(world.private("history"))
+    assert list((world.root / ".dizzyd/tmp").iterdir()) == []
+    assert world.journal.intents == {}
