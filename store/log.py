@@ -20,7 +20,9 @@ from store.ending import Ending
 from store.errors import Malformed, UnsafePath
 from store.events import (
     FIRST_OPTIONAL_TAG,
+    ContentChanged,
     CutPoint,
+    Event,
     FolderShared,
     Granted,
     ObjectCreated,
@@ -92,6 +94,7 @@ class AppliedBatch:
     signed: SignedBatch
     is_void: bool
     fresh: set[bytes] = field(default_factory=set)  # objects known to be new; what is made leaves
+    decoded: Sequence[Event | None] = ()  # of signed.events, None for unknown kinds; or nothing
 
 
 Fold = Callable[[AppliedBatch], None]
@@ -150,7 +153,7 @@ class FolderLog:
         self.held_by_newer = {
             AgentId(signed.header.agent)
             for _, signed in held
-            if _needs_newer(signed.events)
+            if _needs_newer(signed)
         }
 
     def _unapplied(self) -> list[tuple[int, SignedBatch]]:
@@ -387,9 +390,9 @@ class FolderLog:
     def _is_readable(self, signed: SignedBatch) -> bool:
         """Whether what was held can take effect; what others refuse by now never will."""
         return (
-            not _needs_newer(signed.events)
+            not _needs_newer(signed)
             and self._has_applied_parents(signed)
-            and not self._broken_event(signed)
+            and not _decoded(signed)[1]
         )
 
     def apply_held(self, fold: Fold) -> list[BatchId]:
@@ -426,13 +429,15 @@ class FolderLog:
         while ready:
             signed = ready.pop(0)
             reason = self._broken_rule(signed)
-            if reason:
-                result.refuse(reason)
+            decoded, broken = ((), reason) if reason else _decoded(signed)
+            if broken:
+                result.refuse(broken)
                 self._drop_waiters(signed.id, result)
                 continue
             if any(h.log == signed.log and h.seq >= signed.header.seq for h in self._of(signed)):
                 result.forked.add(AgentId(signed.header.agent))
-            is_applied = self._store(signed, fold, is_applied=self._can_apply(signed))
+            can_apply = self._can_apply(signed)
+            is_applied = self._store(signed, fold, is_applied=can_apply, decoded=decoded)
             result.stored.append(signed)
             if is_applied:
                 result.applied.append(signed.id)
@@ -465,36 +470,10 @@ class FolderLog:
             if row[1] != self.folder_no:
                 return "bad-deps"
             lamport = max(lamport, row[0])
-        if header.lamport != lamport + 1:
-            return "bad-lamport"
-        return self._broken_event(signed)
-
-    @staticmethod
-    def _broken_event(signed: SignedBatch) -> str:
-        """Decode every event once; the schema is the rule."""
-        try:
-            for raw in filter(None, signed.events):  # what a snapshot left out is empty
-                if tag_of(raw) in _KNOWN_TAGS:
-                    event = decode(raw)
-                    if isinstance(event, FolderShared) and (
-                        event.folder != signed.header.folder or not verify_folder_shared(event)
-                    ):
-                        return "bad-signature"
-                    if isinstance(event, ObjectCreated | ObjectMoved):
-                        name = safe_name(event.name)
-                        if is_reserved(event.parent == signed.header.folder, name):
-                            return "unsafe-name"
-                    content = getattr(event, "content", None)
-                    if isinstance(content, bytes) and b"\0" in content:
-                        return "unsafe-link"
-        except Malformed:
-            return "malformed"
-        except UnsafePath:
-            return "unsafe-name"
-        return ""
+        return "" if header.lamport == lamport + 1 else "bad-lamport"
 
     def _can_apply(self, signed: SignedBatch) -> bool:
-        if _needs_newer(signed.events):
+        if _needs_newer(signed):
             self.held_by_newer.add(AgentId(signed.header.agent))
             self._has_unapplied = True
             return False
@@ -510,6 +489,7 @@ class FolderLog:
         *,
         is_applied: bool,
         fresh: set[bytes] | None = None,
+        decoded: Sequence[Event | None] = (),
     ) -> bool:
         header = signed.header
         batch_no = self._db.execute(
@@ -542,7 +522,15 @@ class FolderLog:
         self._events.add(batch_no, header.count)
         if is_applied:
             self._advance_frontier(signed, _parents(signed))
-            fold(AppliedBatch(no=batch_no, signed=signed, is_void=is_void, fresh=fresh or set()))
+            fold(
+                AppliedBatch(
+                    no=batch_no,
+                    signed=signed,
+                    is_void=is_void,
+                    fresh=fresh or set(),
+                    decoded=decoded,
+                )
+            )
         return is_applied
 
     def _judge(self, batch_no: int, signed: SignedBatch) -> bool:
@@ -734,11 +722,43 @@ def _parents(signed: SignedBatch) -> list[BatchId]:
     return list(header.deps) if header.prev is None else [header.prev, *header.deps]
 
 
-def _needs_newer(events: Sequence[bytes]) -> bool:
-    return any(
-        tag not in _KNOWN_TAGS and tag < FIRST_OPTIONAL_TAG
-        for tag in map(tag_of, filter(None, events))
-    )
+def _needs_newer(signed: SignedBatch) -> bool:
+    return any(tag < FIRST_OPTIONAL_TAG for tag in signed.tags - _KNOWN_TAGS)
+
+
+def _decoded(signed: SignedBatch) -> tuple[Sequence[Event | None], str]:
+    """Decode every event once, and name the rule that one breaks.
+
+    None stands for what is of an unknown kind, and for what a snapshot left out (it is empty).
+    The schema is the rule, and names and links are proven here, for all that follows.
+    """
+    is_known = signed.tags <= _KNOWN_TAGS
+    folder = signed.header.folder
+    found: list[Event | None] = []
+    try:
+        for raw in signed.events:
+            if not raw or (not is_known and tag_of(raw) not in _KNOWN_TAGS):
+                found.append(None)
+                continue
+            event = decode(raw)
+            found.append(event)
+            if isinstance(event, ObjectCreated | ObjectMoved):
+                name = safe_name(event.name)
+                if is_reserved(event.parent == folder, name):
+                    return (), "unsafe-name"
+            if isinstance(event, ObjectCreated | ContentChanged):
+                content = event.content
+                if isinstance(content, bytes) and b"\0" in content:
+                    return (), "unsafe-link"
+            elif isinstance(event, FolderShared) and (
+                event.folder != folder or not verify_folder_shared(event)
+            ):
+                return (), "bad-signature"
+    except Malformed:
+        return (), "malformed"
+    except UnsafePath:
+        return (), "unsafe-name"
+    return found, ""
 
 
 def _split_nos(joined: bytes) -> tuple[int, ...]:

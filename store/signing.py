@@ -75,6 +75,7 @@ class SignedBatch:
     body: bytes
     events: list[bytes]
     event_ids: list[EventId]
+    tags: frozenset[int]  # all that occur in events
     is_whole: bool = True
     seal: InitVar[object]
 
@@ -162,7 +163,7 @@ def verify(wire: WireBatch) -> SignedBatch:
         raise Malformed("batch", "has fewer bytes than so many events need")
     identity = _proven_id(header, wire)
     events = split_events(wire.body, header.count)
-    _check_tags(events)
+    tags = _checked_tags(events)
     log = ids.log_id(header.folder, header.agent, header.epoch)
     event_ids = ids.event_ids(log, header.seq, events)
     if merkle_root(event_ids) != header.events_root:
@@ -176,6 +177,7 @@ def verify(wire: WireBatch) -> SignedBatch:
         body=wire.body,
         events=events,
         event_ids=event_ids,
+        tags=tags,
         seal=_SEAL,
     )
 
@@ -196,7 +198,8 @@ def verify_thinned(wire: WireBatch) -> SignedBatch:
     room = header.body_size - len(wire.body)  # the bytes that were left out
     if not absent <= room <= absent * EVENT_LIMIT_BYTES:
         raise Malformed("batch", "is thinned by other bytes than its header leaves room for")
-    if any(_is_folder_tag(tag_of(event)) for event in kept):
+    tags = frozenset(map(tag_of, kept))
+    if any(map(_is_folder_tag, tags)):
         raise Malformed("batch", "is about the folder and not whole")
     log = ids.log_id(header.folder, header.agent, header.epoch)
     return SignedBatch(
@@ -208,6 +211,7 @@ def verify_thinned(wire: WireBatch) -> SignedBatch:
         body=wire.body,
         events=events,
         event_ids=ids.event_ids(log, header.seq, events),
+        tags=tags,
         is_whole=False,
         seal=_SEAL,
     )
@@ -245,7 +249,7 @@ def sign_batch(
     encoded = list(events)
     if not 1 <= len(encoded) <= EVENTS_LIMIT:
         raise Malformed("batch", f"has {len(encoded)} events, 1 to {EVENTS_LIMIT} are allowed")
-    _check_tags(encoded)
+    tags = _checked_tags(encoded)
     body = join_events(encoded)
     log = ids.log_id(folder, key.agent, epoch)
     if event_ids is None:
@@ -277,6 +281,7 @@ def sign_batch(
         body=body,
         events=encoded,
         event_ids=event_ids,
+        tags=tags,
         seal=_SEAL,
     )
 
@@ -322,7 +327,9 @@ def _is_folder_tag(tag: int) -> bool:
     return FIRST_FOLDER_TAG <= tag < FIRST_OPTIONAL_TAG
 
 
-def _check_tags(events: Sequence[bytes]) -> None:
-    about_folder = {_is_folder_tag(tag) for tag in set(map(tag_of, events))}
+def _checked_tags(events: Sequence[bytes]) -> frozenset[int]:
+    tags = frozenset(map(tag_of, events))
+    about_folder = set(map(_is_folder_tag, tags))
     if len(about_folder) > 1:
         raise Malformed("batch", "mixes events about the folder with events about objects")
+    return tags

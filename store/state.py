@@ -9,7 +9,7 @@ It does not decide names: that is store.view, from these rows.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -31,7 +31,7 @@ from store.events import (
     tag_of,
 )
 from store.fold import Fact, Folded, fold, value_of
-from store.ids import FolderId, Kind, LogId, ObjectId, event_id, object_id
+from store.ids import KINDS, FolderId, Kind, LogId, ObjectId, event_id, object_id
 from store.log import AppliedBatch, order_key
 from store.placement import Directories, Directory, DirectoryMove, Slot
 
@@ -286,25 +286,20 @@ class FolderState:
     def apply(self, applied: AppliedBatch) -> None:
         """Let a batch take effect: rows, changes, dirty buckets. Pure function of the set."""
         signed = applied.signed
-        if applied.is_void:
+        if applied.is_void or min(signed.tags, default=FIRST_FOLDER_TAG) >= FIRST_FOLDER_TAG:
             return
         header = signed.header
         prefix = header.lamport.to_bytes(8, "big") + signed.id
-        numbered = []
-        for position, raw in enumerate(signed.events):
-            if raw and tag_of(raw) < FIRST_FOLDER_TAG:  # what a snapshot left out is empty
-                numbered.append(
-                    (
-                        position,
-                        Fact(
-                            signed.event_ids[position],
-                            prefix + position.to_bytes(4, "big"),
-                            decode(raw),
-                        ),
-                    )
-                )
-        if numbered:
-            self._take(_Work(self, applied.no, header.lamport, applied.fresh), numbered)
+        events = applied.decoded or [
+            decode(raw) if raw and tag_of(raw) < FIRST_FOLDER_TAG else None
+            for raw in signed.events  # what a snapshot left out is empty
+        ]
+        numbered = [
+            (position, Fact(identity, prefix + position.to_bytes(4, "big"), event))
+            for position, (identity, event) in enumerate(zip(signed.event_ids, events, strict=True))
+            if event is not None
+        ]
+        self._take(_Work(self, applied.no, applied.fresh), numbered)
 
     def _take(self, work: _Work, numbered: Sequence[tuple[int, Fact]]) -> None:
         work.load(fact for _, fact in numbered)
@@ -588,14 +583,12 @@ _encode = msgspec.msgpack.Encoder().encode
 class _Work:
     """The work of one apply(): rows read once, changed in memory, written in bulk."""
 
-    def __init__(
-        self, state: FolderState, batch_no: int, lamport: int, fresh: set[bytes]
-    ) -> None:
+    def __init__(self, state: FolderState, batch_no: int, fresh: set[bytes]) -> None:
         self._state = state
         self._db = state._db  # noqa: SLF001 - one piece in two classes
         self._batch_no = batch_no
-        self._lamport = lamport
         self._fresh = fresh  # ids that are known to have no row
+        self._made: dict[bytes, ObjectId] = {}  # by event id: what a create makes
         self._rows: dict[bytes, ObjectRow] = {}
         self._by_no: dict[int, ObjectRow] = {}
         self._before: dict[int, tuple[bool, int, bytes]] = {}  # alive, parent, name
@@ -608,12 +601,15 @@ class _Work:
 
     def load(self, facts: Iterable[Fact]) -> None:
         """Read the rows of all objects that these events name."""
-        wanted = {
-            created_id(self._state.folder, event)
-            if isinstance(event := fact.event, ObjectCreated)
-            else event.object  # type: ignore[union-attr]
-            for fact in facts
-        }
+        folder, made = self._state.folder, self._made
+        wanted: set[bytes] = set()
+        for fact in facts:
+            event = fact.event
+            if isinstance(event, ObjectCreated):
+                identity = made[fact.event_id] = created_id(folder, event)
+                wanted.add(identity)
+            else:
+                wanted.add(event.object)  # type: ignore[union-attr]
         missing = list(wanted - self._rows.keys() - self._fresh)
         for row in self._state.rows_by_id(missing).values():
             self._remember(row)
@@ -682,15 +678,14 @@ class _Work:
 
     def _create(self, at: tuple[int, int], fact: Fact, event: ObjectCreated) -> None:
         state = self._state
-        kind = Kind(event.kind)
-        fitting = value_of(kind, event.content)
+        fitting = value_of(KINDS[event.kind], event.content)
         if fitting is None:
             state.ignored_events += 1
             return
         parent_no = self._directory_no(event.parent, at)
         if parent_no is None:
             return
-        identity = created_id(state.folder, event)
+        identity = self._made[fact.event_id]
         self._fresh.discard(identity)
         row = self._rows.get(identity)
         if row is not None:
@@ -723,7 +718,7 @@ class _Work:
         self._by_no[no] = row
         self._new.append(row)
         self._event_rows.append((no, *at))
-        if kind is Kind.DIRECTORY:
+        if event.kind == Kind.DIRECTORY:
             state.directories.add(
                 Directory(no, identity, parent_no, event.name, None, None, is_alive=True)
             )
@@ -742,7 +737,7 @@ class _Work:
         elif row.kind == Kind.DIRECTORY or row.flags & HAD_DELETION:
             return False
         elif isinstance(event, ContentChanged):
-            fitting = value_of(Kind(row.kind), event.content)
+            fitting = value_of(KINDS[row.kind], event.content)
             if fitting is None or event.prev != (row.head_event,):
                 return False
             row.value, row.size = fitting
@@ -814,7 +809,7 @@ class _Work:
         while waiting:
             no = waiting.pop()
             row = self._row(no)
-            kind = Kind(row.kind)
+            kind = KINDS[row.kind]
             folded = fold(kind, state.facts(no), state._void.__contains__)  # noqa: SLF001
             for deletion in self._turn_void(no, folded):
                 waiting.extend(
@@ -909,10 +904,15 @@ class _Work:
         state = self._state
         changes, directories = state.changes, state.directories
         recount: list[int] = []
+        arrived: Counter[int] = Counter()  # files made just now, by directory
+        changes.objects.update(self._by_no)
         for row in self._by_no.values():
-            changes.objects.add(row.no)
-            was_alive, old_parent, old_name = self._before.get(row.no, (False, 0, b""))
+            before = self._before.get(row.no)
             is_alive = bool(row.flags & ALIVE)
+            if before is None and row.kind != Kind.DIRECTORY:
+                arrived[row.parent_no] += is_alive
+                continue
+            was_alive, old_parent, old_name = before or (False, 0, b"")
             if old_parent and (is_alive, row.parent_no, row.name) != (
                 was_alive,
                 old_parent,
@@ -927,6 +927,8 @@ class _Work:
                     state.count_child(old_parent, -1, recount)
                 if is_alive:
                     state.count_child(row.parent_no, 1, recount)
+        for parent_no, count in arrived.items():
+            state.count_child(parent_no, count, recount)
         placed = [no for no in recount if no in self._by_no]
         touched = state._recount(recount).union(placed)  # noqa: SLF001
         self._mark_below(state.parted_or_met(touched))

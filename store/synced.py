@@ -11,14 +11,13 @@ from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from store.db import Database, chunked
-from store.ids import Kind
+from store.ids import KINDS, Kind
 from store.records import PRIMARY, SyncedRow
 
 _COLUMNS = (
     "object_no, copy_event, parent_no, name, kind, value, inode, size, mtime_ns, ctime_ns, mode,"
     " looked_at_ns, shared_mtime_ns, events, placement, leftover"
 )
-_KINDS = tuple(Kind)  # by number
 _CONFLICT_MARK = b" (conflict "
 Key = tuple[int, bytes]  # (object number, copy)
 
@@ -370,7 +369,7 @@ def _row(values: Sequence[Any]) -> SyncedRow:
         copy=copy,
         parent_no=parent_no,
         name=name,
-        kind=_KINDS[kind],
+        kind=KINDS[kind],
         value=value,
         inode=inode,
         size=size,
