@@ -156,6 +156,10 @@ class Ordering:
                 self._block(node, node.parent)
         return self._steps
 
+    def is_free(self, directory: Node, name: bytes) -> bool:
+        """Whether a directory is there by its number, and nothing stands at a name in it."""
+        return directory.is_open and (directory, name) not in self._at
+
     def is_ready(self, node: Node) -> bool:
         """Whether content can be put in place: its directory is there, its name is free."""
         if node.is_blocked or node.goal_parent is None or node.claim is None:

@@ -95,13 +95,64 @@ def plan(
     looked_at = frozenset(
         [*objects, *(entry.object_no for entry in wanted), *(row.object_no for row in synced)]
     )
-    pairing = Pairing(wanted, synced, occupants, parent_of, looked_at)
+    plain, others = _part_new(wanted, synced, occupants)
+    pairing = Pairing(others, synced, occupants, parent_of, looked_at)
     pairing.pair_directories()
     pairing.pair_files()
     ordering = Ordering(pairing.finish(), pairing.directory)
     structure = gather_removals(ordering.order())
-    steps = (*pairing.binds, *structure, *_contents(pairing, ordering))
+    new = _new_contents(plain, pairing, ordering)
+    steps = (*pairing.binds, *structure, *new, *_contents(pairing, ordering))
     return Plan(steps=steps, blocked=(*pairing.blocked, *ordering.blocked), objects=looked_at)
+
+
+def _part_new(
+    wanted: Sequence[Entry], synced: Sequence[SyncedRow], occupants: Sequence[SyncedRow]
+) -> tuple[list[Entry], Sequence[Entry]]:
+    """Part what is plainly new from what may have to do with something on this disk.
+
+    An import is nothing but new files, and pairing them is most of what its plan would cost. By
+    name and by value, wherever that stands: which directories will be the same one is not known.
+    """
+    objects = {row.object_no for row in synced}
+    names = {row.name for row in (*synced, *occupants)}
+    values = {row.value for row in synced if row.kind is Kind.FILE}
+    seen: dict[tuple[int, bytes], Entry | None] = {}  # None: several want it
+    for entry in wanted:
+        place = (entry.parent_no, entry.name)
+        seen[place] = None if place in seen else entry
+    plain: list[Entry] = []
+    others: list[Entry] = []
+    for entry in wanted:
+        is_new = (
+            entry.kind is not Kind.DIRECTORY
+            and seen[entry.parent_no, entry.name] is entry
+            and not entry.copy
+            and not entry.collapsed
+            and entry.object_no not in objects
+            and entry.name not in names
+            and entry.value not in values
+        )
+        (plain if is_new else others).append(entry)
+    return plain, others
+
+
+def _new_contents(
+    plain: Sequence[Entry], pairing: Pairing, ordering: Ordering
+) -> Iterable[Step]:
+    """Give the steps for new files and links, once every name is in its place."""
+    goals: dict[int, Node] = {}
+    for entry in plain:
+        goal = goals.get(entry.parent_no)
+        if goal is None:
+            goal = goals[entry.parent_no] = pairing.goal(entry.parent_no)
+        claim = Claim(entry)
+        if not ordering.is_free(goal, entry.name):
+            node = Node()
+            node.claim, node.goal_parent = claim, goal
+            if not ordering.is_ready(node):  # it notes what is in the way
+                continue
+        yield MakeLink(claim) if entry.kind is Kind.SYMLINK else WriteFile(claim)
 
 
 def _contents(pairing: Pairing, ordering: Ordering) -> Iterable[Step]:

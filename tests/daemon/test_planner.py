@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from daemon import planner
 from daemon.planner import (
     Bind,
     MakeDirectory,
+    MakeLink,
     MoveName,
     Plan,
     RemoveDirectory,
@@ -20,7 +23,7 @@ from daemon.planner import (
     places,
     plan,
 )
-from daemon.steps import key_of
+from daemon.steps import encode_step, key_of
 from store.records import Entry
 from tests.daemon.planning import (
     ROOT,
@@ -96,6 +99,55 @@ def test_a_plan_of_some_changed_objects_leaves_the_others(
 @given(trees())
 def test_nothing_to_do_gives_no_steps(entries: list[Entry]) -> None:
     assert planned(entries, entries).steps == ()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(trees(), trees(), st.data())
+def test_what_is_plainly_new_is_planned_as_pairing_it_would(
+    before: list[Entry], after: list[Entry], data: st.DataObject
+) -> None:
+    # Given some objects of a view that changed, and what stands at their places
+    objects = sorted({entry.object_no for entry in [*before, *after]})
+    some = set(data.draw(st.lists(st.sampled_from(objects), unique=True))) if objects else set()
+    held = [synced_as(entry) for entry in before]
+    wanted = [entry for entry in after if entry.object_no in some]
+    mine = [row for row in held if row.object_no in some]
+    near = places(wanted, mine)
+    others = [r for r in held if r.object_no not in some and (r.parent_no, r.name) in near]
+
+    def made() -> Plan:
+        return plan(wanted, mine, occupants=others, parent_of=parents(before).get)
+
+    # When they are planned as they are, and with nothing parted from the rest
+    parted = made()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "_part_new", lambda wanted, *_: ([], wanted))
+        paired = made()
+
+    # Then the same contents are written, and the same is in the way (parked names may differ)
+    def writes(one: Plan) -> list[bytes]:
+        return sorted(encode_step(s) for s in one.steps if isinstance(s, WriteFile | MakeLink))
+
+    assert writes(parted) == writes(paired)
+    assert [type(s) for s in parted.steps if not isinstance(s, WriteFile | MakeLink)] == [
+        type(s) for s in paired.steps if not isinstance(s, WriteFile | MakeLink)
+    ]
+    assert {b.object_nos for b in parted.blocked} == {b.object_nos for b in paired.blocked}
+
+
+def test_a_new_file_with_the_bytes_of_one_that_leaves_is_a_rename() -> None:
+    made = planned([file_entry(1, ROOT, b"a", b"same")], [file_entry(2, ROOT, b"b", b"same")])
+
+    assert [type(step) for step in made.steps] == [MoveName]
+
+
+def test_a_file_moved_and_edited_is_renamed_and_then_replaced() -> None:
+    made = planned([file_entry(1, ROOT, b"a", b"one")], [file_entry(1, ROOT, b"b", b"two")])
+
+    assert [type(step) for step in made.steps] == [MoveName, WriteFile]
+    written = made.steps[1]
+    assert isinstance(written, WriteFile)
+    assert written.before
 
 
 def test_P26_moving_a_directory_is_one_rename_whatever_it_holds() -> None:
