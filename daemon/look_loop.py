@@ -444,8 +444,7 @@ class LookLoop:
     # -- the SyncedTree that the scanner asks --------------------------------------------------
 
     def _known_paths(self, paths: Sequence[bytes]) -> list[bytes]:
-        rows = self._standing.synced.rows_at_many(paths)
-        return [path for path, at in zip(paths, rows, strict=True) if at]
+        return self._standing.synced.known_among(paths)
 
     async def rows_in(self, directories: Sequence[bytes]) -> list[list[SyncedRow]]:
         """Give, for each directory path, the rows of all names that stand in it."""

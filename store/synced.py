@@ -163,6 +163,23 @@ class FolderSynced:
         split = (path.rpartition(b"/") for path in paths)
         return [found.get((parent, name), []) for parent, _, name in split]
 
+    def known_among(self, paths: Sequence[bytes]) -> list[bytes]:
+        """Give those of these paths at which a row stands; the index alone answers."""
+        names_of: dict[bytes, list[bytes]] = {}
+        for path in paths:
+            parent, _, name = path.rpartition(b"/")
+            names_of.setdefault(parent, []).append(name)
+        known = {
+            parent: self.names_in(self.directories_at(parent), names)
+            for parent, names in names_of.items()
+        }
+        split = (path.rpartition(b"/") for path in paths)
+        return [
+            path
+            for path, (parent, _, name) in zip(paths, split, strict=True)
+            if name in known[parent]
+        ]
+
     def names_in(self, directory_nos: Sequence[int], names: Sequence[bytes]) -> set[bytes]:
         """Tell which of these names have a row in one of these directories."""
         found: set[bytes] = set()
