@@ -48,6 +48,12 @@ OBJECT_COLUMNS = (
     "no, id, kind, parent_no, name, place_event, place_key, last_move, base_parent_no, base_name,"
     " latest_lamport, head_event, head_key, value, size, mtime_ns, mode, flags"
 )
+_MOVE_COLUMNS = slice(5, 10)  # place_event to base_name: NULL until a move
+_NOT_MOVED = (None,) * 5
+_BASE_COLUMNS = (
+    "no, id, kind, parent_no, name, latest_lamport, head_event, head_key, value, size, mtime_ns,"
+    " mode, flags"
+)
 _CACHED_BATCHES = 32
 
 
@@ -890,10 +896,16 @@ class _Work:
     def _write_rows(self) -> None:
         folder_no = self._state.folder_no
         new = {row.no for row in self._new}
-        self._db.insert(
-            f"INSERT INTO object ({OBJECT_COLUMNS}, folder_no)",
-            [(*astuple(row), folder_no) for row in self._new],
-        )
+        at_base: list[tuple[object, ...]] = []
+        moved: list[tuple[object, ...]] = []
+        for row in self._new:
+            values = (*astuple(row), folder_no)
+            if values[_MOVE_COLUMNS] == _NOT_MOVED:
+                at_base.append(values[: _MOVE_COLUMNS.start] + values[_MOVE_COLUMNS.stop :])
+            else:
+                moved.append(values)
+        self._db.insert(f"INSERT INTO object ({_BASE_COLUMNS}, folder_no)", at_base)
+        self._db.insert(f"INSERT INTO object ({OBJECT_COLUMNS}, folder_no)", moved)
         self._db.executemany(
             f"UPDATE object SET ({OBJECT_COLUMNS}) = ({','.join('?' * 18)}) WHERE no = ?",
             [(*astuple(row), row.no) for row in self._by_no.values() if row.no not in new],
