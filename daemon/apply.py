@@ -211,16 +211,26 @@ class Applier:
                 if name.startswith(FETCH_PREFIX) and name not in self._fetching:
                     self._disk.remove_stage(name)
 
-    async def apply(self, plan: Plan) -> Applied:
-        """Carry out a plan as far as can be; supersedes earlier plans for its objects.
+    def begin(self, plan: Plan) -> int:
+        """Let a plan supersede all that began before it, for its objects; give its number.
+
+        For who applies it later: plans decide in the order in which they were made, not in that
+        in which their tasks come to run. What was begun has to be applied.
+        """
+        self._runs += 1
+        for object_no in plan.objects:
+            self._latest[object_no] = self._runs
+        self._running.add(self._runs)
+        return self._runs
+
+    async def apply(self, plan: Plan, number: int | None = None) -> Applied:
+        """Carry out a plan as far as can be; it begins now, unless it has a `number` already.
 
         Raises RootLost, and what the journal raises: the next apply then recovers first.
         """
-        self._runs += 1
-        run = _Run(self._runs, self._placer(plan), Applied())
-        for object_no in plan.objects:
-            self._latest[object_no] = run.number
-        self._running.add(run.number)
+        if number is None:
+            number = self.begin(plan)
+        run = _Run(number, self._placer(plan), Applied())
         try:
             if self._needs_recovery:
                 async with self.alone():

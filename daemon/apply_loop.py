@@ -93,6 +93,7 @@ class ApplyLoop:
     async def run(self, applier: Applier, disk: Disk) -> None:
         """Apply until cancelled; large contents go on beside the rest."""
         self._has_backlog = True
+        self._slow = 0  # a task that was cancelled before it began did not count itself out
         self._disk = disk
         await self._tools.core.run(queue_unsynced, self._standing.stored)
         async with TaskGroup() as large:
@@ -123,13 +124,14 @@ class ApplyLoop:
                 return False
             under_way = standing.under_way
             quick, slow = split_slow(made)
+            begun = [(one, applier.begin(one)) for one in slow]
             if quick.steps or quick.blocked:
                 await self._carry_out(applier, quick, under_way)
             else:
                 under_way.end(quick.objects)
-            for one in slow:
+            for one, number in begun:
                 self._slow += 1
-                large.create_task(self._carry_out_slow(applier, one, under_way))
+                large.create_task(self._carry_out_slow(applier, one, under_way, number))
             return True
         finally:
             self.is_applying = False
@@ -143,14 +145,18 @@ class ApplyLoop:
             if self._retries.is_away_due(_loop_s()):
                 self.retry_away()
 
-    async def _carry_out_slow(self, applier: Applier, made: Plan, under_way: UnderWay) -> None:
+    async def _carry_out_slow(
+        self, applier: Applier, made: Plan, under_way: UnderWay, number: int
+    ) -> None:
         try:
-            await self._carry_out(applier, made, under_way)
+            await self._carry_out(applier, made, under_way, number)
         finally:
             self._slow -= 1
             self._changed.set()
 
-    async def _carry_out(self, applier: Applier, made: Plan, under_way: UnderWay) -> None:
+    async def _carry_out(
+        self, applier: Applier, made: Plan, under_way: UnderWay, number: int | None = None
+    ) -> None:
         """Apply a plan and note what is to be looked at or tried again."""
         standing = self._standing
         standing.was_settled = False
@@ -163,7 +169,7 @@ class ApplyLoop:
             return
         self.pending = (self.pending[0] + figures[0], self.pending[1] + figures[1])
         try:
-            applied = await applier.apply(made)
+            applied = await applier.apply(made, number)
         finally:
             under_way.end(made.objects)
             self.pending = (self.pending[0] - figures[0], self.pending[1] - figures[1])

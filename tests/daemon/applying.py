@@ -32,7 +32,7 @@ from daemon.outcomes import (
 )
 from daemon.places import Earlier
 from daemon.planner import plan
-from daemon.steps import Key, key_of
+from daemon.steps import Key, Plan, key_of
 from store.ids import BlobHash, Kind, blob_hash
 from store.records import BlobRef, Entry, SyncedRow
 from tests.daemon.planning import CONTENTS, ROOT
@@ -209,9 +209,11 @@ class World:
         self.open()
         return await self.applier.recover()
 
+    def plan(self, wanted: Sequence[Entry]) -> Plan:
+        return plan(wanted, list(self.journal.rows.values()), parent_of=self.parent_of)
+
     async def apply(self, wanted: Sequence[Entry]) -> Applied:
-        made = plan(wanted, list(self.journal.rows.values()), parent_of=self.parent_of)
-        return await self.applier.apply(made)
+        return await self.applier.apply(self.plan(wanted))
 
     def parent_of(self, directory_no: int) -> int | None:
         row = self.journal.rows.get((directory_no, b""))

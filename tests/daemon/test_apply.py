@@ -532,6 +532,26 @@ async def test_a_large_file_does_not_delay_small_ones_and_is_superseded(world: W
     assert (world.root / "c").read_bytes() == b"two"
 
 
+async def test_a_plan_that_was_made_earlier_and_runs_later_supersedes_nothing(
+    world: World,
+) -> None:
+    """Large contents run beside the rest: the next plan may run before their task does."""
+    old, new = b"older" * 300_000, b"newer" * 300_000
+    world.blobs.contents.update({blob_hash(old): old, blob_hash(new): new})
+    world.blobs.large_gate = asyncio.Event()
+    older = world.plan([file_entry(1, ROOT, b"a", old)])
+    number = world.applier.begin(older)
+
+    second = asyncio.create_task(world.apply([file_entry(1, ROOT, b"a", new)]))
+    await asyncio.sleep(0)
+    first = asyncio.create_task(world.applier.apply(older, number))
+    await asyncio.sleep(0)
+    world.blobs.large_gate.set()
+    await asyncio.gather(first, second)
+
+    assert (world.root / "a").read_bytes() == new
+
+
 async def test_large_files_of_equal_bytes_arrive_both(world: World) -> None:
     big = b"large" * 300_000
     world.blobs.contents[blob_hash(big)] = big
