@@ -14,6 +14,8 @@ MINUTES ?= 60
 DIZZYD := $(CURDIR)/$(VENV)/bin/dizzyd
 PIP_INSTALL := $(VENV)/bin/python -m pip --disable-pip-version-check install
 SOURCES := daemon peers store tests
+# Many tests wait for processes: two workers on two cores, each with what is left of the other's.
+IN_PARALLEL := --numprocesses=2 --dist=worksteal
 
 # Tests, linters and benchmarks see a home of their own, which ends with them.
 define in_own_home
@@ -50,7 +52,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@$(in_own_home) && export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" \
-	&& ruff check . && mypy && python -m pytest $(ARGS)
+	&& ruff check . && mypy && python -m pytest $(IN_PARALLEL) $(ARGS)
 	@[ "$$(id -u)" = 0 ] || echo "not root: the tests marked `root` were skipped (listed above);" \
 		"they need another uid, mounts or network namespaces"
 
