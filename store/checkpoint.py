@@ -17,11 +17,11 @@ from blake3 import blake3
 
 from store import snapshot
 from store.db import Database, scratch_database
-from store.errors import Malformed
+from store.errors import DizzyError, Malformed
 from store.events import Checkpointed, Content
 from store.folder import add_folder
 from store.ids import EPOCH_BYTES, Epoch, FolderId
-from store.log import AppliedBatch, FolderLog
+from store.log import CUT_OFF, AppliedBatch, FolderLog
 from store.signing import SignedBatch, verify_thinned
 from store.state import STATE_VERSION, FolderState
 
@@ -29,16 +29,20 @@ FRONTIER_LIMIT: Final = 1024  # batches in Checkpointed.frontier
 _BATCHES_AT_ONCE = 64
 
 
+class OlderLogNeeded(DizzyError):
+    """What was left out of a snapshot counts again: only the whole log tells the state."""
+
+
 def describe(
     database: Database, log: FolderLog, state: FolderState, keep: Callable[[bytes], None]
 ) -> Checkpointed | None:
     """Write a snapshot of what is applied, each piece to `keep`, and say what it is.
 
-    None where more logs stand open than an event has room for; nothing is written then. The
-    database must not change meanwhile.
+    None where more logs stand open than an event has room for, or where a copy of the owner's
+    home ended the folder; nothing is written then. The database must not change meanwhile.
     """
     frontier = log.frontier()
-    if len(frontier) > FRONTIER_LIMIT:
+    if len(frontier) > FRONTIER_LIMIT or _is_owner_cut_off(database, log):
         return None
     hasher, size = blake3(), 0
     for piece in snapshot.write(database, log.folder_no, log.folder, log.owner()):
@@ -74,13 +78,23 @@ class Restored:
         self.db.connection.close()
 
     def admit(self, batches: Sequence[SignedBatch]) -> None:
-        """Let batches take effect that come next. Raises Malformed where one breaks a rule."""
+        """Let batches take effect that come next.
+
+        Raises Malformed where one breaks a rule, OlderLogNeeded where one cuts off what was
+        settled; this state is of no use then.
+        """
         with self.db.transaction():
             admitted = self.log.admit(batches, b"", self.state.apply)
         if admitted.refused:
             reasons = ", ".join(sorted(admitted.refused))
             raise Malformed("snapshot", f"has a batch that breaks a rule: {reasons}")
         if self.log.is_recut:  # an ending cut off, or let in, what has taken effect
+            if _is_owner_cut_off(self.db, self.log):
+                raise OlderLogNeeded(
+                    "snapshot",
+                    "a copy of the owner's home ended the folder, without what its owner knew",
+                    hint="the whole log is needed",
+                )
             self._fold_anew()
 
     def _fold_anew(self) -> None:
@@ -138,3 +152,13 @@ def _proven(pieces: Iterable[bytes], content: Content) -> Iterator[bytes]:
         yield piece
     if size != content.size or hasher.digest() != content.hash:
         raise Malformed("snapshot", "has other bytes than its checkpoint says")
+
+
+def _is_owner_cut_off(database: Database, log: FolderLog) -> bool:
+    """Whether an ending cuts off batches of the owner: then what they rest on is not settled."""
+    cut_off = database.execute(
+        "SELECT l.agent FROM batch b JOIN log l ON l.no = b.log_no"
+        " WHERE b.folder_no = ? AND b.is_void = ? GROUP BY l.agent",
+        (log.folder_no, CUT_OFF),
+    )
+    return bool(log.endings) and log.owner() in {agent for (agent,) in cut_off}

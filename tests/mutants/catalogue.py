@@ -402,4 +402,11 @@ MUTANTS: Final = (
         new="    if False:\n",
         proofs=(_SNAPSHOT, "-k", "P11"),
     ),
+    Mutant(
+        rule="a snapshot is given up where a copy of the owner's home cuts off what was settled",
+        file="store/checkpoint.py",
+        old="            if _is_owner_cut_off(self.db, self.log):\n",
+        new="            if False:\n",
+        proofs=(_SNAPSHOT, "-k", "copy_of_the_owners"),
+    ),
 )

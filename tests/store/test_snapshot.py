@@ -12,7 +12,7 @@ import pytest
 
 from daemon.acts import Created, Touched
 from store import snapshot
-from store.checkpoint import Restored, describe, restore
+from store.checkpoint import OlderLogNeeded, Restored, describe, restore
 from store.codec import decode_header, split_thinned, thin_body
 from store.errors import BadSignature, DizzyError, Malformed
 from store.events import (
@@ -225,6 +225,34 @@ def test_P10_P41_an_ending_in_the_tail_cuts_off_what_the_snapshot_holds(seed: in
     for end in cuts(others, CUTS, rng):
         assert_tail_completes(batches, others[:end], rng)
     assert_tail_completes(batches, batches, rng)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_P12_an_ending_by_a_copy_of_the_owners_home_asks_for_the_whole_log(seed: int) -> None:
+    rng = random.Random(seed)
+    batches = touched_history(seed)
+    folder = FolderId(batches[0].header.folder)
+    owner = make_nodes(1)[0]
+    mine = [one for one in batches if one.log == owner.stored.own_log]
+    last = rng.choice(mine)  # what the copy had
+    cut = (CutPoint(log=last.log, seq=last.header.seq, batch=last.id),)
+    owner.stored.admit(batches, b"1")
+    ending = sign(owner, last, [Revoked(agent=owner.stored.key.agent, cut=cut)])
+    there = folded(folder, batches)
+    checkpoint, pieces = taken(there)
+    here = restore(pieces, folder, checkpoint)
+
+    if last is mine[-1]:
+        here.admit([ending])
+        there.admit([ending])
+        assert rows(here) == rows(there)
+    else:
+        with pytest.raises(OlderLogNeeded):
+            here.admit([ending])
+        whole = folded(folder, batches[:1])
+        with suppress(OlderLogNeeded):
+            whole.admit([*batches[1:], ending])
+        assert describe(whole.db, whole.log, whole.state, lambda _: None) is None
 
 
 @pytest.mark.parametrize("seed", range(6))
