@@ -17,7 +17,8 @@ import pytest
 from daemon.bunch import HintBunch
 from daemon.disk import NewFile
 from daemon.hints import Hint, HintKind, Watcher, WatchState
-from daemon.inotify import Inotify, InotifyWatcher
+from daemon.inotify import InotifyWatcher
+from daemon.inotify_kernel import Inotify
 from daemon.watcher import PollingWatcher, WatchdogWatcher, watcher_for
 from tests.daemon.real_outside import make_linux_disk
 

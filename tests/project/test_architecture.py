@@ -53,7 +53,9 @@ ADAPTERS = {
     "daemon.fs_sync": {"os", "threading"},
     "daemon.fs_taken": {"os"},
     "daemon.inotify": {"os", "select", "threading", "time"},
+    "daemon.inotify_kernel": {"os"},
     "daemon.syscalls": {"ctypes", "threading"},
+    "daemon.watch_tree": {"os"},
     "daemon.watcher": {"os", "threading", "time"},
     # the home, and what a user gives by path
     "daemon.config": {"os", "socket", "open"},
