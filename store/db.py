@@ -104,6 +104,31 @@ class Database:
             one = f"({','.join('?' * len(rows[0]))})"
             self.executemany(f"{into} VALUES {one}", rows[done:])
 
+    def update(
+        self, table: str, columns: Sequence[str], key: str, rows: Sequence[tuple[object, ...]]
+    ) -> None:
+        """Set these columns of rows found by `key`: each of `rows` has their values, then its key.
+
+        Many rows go into one statement, as with insert(): a quarter of the CPU of executemany.
+        Name no column that stays as it is: each index that holds one is written anew.
+        """
+        done = 0
+        for size in _ROWS_AT_ONCE:
+            if len(rows) - done >= size:
+                one = f"({','.join('?' * (len(columns) + 1))})"
+                named = ", ".join(f"{name} = v.column{at}" for at, name in enumerate(columns, 1))
+                statement = (
+                    f"UPDATE {table} SET {named} FROM (VALUES {','.join([one] * size)}) v"
+                    f" WHERE {table}.{key} = v.column{len(columns) + 1}"
+                )
+                while len(rows) - done >= size:
+                    part = rows[done : done + size]
+                    self.execute(statement, _bindable(chain.from_iterable(part)))
+                    done += size
+        if done < len(rows):
+            named = ", ".join(f"{name} = ?" for name in columns)
+            self.executemany(f"UPDATE {table} SET {named} WHERE {key} = ?", rows[done:])
+
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 import msgspec
 from blake3 import blake3
@@ -54,6 +55,28 @@ _BASE_COLUMNS = (
     "no, id, kind, parent_no, name, latest_lamport, head_event, head_key, value, size, mtime_ns,"
     " mode, flags"
 )
+# What later events change of a row: where it is placed, and what it is.
+_PLACEMENT = (
+    "parent_no",
+    "name",
+    "place_event",
+    "place_key",
+    "last_move",
+    "base_parent_no",
+    "base_name",
+)
+_VERSION = (
+    "latest_lamport",
+    "head_event",
+    "head_key",
+    "value",
+    "size",
+    "mtime_ns",
+    "mode",
+    "flags",
+)
+_placement = attrgetter(*_PLACEMENT)
+_version = attrgetter(*_VERSION)
 _CACHED_BATCHES = 32
 
 
@@ -598,6 +621,7 @@ class _Work:
         self._rows: dict[bytes, ObjectRow] = {}
         self._by_no: dict[int, ObjectRow] = {}
         self._before: dict[int, tuple[bool, int, bytes]] = {}  # alive, parent, name
+        self._places: dict[int, tuple[object, ...]] = {}  # what was written of the placement
         self._new: list[ObjectRow] = []
         self._event_rows: list[tuple[int, int, int]] = []
         self._along_rows: list[tuple[bytes, int]] = []
@@ -624,6 +648,7 @@ class _Work:
         self._rows[row.id] = row
         self._by_no[row.no] = row
         self._before[row.no] = (bool(row.flags & ALIVE), row.parent_no, row.name)
+        self._places[row.no] = _placement(row)
 
     def _row(self, no: int) -> ObjectRow:
         row = self._by_no.get(no)
@@ -775,7 +800,7 @@ class _Work:
         """Merge moves, fold what needs folding, count what is visible, write the rows."""
         db, state = self._db, self._state
         if self._along_rows:
-            db.executemany("INSERT OR IGNORE INTO along_deletion VALUES (?, ?)", self._along_rows)
+            db.insert("INSERT OR IGNORE INTO along_deletion", self._along_rows)
         db.insert("INSERT OR IGNORE INTO event", self._event_rows)
         self._merge_moves()
         self._fold_all()
@@ -906,9 +931,11 @@ class _Work:
                 moved.append(values)
         self._db.insert(f"INSERT INTO object ({_BASE_COLUMNS}, folder_no)", at_base)
         self._db.insert(f"INSERT INTO object ({OBJECT_COLUMNS}, folder_no)", moved)
-        self._db.executemany(
-            f"UPDATE object SET ({OBJECT_COLUMNS}) = ({','.join('?' * 18)}) WHERE no = ?",
-            [(*astuple(row), row.no) for row in self._by_no.values() if row.no not in new],
+        known = [row for row in self._by_no.values() if row.no not in new]
+        self._db.update("object", _VERSION, "no", [(*_version(row), row.no) for row in known])
+        displaced = [row for row in known if self._places[row.no] != _placement(row)]
+        self._db.update(
+            "object", _PLACEMENT, "no", [(*_placement(row), row.no) for row in displaced]
         )
 
     def _settle(self) -> None:

@@ -292,7 +292,7 @@ class FolderSynced:
     def put(self, rows: Sequence[SyncedRow]) -> None:
         """Write rows, replacing those of the same object and copy; of equals the last counts."""
         rows = list({(row.object_no, row.copy): row for row in rows}.values())
-        self._forget([(row.object_no, row.copy) for row in rows], is_replaced=True)
+        self._forget([(row.object_no, row.copy) for row in rows])
         self._write("INSERT OR REPLACE", rows)
 
     def add(self, rows: Sequence[SyncedRow]) -> None:
@@ -315,28 +315,32 @@ class FolderSynced:
 
     def remove(self, keys: Iterable[Key]) -> None:
         """Remove rows; unknown ones are left alone."""
-        keys = list(keys)
-        self._forget(keys, is_replaced=False)
-        self._db.executemany(
-            "DELETE FROM synced WHERE object_no = ? AND copy_event = ?", keys
-        )
-
-    def _forget(self, keys: Sequence[Key], *, is_replaced: bool) -> None:
-        known: list[tuple[int, bytes, int, int]] = []
-        if not keys:
-            return
-        for marks, part in chunked(list({no for no, _ in keys})):
-            known.extend(
+        wanted = set(keys)
+        for marks, part in chunked([no for no, copy in wanted if copy == PRIMARY]):
+            self._uncount(
                 self._db.execute(
-                    f"SELECT object_no, copy_event, kind, size FROM synced"
-                    f" WHERE object_no IN ({marks})",
+                    f"DELETE FROM synced WHERE object_no IN ({marks}) AND copy_event = x''"
+                    " RETURNING object_no, copy_event, kind, size",
                     part,
                 ).fetchall()
             )
+        copies = [key for key in wanted if key[1] != PRIMARY]
+        self._forget(copies)
+        self._db.executemany("DELETE FROM synced WHERE object_no = ? AND copy_event = ?", copies)
+
+    def _forget(self, keys: Sequence[Key]) -> None:
+        """Leave rows that are about to go, or to be replaced, out of what is counted."""
         wanted = set(keys)
-        for no, copy, kind, size in known:
-            if (no, copy) not in wanted:
-                continue
+        for marks, part in chunked(list({no for no, _ in keys})):
+            found = self._db.execute(
+                "SELECT object_no, copy_event, kind, size FROM synced"
+                f" WHERE object_no IN ({marks})",
+                part,
+            )
+            self._uncount([one for one in found if (one[0], one[1]) in wanted])
+
+    def _uncount(self, rows: Iterable[tuple[int, bytes, int, int]]) -> None:
+        for no, copy, kind, size in rows:
             self._marked.discard((no, copy))
             if kind == Kind.DIRECTORY:
                 self._remove_directory(no)

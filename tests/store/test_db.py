@@ -53,5 +53,39 @@ def test_insert_writes_every_row_once_whatever_their_number(count: int) -> None:
     assert found == rows
 
 
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 63, 64, 65, 73, 200])
+def test_update_sets_the_named_columns_of_these_rows_alone(count: int) -> None:
+    database = memory_database()
+    before = [(number, b"%d" % number, 2 * number, 3) for number in range(201)]
+    statements: list[str] = []
+
+    with database.transaction():
+        database.execute("CREATE TABLE t (no INTEGER PRIMARY KEY, value, size, kept)")
+        database.insert("INSERT INTO t (no, value, size, kept)", before)
+        database.connection.set_trace_callback(statements.append)
+        database.update(
+            "t", ("value", "size"), "no", [(b"new", -no, no) for no, *_ in before[:count]]
+        )
+        database.connection.set_trace_callback(None)
+
+    wanted = [(no, b"new", -no, 3) for no in range(count)] + before[count:]
+    assert database.execute("SELECT * FROM t ORDER BY no").fetchall() == wanted
+    assert len(statements) == count // 64 + count % 64 // 8 + count % 8
+
+
+def test_update_finds_each_row_by_its_number() -> None:
+    database = memory_database()
+    statements: list[str] = []
+    database.connection.set_trace_callback(statements.append)
+
+    with database.transaction():
+        database.update("object", ("size", "flags"), "no", [(1, 2, no) for no in range(64)])
+    database.connection.set_trace_callback(None)
+
+    [statement] = [one for one in statements if one.startswith("UPDATE")]
+    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    assert any("SEARCH object USING INTEGER PRIMARY KEY" in step for step in plan), plan
+
+
 def test_the_statements_that_make_tables_are_those_of_the_tables() -> None:
     assert schema.MODULE.read_text(encoding="utf-8") == schema.compiled()

@@ -220,6 +220,23 @@ def test_a_tree_is_deleted_parents_first_each_with_the_deletion_of_what_held_it(
     assert [e.along_with for e in found if isinstance(e, ObjectDeleted)] == [None, ids[0], ids[1]]
 
 
+def test_deleting_a_tree_asks_and_writes_in_bulk(anna: Node) -> None:
+    anna.make_directory(b"d")
+    names = [b"d/%d" % number for number in range(640)]
+    anna.record(*(Created(name, looked(name)) for name in names))
+    acts = [Deleted(name, tuple(anna.rows()[name])) for name in [b"d", *names]]
+    statements: list[str] = []
+    anna.stored.db.connection.set_trace_callback(statements.append)
+
+    recorded = anna.record(*acts)
+
+    anna.stored.db.connection.set_trace_callback(None)
+    assert kinds(recorded) == [ObjectDeleted] * 641
+    assert anna.files() == {}
+    # 10 of 64 rows for each of event, object and what went along; a dirty bucket is a row each
+    assert sum("bucket" not in one for one in statements) < 70
+
+
 # -- the unheard-of --------------------------------------------------------------------------------
 
 
