@@ -21,7 +21,7 @@ class HeldDeletions:
     def __init__(self) -> None:
         """Hold nothing."""
         self._paths: set[bytes] = set()
-        self._is_confirmed = False
+        self._confirmed: frozenset[bytes] = frozenset()
 
     def __len__(self) -> int:
         """Give the number of deletions that wait."""
@@ -32,19 +32,24 @@ class HeldDeletions:
         return path in self._paths
 
     def confirm(self) -> None:
-        """Let them go on; the next full scan records them."""
-        self._is_confirmed = True
+        """Let those that wait now go on; the next full scan records them."""
+        self._confirmed = frozenset(self._paths)
 
     def release(self) -> None:
         """Hold nothing any more: what was missing has been put back."""
         self._paths = set()
 
     def decide(self, acts: list[Act], total: int, cause: ScanCause) -> None:
-        """Decide from all acts of a full scan of a folder of `total` objects."""
-        missing = {act.path for act in acts if isinstance(act, Deleted)}
-        is_held = bool(self._paths) or is_mass_deletion(len(missing), total, cause)
-        self._paths = missing if is_held and not self._is_confirmed else set()
-        self._is_confirmed = False
+        """Decide from all acts of a full scan of a folder of `total` objects.
+
+        What is missing besides what a person confirmed is judged by itself: the disk may have
+        gone since, and come back as another one.
+        """
+        missing = {act.path for act in acts if isinstance(act, Deleted)} - self._confirmed
+        was_held = bool(self._paths - self._confirmed)
+        is_held = was_held or is_mass_deletion(len(missing), total, cause)
+        self._paths = missing if is_held else set()
+        self._confirmed = frozenset()
 
     def without_held(self, acts: list[Act]) -> list[Act]:
         """Give the acts that may be recorded."""
