@@ -17,7 +17,7 @@ from daemon.folder_work import FolderWork
 from daemon.peer_book import PeerBook
 from daemon.traffic import Traffic
 from peers.address import Address, parse_all
-from peers.backoff import Reconnection
+from peers.backoff import Offences, Reconnection
 from peers.crossing import Crossing
 from peers.invite import Invite
 from peers.link import Link, Purpose
@@ -56,17 +56,22 @@ class Calling:
         crossing: Crossing,
         traffic: Traffic,
         rng: random.Random,
+        offences: Offences,
         works: Mapping[FolderId, FolderWork],
         ended: Mapping[FolderId, EndedFolder],
         serve: Callable[[Link], Awaitable[None]],
     ) -> None:
-        """`works` and `ended` are looked at each time anew; `serve` keeps a link for its life."""
+        """`works` and `ended` are looked at each time anew; `serve` keeps a link for its life.
+
+        Whom `offences` leave alone is not called meanwhile.
+        """
         self._agent = agent
         self._network = network
         self._book = book
         self._crossing = crossing
         self._traffic = traffic
         self._rng = rng
+        self._offences = offences
         self._works = works
         self._ended = ended
         self._serve = serve
@@ -158,14 +163,17 @@ class Calling:
                 if not is_linked and agent not in self._called:
                     self._called.add(agent)
                     self._tell_unanswered()
+                nudge.clear()  # the end of our own call is no news of the peer
                 if is_linked and loop.time() - began_s > CALM_S:
                     pauses.reset()
                 pause_s = pauses.next_delay_s() if places else NO_ADDRESS_S
+                pause_s = max(pause_s, self._offences.wait_s(agent, loop.time()))
             try:
                 async with asyncio.timeout(pause_s):
                     await nudge.wait()
                 if pause_s is None and agent not in self._resting:
-                    await asyncio.sleep(pauses.next_delay_s())
+                    offence_s = self._offences.wait_s(agent, loop.time())
+                    await asyncio.sleep(max(pauses.next_delay_s(), offence_s))
             except TimeoutError:
                 pass
 

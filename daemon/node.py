@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from daemon.calling import Calling, Network
+from daemon.calling import CALM_S, Calling, Network
 from daemon.config import Config
 from daemon.core import Runner
 from daemon.disk import Disk
@@ -39,6 +39,7 @@ from daemon.subscription import Emit, ListenerKind
 from daemon.traffic import Traffic
 from daemon.troubles import innermost, told
 from peers.address import parse_all
+from peers.backoff import Offences
 from peers.crossing import Crossing
 from peers.fetch import Fetcher
 from peers.limits import RateLimit
@@ -51,6 +52,8 @@ from store.ids import AgentId, BlobHash, FolderId, short
 from store.signing import AgentKey
 
 logger = logging.getLogger(__name__)
+
+BULK_LINKS_LIMIT = 4  # that one peer may have open to us; it needs one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +112,16 @@ class Node:
         self.ended = self.folders.ended
         self.crossing = Crossing(key.agent)
         self.traffic = Traffic()
+        rng = random.Random(int.from_bytes(world.random_bytes(8), "big"))  # noqa: S311
+        self._offences = Offences(rng)
         self.calling = Calling(
             agent=key.agent,
             network=world.network,
             book=self.book,
             crossing=self.crossing,
             traffic=self.traffic,
-            rng=random.Random(int.from_bytes(world.random_bytes(8), "big")),  # noqa: S311
+            rng=rng,
+            offences=self._offences,
             works=self.works,
             ended=self.ended,
             serve=self._serve,
@@ -145,6 +151,7 @@ class Node:
             upload=RateLimit(config.limits.upload_bytes_per_s),
         )
         self.rejected: Counter[str] = Counter()
+        self._bulk_links: Counter[AgentId] = Counter()
         self.clones_seen: set[AgentId] = set()
         self.door = NodeDoor(
             self.shelf,
@@ -271,11 +278,30 @@ class Node:
         """Take a proven link, called or calling, and serve it for its life."""
         self.traffic.add(link)
         if link.purpose is Purpose.BULK:
-            self.folders.spawn(self.sessions.serve_bulk(link))
+            self.folders.spawn(self._serve_bulk(link))
         else:
             self.folders.spawn(self._serve(link))
 
+    async def _serve_bulk(self, link: Link) -> None:
+        """Serve contents over one of the few links that a peer may have for them."""
+        if self._bulk_links[link.agent] >= BULK_LINKS_LIMIT:
+            self.rejected["too-many-links"] += 1
+            await link.close()
+            return
+        self._bulk_links[link.agent] += 1
+        try:
+            await self.sessions.serve_bulk(link)
+        finally:
+            self._bulk_links[link.agent] -= 1
+            if not self._bulk_links[link.agent]:
+                del self._bulk_links[link.agent]
+
     async def _serve(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        if self._offences.wait_s(link.agent, began_s):
+            await link.close()
+            return
         meeting = self.crossing.meet(link)
         logger.debug(
             "link agent=%s is_dialler=%s is=%s", short(link.agent), link.is_dialler, meeting.value
@@ -292,7 +318,11 @@ class Node:
             logger.debug("session ended agent=%s why=%s", short(link.agent), ended.reason)
             if ended.is_struck:
                 self.rejected["struck-off"] += 1
+                self._offences.note(link.agent, loop.time())
+            elif loop.time() - began_s > CALM_S:
+                self._offences.forgive(link.agent)
         except Exception as failure:  # a fault of one session must not end the node
+            self._offences.note(link.agent, loop.time())
             if isinstance(innermost(failure), sqlite3.Error):
                 why = told(failure)[0]
                 logger.error("session failed agent=%s why=%s", short(link.agent), why)  # noqa: TRY400

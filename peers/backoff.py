@@ -54,6 +54,38 @@ class Reconnection:
         self._failures = 0
 
 
+class Offences:
+    """Whom to leave alone for a while: sessions with them ended by a fault, or by a strike.
+
+    The first costs next to nothing, each further one doubles the wait, up to 10 s; a session that
+    ended well after CALM_S makes up for all. Bounded: the oldest are forgotten.
+    """
+
+    __slots__ = ("_limit", "_rng", "_since")
+
+    def __init__(self, rng: Random, limit: int = 1024) -> None:
+        """Remember at most `limit` peers."""
+        self._rng = rng
+        self._limit = limit
+        self._since: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+
+    def note(self, agent: bytes, now_s: float) -> None:
+        """Count one more."""
+        number, _ = self._since.pop(agent, (0, 0.0))
+        self._since[agent] = (number + 1, now_s + delay_s(number + 1, self._rng))
+        if len(self._since) > self._limit:
+            self._since.popitem(last=False)
+
+    def forgive(self, agent: bytes) -> None:
+        """Forget what was: a session with it went well."""
+        self._since.pop(agent, None)
+
+    def wait_s(self, agent: bytes, now_s: float) -> float:
+        """Say for how long it is still to be left alone."""
+        _, until_s = self._since.get(agent, (0, now_s))
+        return max(0.0, until_s - now_s)
+
+
 _FREE_FAILURES: Final = 8
 _FIRST_STRANGER_DELAY_S: Final = 0.05
 _LONGEST_STRANGER_DELAY_S: Final = 1.0

@@ -77,3 +77,38 @@ async def test_A12_a_claim_that_is_renewed_all_the_time_is_waited_for_no_longer(
         victim.write("mine.txt", b"mine")
         await victim.look()
         await eventually(lambda: liar.has("mine.txt", b"mine"))
+
+
+async def test_H3_sessions_that_end_by_a_fault_of_ours_are_followed_by_growing_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pair(tmp_path) as (owner, other):
+        failed_at_s: list[float] = []
+
+        async def fail(*_: object) -> None:
+            failed_at_s.append(asyncio.get_running_loop().time())
+            raise RuntimeError("a fault")
+
+        monkeypatch.setattr(other.node.replica, "admit", fail)
+        owner.write("a.txt", b"a")
+        await owner.look()
+
+        await eventually(lambda: len(failed_at_s) >= 5)
+
+        # 0.2 s, 0.4 s, 0.8 s and 1.6 s, less up to half by chance
+        assert failed_at_s[4] - failed_at_s[0] > 1.4
+        monkeypatch.undo()
+        await eventually(lambda: other.has("a.txt", b"a"), within_s=20)
+
+
+async def test_A15_a_member_has_few_links_for_contents_at_a_time(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (owner, other):
+        owner.node.book.get(other.key.agent).hints.extend(other.listener.addresses)
+
+        links = [await owner.node.calling.open_bulk(other.key.agent) for _ in range(12)]
+
+        await eventually(lambda: other.node.rejected["too-many-links"] == 8)
+        await eventually(lambda: sum(link.is_closed for link in links) == 8)
+        assert owner.node.sessions.session(other.key.agent) is not None
+        for link in links:
+            await link.close()
