@@ -21,8 +21,8 @@ from daemon.peer_book import PeerBook
 from daemon.places import Place, Places
 from daemon.procedures import AdmitBatches, Procedures
 from daemon.shelf import Shelf
-from peers.heads import Heads
-from peers.wire import Fork, Head, Range, SignedAddresses
+from peers.heads import Heads, sayable
+from peers.wire import HEADS_LIMIT, Fork, Head, Range, SignedAddresses
 from store.access import Member
 from store.ids import AgentId, BatchId, BlobHash, FolderId, short
 from store.log import Admitted
@@ -142,7 +142,10 @@ class NodeReplica:
         """Read heads; while there is work to do the root would be hashed for nothing."""
         stored = self._shelf[folder_no]
         return Heads(
-            heads=tuple(Head(head.log, head.seq, head.batch) for head in stored.log.heads()),
+            heads=sayable(
+                ((one.agent, Head(one.log, one.seq, one.batch)) for one in stored.log.heads()),
+                HEADS_LIMIT,
+            ),
             state_root=None if is_importing or has_work else stored.state.root(),
             state_version=STATE_VERSION,
             is_importing=is_importing,

@@ -72,6 +72,7 @@ class Exchange:
         self._missing_of: dict[AgentId, int] = {}
         self._pushed: dict[LogId, tuple[AgentId, float]] = {}
         self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._barren: dict[AgentId, dict[LogId, int]] = {}  # asked for up to here in vain
         self._last_request = 0
 
     # -- what is known ----------------------------------------------------------------------
@@ -79,10 +80,12 @@ class Exchange:
     def heads_said(self, agent: AgentId, tips: Tips) -> None:
         """Take a peer's heads as what it has, until it says others."""
         self._said[agent] = tips
+        self._barren.pop(agent, None)
 
     def gone(self, agent: AgentId) -> None:
         """Forget a peer that is no longer connected; others are asked instead."""
         self._said.pop(agent, None)
+        self._barren.pop(agent, None)
         for ask in [one for one in self._asks.values() if one.agent == agent]:
             del self._asks[ask.request]
         for log in [log for log, (source, _) in self._pushed.items() if source == agent]:
@@ -167,9 +170,12 @@ class Exchange:
         best: dict[LogId, tuple[AgentId, Range]] = {}
         load: dict[AgentId, int] = {}
         for agent, tips in self._said.items():
+            barren = self._barren.get(agent, {})
             for one in self._lacked_of(ours, tips, absent):
                 log = LogId(one.log)
                 if log in busy or self._is_pushed_by_other(log, agent, now_s):
+                    continue
+                if barren.get(log, -1) >= one.through_seq:
                     continue
                 held = best.get(log)
                 if held is None or self._is_better(one, agent, held, load):
@@ -229,7 +235,8 @@ class Exchange:
         return next((agent for agent in self._said if agent not in missing.asked_of), None)
 
     def ask_again(self) -> None:
-        """Let ids that nobody had be asked for once more (called on a timer)."""
+        """Let what nobody had be asked for once more (called on a timer)."""
+        self._barren.clear()
         for missing in self._missing.values():
             missing.asked_of.clear()
 
@@ -280,6 +287,13 @@ class Exchange:
         return ask
 
     def settled(self, request: int, agent: AgentId) -> None:
-        """Close a question: its answer has ended and was taken in."""
+        """Close a question: its answer has ended and was taken in.
+
+        What the answer left out although the peer names it is not asked of it again before it
+        says its heads anew, or for a while: else an empty answer would be asked for for ever.
+        """
         if self.is_asked(request, agent):
-            del self._asks[request]
+            left = self._asks.pop(request).ranges
+            self._barren.setdefault(agent, {}).update(
+                {LogId(one.log): one.through_seq for one in left}
+            )

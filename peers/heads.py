@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from peers.wire import Head, Range
-from store.ids import BatchId, LogId
+from store.ids import AgentId, BatchId, LogId
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -45,6 +45,26 @@ class Lack(Struct, frozen=True, gc=False):
 
     ranges: tuple[Range, ...]
     unsure: tuple[BatchId, ...]
+
+
+def sayable(heads: Iterable[tuple[AgentId, Head]], limit: int) -> tuple[Head, ...]:
+    """Choose which heads to tell, sorted; beyond the limit the agents have equal shares.
+
+    So an agent with very many logs or branches crowds out its own, those with least in them, and
+    nobody else's (A14). Equal on all nodes that have the same.
+    """
+    of: dict[AgentId, list[Head]] = {}
+    number = 0
+    for agent, head in heads:
+        of.setdefault(agent, []).append(head)
+        number += 1
+    chosen = [head for own in of.values() for head in own]
+    if number > limit:
+        for own in of.values():
+            own.sort(key=lambda head: (-head.seq, head.log, head.batch))
+        ranked = [(rank, agent) for agent, own in of.items() for rank in range(len(own))]
+        chosen = [of[agent][rank] for rank, agent in sorted(ranked)[:limit]]
+    return tuple(sorted(chosen, key=lambda head: (head.log, head.seq, head.batch)))
 
 
 def by_log(heads: Iterable[Head]) -> Tips:

@@ -57,6 +57,7 @@ EVENTS_LIMIT = 4096  # events in one batch
 BODY_LIMIT_BYTES = 1024 * 1024
 RULED_OUT = 1  # is_void: its author had not the role
 CUT_OFF = 2  # is_void: it had, and the folder was ended without it
+FOLDER_SHARED_TAG = 16
 _KNOWN_TAGS = frozenset((1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21))
 
 
@@ -430,6 +431,7 @@ class FolderLog:
             signed = ready.pop(0)
             reason = self._broken_rule(signed)
             decoded, broken = ((), reason) if reason else _decoded(signed)
+            broken = broken or self._strangeness(signed)
             if broken:
                 result.refuse(broken)
                 self._drop_waiters(signed.id, result)
@@ -443,7 +445,29 @@ class FolderLog:
                 result.applied.append(signed.id)
             ready.extend(self._released_by(signed.id))
 
+    def _strangeness(self, signed: SignedBatch) -> str:
+        """Name what is wrong with an author whom nobody in the batch's past ever let in.
+
+        The past of a batch never changes, so such a batch can count nowhere and at no time; to
+        store and pass it on would let anybody's invented agents fill every node's disk (A14).
+        """
+        if FOLDER_SHARED_TAG in signed.tags or not self._has_applied_parents(signed):
+            return ""
+        is_known = AgentId(signed.header.agent) in self._members_of(self._past(signed))
+        return "" if is_known else "stranger"
+
+    def _past(self, signed: SignedBatch) -> tuple[int, ...]:
+        """List the membership batches in the past of one whose parents are stored."""
+        nos: set[int] = set()
+        for parent in _parents(signed):
+            row = self._stored(parent)
+            if row is not None:
+                nos.update(self._set(row[2]))
+        return tuple(sorted(nos))
+
     def _of(self, signed: SignedBatch) -> list[LogHead]:
+        if signed.log not in self._log_nos:
+            return []
         return [head for head in self._heads.values() if head.log == signed.log]
 
     def _missing_parents(self, signed: SignedBatch) -> list[bytes]:
@@ -535,17 +559,12 @@ class FolderLog:
 
     def _judge(self, batch_no: int, signed: SignedBatch) -> bool:
         """Note what the author of a stored batch could know of roles; tell whether it is void."""
-        nos: set[int] = set()
-        for parent in _parents(signed):
-            row = self._stored(parent)
-            if row is not None:
-                nos.update(self._set(row[2]))
-        past = tuple(sorted(nos))
+        past = self._past(signed)
         verdict = 0 if self._counts(signed, self._members_of(past)) else RULED_OUT
         is_ending = False
         if not verdict and signed.is_about_folder:
             if access.is_membership(signed.events[0]):
-                past = tuple(sorted({*nos, batch_no}))
+                past = tuple(sorted({*past, batch_no}))
             is_ending = ending.is_ending(AgentId(signed.header.agent), signed.events)
         if not verdict and self.endings and not is_ending and signed.id not in self._kept:
             verdict = CUT_OFF

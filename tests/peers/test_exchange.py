@@ -192,3 +192,36 @@ def test_A7_third_strike_is_enough() -> None:
     strikes = Strikes()
     assert [strikes.add() for _ in range(3)] == [False, False, True]
     assert Strikes().add(5)
+
+
+def test_A14_what_a_peer_names_and_does_not_give_is_not_asked_for_again_at_once() -> None:
+    exchange = Exchange()
+    named: Tips = {LogId(n.to_bytes(32, "big")): {batch(n): 5} for n in range(100)}
+    exchange.heads_said(A, named)
+    (ask,) = exchange.plan({}, (), 0.0)
+    assert len(ask.ranges) == 100
+
+    exchange.answered(ask.request, A, (), 0.0)
+    exchange.settled(ask.request, A)
+
+    assert not exchange.plan({}, (), 0.0), "an empty answer would be asked for for ever"
+    exchange.heads_said(B, named)
+    (other,) = exchange.plan({}, (), 0.0)
+    assert other.agent == B
+    exchange.settled(other.request, B)
+    exchange.ask_again()
+    assert exchange.plan({}, (), 0.0), "later it may have them"
+
+
+def test_A14_beyond_the_limit_every_agent_has_an_equal_share_of_the_heads() -> None:
+    flood = [(A, Head(LogId(n.to_bytes(32, "big")), 0, batch(n))) for n in range(1000)]
+    long = (A, Head(L1, 7, batch(7)))
+    honest = [(B, Head(L2, 3, batch(3))), (C, Head(L3, 0, batch(4)))]
+
+    said = heads.sayable([*flood, long, *honest], 10)
+
+    assert len(said) == 10
+    assert {one for _, one in (*honest, long)} <= set(said)
+    assert said == heads.sayable([*honest, *reversed(flood), long], 10)
+    few = [one for _, one in honest]
+    assert heads.sayable(honest, 10) == tuple(sorted(few, key=lambda one: one.log))

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from store import log as log_module
+from store.access import Role
 from store.codec import DEPS_LIMIT
 from store.db import memory_database
 from store.events import Content, Event, ObjectCreated, ObjectMoved, Untagged, encode
@@ -468,3 +469,64 @@ def test_P4_P27_batches_that_break_a_rule_are_refused_and_change_no_table() -> N
     unknown = sign(bert, first, event, deps=[outside], lamport=lamport + 1)
     assert anna.stored.admit([unknown], SOURCE).missing == {outside}
     assert tables_of(anna) == tables
+
+
+# -- authors whom nobody let in --------------------------------------------------------------------
+
+
+def test_A14_batches_of_invented_agents_are_neither_stored_nor_waited_for() -> None:
+    """Else whoever may read could fill every disk and all heads with logs of thrown away keys."""
+    anna, bert = make_nodes(2)
+    deps = tuple(sorted(head.batch for head in anna.stored.log.heads()))
+    lamport = 1 + max(anna.stored.log._lamport(dep) for dep in deps)
+    before = memory_of(anna.stored.log)
+    for number, (named, depth) in enumerate(((deps, lamport), ((), 1))):
+        flood = [
+            sign_batch(
+                AgentKey.from_seed(bytes([100 + number, one]) * 16),
+                folder=anna.stored.id,
+                epoch=Epoch(bytes(16)),
+                seq=0,
+                prev=None,
+                deps=named,
+                lamport=depth,
+                wall_ms=7,
+                events=[encode(make_directory(anna, b"%d" % one))],
+            )
+            for one in range(50)
+        ]
+
+        admitted = anna.stored.admit(flood, SOURCE)
+
+        assert admitted.refused == {"stranger": 50}
+        assert not admitted.missing
+    assert memory_of(anna.stored.log) == before
+    assert_reload_changes_nothing(anna)
+    bert.create(b"a", b"1")
+    deliver(bert, anna)
+    assert anna.view() == bert.view()
+
+
+def test_A14_whoever_was_let_in_by_a_batch_that_comes_later_is_no_stranger() -> None:
+    anna, _ = make_nodes(2)
+    key = AgentKey.from_seed(b"n" * 32)
+    before = anna.wires()
+    anna.stored.grant(
+        key.agent, Role.WRITE, label=b"n", expires_ms=None, may_delegate=False, wall_ms=3
+    )
+    grants = anna.wires()[len(before) :]
+    first = sign_batch(
+        key,
+        folder=anna.stored.id,
+        epoch=Epoch(bytes(16)),
+        seq=0,
+        prev=None,
+        deps=(grants[-1].id,),
+        lamport=1 + grants[-1].header.lamport,
+        wall_ms=7,
+        events=[encode(make_directory(anna, b"new"))],
+    )
+    other = make_nodes(2)[1]
+
+    assert not other.stored.admit([first], SOURCE).refused
+    assert len(other.stored.admit(grants, SOURCE).stored) == 2
