@@ -101,7 +101,7 @@ async def test_H3_sessions_that_end_by_a_fault_of_ours_are_followed_by_growing_p
         await eventually(lambda: other.has("a.txt", b"a"), within_s=20)
 
 
-async def test_A15_a_member_has_few_links_for_contents_at_a_time(tmp_path: Path) -> None:
+async def test_a_member_has_few_links_for_contents_at_a_time(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
         owner.node.book.get(other.key.agent).hints.extend(other.listener.addresses)
 
