@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 from msgspec import Struct
 
 from peers import heads, wire
+from peers.answering import ANSWER_LIMIT_BYTES, BatchServer
 from peers.cancelling import TaskGroup
 from peers.exchange import Ask, Strikes
 from peers.heads import Heads, Tips
 from peers.lane import Lane, loop_time_s
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
+from peers.parts import INLINE_VERIFY_BYTES, divided, fitting, verify_all
 from peers.replica import Contents, Replica, Runner
 from peers.serve import BlobServer, send_all
-from store.codec import decode_header
-from store.errors import BadSignature, Malformed
-from store.ids import AgentId, BlobHash, FolderId, batch_id, log_id
-from store.signing import SignedBatch, WireBatch, verify
+from store.errors import Malformed
+from store.ids import BlobHash, FolderId
+from store.signing import SignedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,22 +36,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Ended", "Link", "LinkClosed", "Replica", "Runner", "Session"]
 
-ANSWER_LIMIT_BYTES: Final = 8 * 1024 * 1024  # batches in the answer to one Get
-PART_LIMIT_BYTES: Final = 1024 * 1024  # bodies in one message
 INBOX_LIMIT_BYTES: Final = 12 * 1024 * 1024  # batches that wait to be taken in
-GETS_LIMIT: Final = 64  # questions of the peer that wait
 HEADS_EVERY_S: Final = 0.05
 REPAIR_FIRST_S: Final = 5.0
 REPAIR_LAST_S: Final = 15.0
 PING_EVERY_S: Final = 25.0
 WRONG_CONTENTS_LIMIT: Final = 32
 SILENCE_S: Final = 70.0
-INLINE_VERIFY_BYTES: Final = 32 * 1024  # larger deliveries are verified beside the loop
 HARMLESS: Final = frozenset({"pending-full", "parent-refused"})
 BAD_CODE: Final = 1  # the peer misbehaved
-
-
-B = TypeVar("B", WireBatch, wire.PackedBatch)
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -115,12 +109,13 @@ class Session:
             lists=sessions.lists,
             remember=sessions.remembered(self.agent).add,
         )
+        self._batch_server = BatchServer(
+            self.agent, self._replica, self._runner, self._outbox, shares=self.shares
+        )
         self._folders: dict[FolderId, _Shared] = {}
         self._offered: frozenset[bytes] = frozenset()  # what the peer shares with us
         self._due: dict[FolderId, bool] = {}  # heads to be said; whether to ask for theirs
         self._due_event = asyncio.Event()
-        self._gets: deque[wire.Get] = deque()
-        self._get_came = asyncio.Event()
         self._inbox: deque[_Delivery] = deque()
         self._inbox_bytes = 0
         self._inbox_changed = asyncio.Event()
@@ -141,7 +136,7 @@ class Session:
                 tasks.create_task(self._receive_all())
                 tasks.create_task(send_all(self.link, self._outbox))
                 tasks.create_task(self._take_in_all())
-                tasks.create_task(self._answer_gets())
+                tasks.create_task(self._batch_server.run())
                 tasks.create_task(self._say_heads())
                 tasks.create_task(self._watch())
                 tasks.create_task(self.server.run())
@@ -227,9 +222,9 @@ class Session:
         if not usable:
             return
         inline = tuple(wire.SmallContent(blob, content) for blob, content in contents.items())
-        for part in _parts([self._sessions.pack(signed) for signed in usable]):
+        for part in divided([self._sessions.pack(signed) for signed in usable]):
             packed = tuple(part)
-            self._outbox.put(Rank.LOG, wire.News(folder, packed, _fitting(packed, inline)))
+            self._outbox.put(Rank.LOG, wire.News(folder, packed, fitting(packed, inline)))
             inline = ()
 
     def get(self, folder: FolderId, ask: Ask) -> None:
@@ -285,9 +280,7 @@ class Session:
             case wire.HeadsSaid():
                 await self._hear_heads(message)
             case wire.Get():
-                if len(self._gets) < GETS_LIMIT:
-                    self._gets.append(message)
-                    self._get_came.set()
+                self._batch_server.take(message)
             case wire.Folders():
                 self._offered = frozenset(message.folders)
                 self._meet(frozenset(self._replica.folders_shared_with(self.agent)))
@@ -471,47 +464,6 @@ class Session:
             if self._strikes.add(number):
                 raise _Struck(f"sent bad batches: {reason}")
 
-    # -- batches out --------------------------------------------------------------------------
-
-    async def _answer_gets(self) -> None:
-        while True:
-            while not self._gets:
-                self._get_came.clear()
-                await self._get_came.wait()
-            await self._answer(self._gets.popleft())
-
-    async def _answer(self, get: wire.Get) -> None:
-        folder = FolderId(get.folder)
-        if not (self.shares(folder) and self._replica.may_read(self.agent, folder)):
-            self._outbox.put(Rank.LOG, wire.Batches(get.request, folder, (), True, False))  # noqa: FBT003
-            return
-        left_bytes = min(get.limit_bytes, ANSWER_LIMIT_BYTES)
-        ranges, ids = get.ranges, get.ids
-        while True:
-            await self._outbox.room(Rank.LOG)
-            found, has_more = await self._replica.read_batches(
-                folder, ranges, ids, PART_LIMIT_BYTES
-            )
-            left_bytes -= sum(len(one.body) for one in found)
-            through, given = _extent(found)
-            ranges, ids = heads.narrowed(ranges, through), heads.without(ids, given)
-            is_last = not has_more or left_bytes <= 0 or not found or not (ranges or ids)
-            parts = _parts(found) or [[]]
-            for number, part in enumerate(parts, 1):
-                is_end = is_last and number == len(parts)
-                packed = await self._pack(part)
-                self._outbox.put(
-                    Rank.LOG,
-                    wire.Batches(get.request, folder, packed, is_end, is_end and has_more),
-                )
-            if is_last:
-                return
-
-    async def _pack(self, batches: Sequence[WireBatch]) -> tuple[wire.PackedBatch, ...]:
-        if sum(len(one.body) for one in batches) <= INLINE_VERIFY_BYTES:
-            return tuple(wire.pack(one) for one in batches)
-        return await self._runner.run(lambda: tuple(wire.pack(one) for one in batches))
-
     # -- time ---------------------------------------------------------------------------------
 
     async def _say_heads(self) -> None:
@@ -569,54 +521,3 @@ class Session:
         exchange = self._sessions.exchange(folder)
         exchange.ask_again()
         await self._sessions.ask(folder)
-
-
-def verify_all(
-    batches: Sequence[wire.PackedBatch],
-) -> tuple[list[SignedBatch], dict[str, int]]:
-    """Inflate and prove batches; give the good ones, and counts of what was wrong with others."""
-    proven: list[SignedBatch] = []
-    bad: dict[str, int] = {}
-    for packed in batches:
-        try:
-            proven.append(verify(wire.unpack(packed)))
-        except Malformed:
-            bad["malformed-batch"] = bad.get("malformed-batch", 0) + 1
-        except BadSignature:
-            bad["bad-signature"] = bad.get("bad-signature", 0) + 1
-    return proven, bad
-
-
-def _parts(batches: Sequence[B]) -> list[list[B]]:
-    """Divide batches so that each part fits in one message, compressed or not."""
-    parts: list[list[B]] = []
-    size = PART_LIMIT_BYTES + 1
-    for one in batches:
-        one_size = len(one.body) + len(one.header) + 128
-        if size + one_size > PART_LIMIT_BYTES or len(parts[-1]) >= wire.BATCHES_LIMIT:
-            parts.append([])
-            size = 0
-        parts[-1].append(one)
-        size += one_size
-    return parts
-
-
-def _fitting(
-    packed: Sequence[wire.PackedBatch], inline: tuple[wire.SmallContent, ...]
-) -> tuple[wire.SmallContent, ...]:
-    """Let contents go along only with news that is small itself: it must not be delayed."""
-    size = sum(len(one.body) + len(one.header) + 128 for one in packed)
-    room = wire.MESSAGE_LIMIT_BYTES - size - 64 * len(inline) - 128
-    return inline if sum(len(one.content) for one in inline) <= room else ()
-
-
-def _extent(batches: Sequence[WireBatch]) -> tuple[dict[bytes, int], set[bytes]]:
-    """Say how far batches reach in each log, and their ids: so that reading goes on after them."""
-    through: dict[bytes, int] = {}
-    given: set[bytes] = set()
-    for one in batches:
-        header = decode_header(one.header)
-        log = log_id(FolderId(header.folder), AgentId(header.agent), header.epoch)
-        through[log] = max(header.seq, through.get(log, -1))
-        given.add(batch_id(one.header))
-    return through, given

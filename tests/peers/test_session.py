@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers import wire
-from peers.session import verify_all
+from peers.parts import verify_all
 from peers.wire import Assembler, frames
 from store.errors import Malformed
 from store.ids import Epoch, FolderId
