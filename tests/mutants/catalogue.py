@@ -305,8 +305,8 @@ MUTANTS: Final = (
     Mutant(
         rule="lamport is one more than the greatest of prev and deps",
         file="store/log.py",
-        old='        if header.lamport != lamport + 1:\n            return "bad-lamport"\n',
-        new='        if header.lamport < lamport:\n            return "bad-lamport"\n',
+        old='        return "" if header.lamport == lamport + 1 else "bad-lamport"\n',
+        new='        return "" if header.lamport >= lamport else "bad-lamport"\n',
         proofs=(_LOG,),
     ),
     Mutant(
@@ -356,8 +356,8 @@ MUTANTS: Final = (
     Mutant(
         rule="nobody sends a `.dizzyd`",
         file="store/log.py",
-        old='                            return "unsafe-name"\n',
-        new="                            pass\n",
+        old='                    return (), "unsafe-name"\n',
+        new="                    pass\n",
         proofs=(_LOG,),
     ),
     Mutant(
