@@ -80,6 +80,7 @@ class _Run(Struct):
     number: int
     placer: Placer
     applied: Applied
+    is_unfinished: bool = False  # an error came in the middle of a step
 
 
 class Applier:
@@ -236,11 +237,23 @@ class Applier:
                 async with self.alone():
                     await self._recover(lambda _hash: True)
             await self._carry_out(plan, run)
+            if run.is_unfinished:
+                await self._finish_at_once()
         finally:
             self._running.discard(run.number)
             if not self._running:
                 self._latest.clear()
         return run.applied
+
+    async def _finish_at_once(self) -> None:
+        """See to what an error left half done: until then no look may judge those paths.
+
+        Where that fails too, the next apply begins with it.
+        """
+        async with self.alone():
+            if self._needs_recovery:
+                with suppress(DiskError):
+                    await self._recover(lambda _hash: True)
 
     def _placer(self, plan: Plan) -> Placer:
         return Placer(
@@ -569,7 +582,7 @@ class Applier:
                 await self._journal.begin(intents)
             placed = await self._runner.run(run.placer.execute, jobs)
         if placed.is_unfinished:
-            self._needs_recovery = True
+            run.is_unfinished = self._needs_recovery = True
         return _Put(jobs, placed)
 
     async def _commit(self, put: _Put, run: _Run) -> None:

@@ -109,7 +109,9 @@ class Placer:
             case _:
                 path = self._site.path(place_of(job.step)) or b""
                 self._site.placed.outcomes.append(failure(path, numbers_of(job.step), cause))
-                self._site.close(job)
+                if job.intent is not None:
+                    # Perhaps half of it was done: the intent stays open, and recovery looks.
+                    self._site.placed.is_unfinished = True
 
     def _new_at_a_free_place(self, job: Job) -> Claim | None:
         """Give the claim of a new file that nothing else has to make room for."""

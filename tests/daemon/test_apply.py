@@ -502,6 +502,30 @@ async def test_E6_a_failed_sync_fails_the_round_that_was_staged_meanwhile(world:
     assert not committed & set(range(1, 513))
 
 
+async def test_an_error_behind_a_swap_leaves_nothing_that_a_look_takes_for_a_users_act(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = file_entry(1, ROOT, b"a", b"one"), file_entry(2, ROOT, b"b", b"two")
+    await world.converge([one, two])
+    swap = world.linux.swap
+
+    def swap_and_fail(path: bytes, other: bytes) -> None:
+        swap(path, other)
+        raise DiskError("stat", os.strerror(errno.EIO), errno=errno.EIO)
+
+    monkeypatch.setattr(world.faults, "swap", swap_and_fail, raising=False)
+
+    applied = await world.apply([replace(one, name=b"b"), replace(two, name=b"a")])
+
+    assert applied.failed
+    assert (world.root / "a").read_bytes() == b"two"
+    assert {row.name: row.object_no for row in world.journal.rows.values() if row.name} == {
+        b"b": 1,
+        b"a": 2,
+    }
+    assert not world.applier.is_busy(b"a")
+
+
 async def test_content_that_nobody_has_waits_alone(world: World) -> None:
     files = [file_entry(1, ROOT, b"a", b"unheard of"), file_entry(2, ROOT, b"b", b"one")]
 
