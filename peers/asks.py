@@ -30,10 +30,15 @@ if TYPE_CHECKING:
 
 CHUNKS_PER_BYTE: Final = 64 * 1024  # no list is longer than the size divided by this, plus one
 
+LIST_LIMIT: Final = 1024 * 1024  # chunks, of 256 GiB on average: some 150 MB in memory
+
 
 def longest_list(size: int) -> int:
-    """Give the greatest number of chunks that a content of `size` bytes can have."""
-    return size // CHUNKS_PER_BYTE + 1
+    """Give the greatest number of chunks that a list of a content of `size` bytes may have.
+
+    Beyond LIST_LIMIT no list is taken: the content is fetched whole, for the size may be a lie.
+    """
+    return min(size // CHUNKS_PER_BYTE + 1, LIST_LIMIT)
 
 
 class RangeAsk:
@@ -172,7 +177,9 @@ class DifferenceAsk:
         if isinstance(answer, Difference) and answer.first == self._chunks:
             chunks = chunks_in(answer.stretches)
             is_good = (
-                chunks > 0
+                # what speaks of no chunk would cost memory and be counted nowhere
+                all(one.chunks or one.count for one in answer.stretches)
+                and chunks > 0
                 and self._total in {None, answer.total}
                 and self._chunks + chunks <= answer.total <= longest_list(self._ref.size)
             )

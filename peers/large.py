@@ -130,16 +130,20 @@ class Filling:
         return bool(self._units)
 
     def take(self) -> tuple[int, int] | None:
-        """Take out the next (offset, length) to be asked for."""
-        return self._units.popleft() if self._units else None
+        """Take out the next (offset, length) to be asked for, UNIT_BYTES at most."""
+        if not self._units:
+            return None
+        offset, length = self._units.popleft()
+        if length > UNIT_BYTES:
+            self._units.appendleft((offset + UNIT_BYTES, length - UNIT_BYTES))
+        return offset, min(UNIT_BYTES, length)
 
     def give_back(self, offset: int, length: int) -> None:
         """Let a range be asked of another; the lowest first, so that sinks grow from the start."""
         self._units.appendleft((offset, length))
 
     def _lack(self, offset: int, length: int) -> None:
-        for start in range(offset, offset + length, UNIT_BYTES):
-            self._units.append((start, min(UNIT_BYTES, offset + length - start)))
+        self._units.append((offset, length))  # cut as it is taken: a size may be a lie (A20)
 
     def may_hash(self, ranges: Ranges) -> bool:
         """Whether to hash these as they are written; then nothing else may until wrote()."""
