@@ -96,6 +96,25 @@ class RangeAsk:
         return await asyncio.shield(self._done)
 
 
+class _Coming:
+    """Whether the part of an answer that was asked for last has come."""
+
+    def __init__(self) -> None:
+        self._came: asyncio.Future[bool] | None = None
+
+    def begin(self) -> None:
+        self._came = asyncio.get_running_loop().create_future()
+
+    def end(self, *, is_good: bool) -> None:
+        if self._came is not None and not self._came.done():
+            self._came.set_result(is_good)
+
+    async def wait(self) -> bool:
+        if self._came is None:
+            return False
+        return await asyncio.shield(self._came)
+
+
 class ChunksAsk:
     """A chunk list under way at one peer, in parts."""
 
@@ -105,11 +124,11 @@ class ChunksAsk:
         self._ref = ref
         self.lines: list[ChunkLine] = []
         self._total: int | None = None
-        self._came: asyncio.Future[bool] | None = None
+        self._coming = _Coming()
 
     def message(self, number: int) -> wire.Message:
         """Give the want for the next part."""
-        self._came = asyncio.get_running_loop().create_future()
+        self._coming.begin()
         return WantChunks(number, self._folder, self._ref.hash, len(self.lines))
 
     def take(self, answer: Answer) -> bool:
@@ -125,22 +144,16 @@ class ChunksAsk:
         if is_good and isinstance(answer, Chunks):
             self._total = answer.total
             self.lines.extend(answer.chunks)
-        self._end(is_good=is_good)
+        self._coming.end(is_good=is_good)
         return True
 
     def lose(self) -> None:
         """Give up."""
-        self._end(is_good=False)
-
-    def _end(self, *, is_good: bool) -> None:
-        if self._came is not None and not self._came.done():
-            self._came.set_result(is_good)
+        self._coming.end(is_good=False)
 
     async def wait(self) -> bool:
         """Wait for the part that was asked for; False if it will not come."""
-        if self._came is None:
-            return False
-        return await asyncio.shield(self._came)
+        return await self._coming.wait()
 
     @property
     def is_whole(self) -> bool:
@@ -164,11 +177,11 @@ class DifferenceAsk:
         self.stretches: list[Stretch] = []
         self._chunks = 0
         self._total: int | None = None
-        self._came: asyncio.Future[bool] | None = None
+        self._coming = _Coming()
 
     def message(self, number: int) -> wire.Message:
         """Give the want for the next part."""
-        self._came = asyncio.get_running_loop().create_future()
+        self._coming.begin()
         return WantDifference(number, self._folder, self._ref.hash, self._old, self._chunks)
 
     def take(self, answer: Answer) -> bool:
@@ -187,22 +200,16 @@ class DifferenceAsk:
                 self._total = answer.total
                 self._chunks += chunks
                 self.stretches.extend(answer.stretches)
-        self._end(is_good=is_good)
+        self._coming.end(is_good=is_good)
         return True
 
     def lose(self) -> None:
         """Give up."""
-        self._end(is_good=False)
-
-    def _end(self, *, is_good: bool) -> None:
-        if self._came is not None and not self._came.done():
-            self._came.set_result(is_good)
+        self._coming.end(is_good=False)
 
     async def wait(self) -> bool:
         """Wait for the part that was asked for; False if it will not come."""
-        if self._came is None:
-            return False
-        return await asyncio.shield(self._came)
+        return await self._coming.wait()
 
     @property
     def is_whole(self) -> bool:
