@@ -95,6 +95,7 @@ class Applier:
         clock: Clock,
         paths: DirectoryPaths,
         *,
+        names: Names,
         is_ignored: Callable[[bytes, bool], bool] = lambda _path, _is_directory: False,
     ) -> None:
         """`is_ignored(path, is_directory)` is asked for what keeps a directory from leaving."""
@@ -105,7 +106,7 @@ class Applier:
         self._clock = clock
         self._paths = paths
         self._is_ignored = is_ignored
-        self._names = Names(clock)
+        self._names = names
         self._placing = asyncio.Lock()  # never held while waiting for the network
         self._latest: dict[int, int] = {}  # object -> the newest plan that is about it
         self._runs = 0

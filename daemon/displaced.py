@@ -7,6 +7,7 @@ that synced knew are a user's change. It never deletes anything.
 
 from __future__ import annotations
 
+import threading
 from binascii import hexlify
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -101,11 +102,15 @@ def parse_history_name(name: bytes) -> HistoryName | None:
 
 
 class Names:
-    """Makes names that were never used in this folder, as long as the clock does not stand."""
+    """Makes names that this node never used: one for all folders, since rows are named by them.
+
+    Asked from any thread. A clock that stands or goes back repeats none while the node runs.
+    """
 
     def __init__(self, clock: Clock) -> None:
         """Begin at the present time."""
         self._clock = clock
+        self._lock = threading.Lock()
         self._last_ns = 0
 
     def moment_ns(self) -> int:
@@ -114,8 +119,9 @@ class Names:
 
     def moments_ns(self, count: int) -> int:
         """Give the first of so many moments, each 1 ns after the one before."""
-        first_ns = max(self._clock.now_ns(), self._last_ns + 1)
-        self._last_ns = first_ns + count - 1
+        with self._lock:
+            first_ns = max(self._clock.now_ns(), self._last_ns + 1)
+            self._last_ns = first_ns + count - 1
         return first_ns
 
 
@@ -259,13 +265,15 @@ def _watch_in_tmp(stage: bytes, path: bytes, row: SyncedRow, now_ns: int) -> Wat
 class DisplacedWatch:
     """Looks at displaced files when their time has come. Its rows are in the journal."""
 
-    def __init__(self, disk: Disk, runner: Runner, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self, disk: Disk, runner: Runner, journal: Journal, clock: Clock, names: Names
+    ) -> None:
         """Nothing is remembered here: a restart forgets nothing."""
         self._disk = disk
         self._runner = runner
         self._journal = journal
         self._clock = clock
-        self._names = Names(clock)
+        self._names = names
 
     async def look(self) -> list[Displaced]:
         """Look at all that is due; to be called every few seconds while there are watches.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from daemon.config import HistoryConfig
 from daemon.core import Runner
 from daemon.disk import Disk
-from daemon.displaced import Clock
+from daemon.displaced import Clock, Names
 from daemon.engine import Engine
 from daemon.hints import Watcher
 from daemon.outcomes import Reason
@@ -35,6 +35,7 @@ class Tools:
     places: Places
     chunk_lists: StoredChunkLists
     clock: Clock
+    names: Names
     fetcher: Fetcher
     history: Callable[[], HistoryConfig]
     # opens the files of a folder, or raises RootLost / RootHeld

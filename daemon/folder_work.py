@@ -125,7 +125,7 @@ class FolderWork:
         applier = self._make_applier(disk)
         self._standing.applier = applier
         self._standing.under_way = UnderWay()
-        displaced = DisplacedWatch(disk, tools.pool, self._journal, tools.clock)
+        displaced = DisplacedWatch(disk, tools.pool, self._journal, tools.clock, tools.names)
         await self._look.start(watcher)
         try:
             self._journal.wall_ms = self._standing.now_ms()
@@ -176,6 +176,7 @@ class FolderWork:
             contents,
             tools.clock,
             _Paths(tools.shelf, self.folder_no),
+            names=tools.names,
             is_ignored=self._look.is_ignored,
         )
 

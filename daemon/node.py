@@ -20,7 +20,7 @@ from daemon.calling import CALM_S, Calling, Network
 from daemon.config import Config
 from daemon.core import Runner
 from daemon.disk import Disk
-from daemon.displaced import Clock
+from daemon.displaced import Clock, Names
 from daemon.door import NodeDoor
 from daemon.ended import EndedFolder
 from daemon.engine import Engine
@@ -87,6 +87,7 @@ class Node:
         Without `reading` contents are looked up over the one connection, on the database thread.
         """
         self.world = world
+        self.names = Names(world.clock)
         self.key = key
         self.config = config
         self.shelf = Shelf(database, key, world.random_bytes)
@@ -218,6 +219,7 @@ class Node:
                 places=self.places,
                 chunk_lists=self.chunk_lists,
                 clock=world.clock,
+                names=self.names,
                 fetcher=self.fetcher,
                 history=lambda: self.config.history,
                 open_disk=world.open_disk,

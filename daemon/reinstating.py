@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from daemon.answers import RestoreLine
 from daemon.contents import FolderContents
 from daemon.disk import DiskError, NewFile, Stage
-from daemon.displaced import Names
 from daemon.journal import FolderJournal
 from daemon.recovery import FETCH_PREFIX
 from daemon.returning import Done, Job, Returning, What, failed, join_paths
@@ -50,7 +49,7 @@ class Reinstating:
         self._applier = applier
         self._pool = node.world.pool
         self._clock = node.world.clock
-        self._names = Names(node.world.clock)
+        self._names = node.names
         self._journal = FolderJournal(
             node.shelf, node.engine, node.world.core, work.folder_no
         )

@@ -16,7 +16,7 @@ from daemon.agreeing import row_of
 from daemon.apply import Applied, Applier
 from daemon.core import InlineRunner
 from daemon.disk import Disk, Looked, Stage
-from daemon.displaced import DisplacedWatch
+from daemon.displaced import DisplacedWatch, Names
 from daemon.fs import LinuxDisk
 from daemon.outcomes import (
     Agreed,
@@ -193,6 +193,7 @@ class World:
         self.faults = Faults(cast("Disk", self.linux))
         self.disk = cast("Disk", self.faults)
         self.runner = InlineRunner()
+        names = Names(self.clock)
         self.applier = Applier(
             self.disk,
             self.runner,
@@ -200,9 +201,10 @@ class World:
             self.blobs,
             self.clock,
             self.journal,
+            names=names,
             is_ignored=lambda path, _is_directory: path.rpartition(b"/")[2] in self.ignored,
         )
-        self.watch = DisplacedWatch(self.disk, InlineRunner(), self.journal, self.clock)
+        self.watch = DisplacedWatch(self.disk, InlineRunner(), self.journal, self.clock, names)
 
     async def restart(self) -> Applied:
         self.linux.close()

@@ -17,12 +17,12 @@ from msgspec.structs import replace
 from daemon import portions
 from daemon.apply import Applied
 from daemon.disk import DiskError
-from daemon.displaced import LOOK_AGAIN_NS, history_name, parse_history_name
+from daemon.displaced import LOOK_AGAIN_NS, Names, history_name, parse_history_name
 from daemon.outcomes import Agreed, Outcome, Reason, Watch, Why
 from daemon.planner import plan
 from store.ids import Kind, blob_hash
 from store.records import Entry
-from tests.daemon.applying import Crash, World
+from tests.daemon.applying import NOW_NS, Clock, Crash, World
 from tests.daemon.planning import (
     CONTENTS,
     ROOT,
@@ -524,6 +524,20 @@ async def test_an_error_behind_a_swap_leaves_nothing_that_a_look_takes_for_a_use
         b"a": 2,
     }
     assert not world.applier.is_busy(b"a")
+
+
+class StandingClock(Clock):
+    def now_ns(self) -> int:
+        return NOW_NS
+
+
+def test_two_folders_draw_no_name_twice_although_the_clock_stands() -> None:
+    """Their rows are named by it in one table: the second would replace the first."""
+    names = Names(StandingClock())
+
+    spans = [names.moments_ns(count) for count in (1, 1000, 1)]
+
+    assert spans == [NOW_NS, NOW_NS + 1, NOW_NS + 1001]
 
 
 async def test_content_that_nobody_has_waits_alone(world: World) -> None:

@@ -76,6 +76,8 @@ ADAPTERS = {
     "daemon.service": {"os", "open", "pwd", "shutil", "socket", "subprocess"},
     # where the watcher's thread hands over
     "daemon.hint_box": {"threading"},
+    # where worker threads draw names, each once
+    "daemon.displaced": {"threading"},
     # where the loop and the database thread look at the same plans
     "daemon.planning": {"threading"},
     # the one wiring place
