@@ -8,6 +8,7 @@ import pytest
 from daemon import scrub
 from daemon.repairing import repair
 from daemon.scrub import Scrub
+from store.db import Database
 from tests.daemon.test_verifying import rot
 from tests.daemon.working import Working, alone, eventually, pair
 
@@ -45,9 +46,18 @@ async def test_a_scrub_that_was_cut_short_goes_on_where_it_was(
     async with alone(tmp_path) as node:
         await fill(node)
         first = asyncio.create_task(Scrub(node.node).read_round())
-        await eventually(lambda: (node.db.meta("scrub/1") or b"") >= b"d2")
-        first.cancel()
+        loop, set_meta = asyncio.get_running_loop(), Database.set_meta
+
+        def cut_short(db: Database, key: str, value: bytes) -> None:
+            set_meta(db, key, value)
+            if key == "scrub/1" and value >= b"d2":
+                loop.call_soon_threadsafe(first.cancel)
+
+        monkeypatch.setattr(Database, "set_meta", cut_short)
         await asyncio.wait([first])
+        monkeypatch.setattr(Database, "set_meta", set_meta)
+        assert first.cancelled()
+        assert b"d2" <= (node.db.meta("scrub/1") or b"") < b"d5"
         rot(node, "d0/f")  # read already: found in the next round
         rot(node, "d5/f")
 
