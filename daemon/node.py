@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 import sqlite3
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -152,7 +152,7 @@ class Node:
             upload=RateLimit(config.limits.upload_bytes_per_s),
         )
         self.rejected: Counter[str] = Counter()
-        self._bulk_links: Counter[AgentId] = Counter()
+        self._bulk_links: dict[AgentId, deque[Link]] = {}  # the oldest first
         self.clones_seen: set[AgentId] = set()
         self.door = NodeDoor(
             self.shelf,
@@ -285,17 +285,21 @@ class Node:
             self.folders.spawn(self._serve(link))
 
     async def _serve_bulk(self, link: Link) -> None:
-        """Serve contents over one of the few links that a peer may have for them."""
-        if self._bulk_links[link.agent] >= BULK_LINKS_LIMIT:
-            self.rejected["too-many-links"] += 1
-            await link.close()
-            return
-        self._bulk_links[link.agent] += 1
+        """Serve contents over one of the few links that a peer may have for them.
+
+        A further one ends the oldest, which may be a connection that broke and does not know it:
+        whoever calls again after a cut is no attacker, so that nothing is counted.
+        """
+        links = self._bulk_links.setdefault(link.agent, deque())
+        links.append(link)
         try:
+            if len(links) > BULK_LINKS_LIMIT:
+                await links.popleft().close()
             await self.sessions.serve_bulk(link)
         finally:
-            self._bulk_links[link.agent] -= 1
-            if not self._bulk_links[link.agent]:
+            if link in links:
+                links.remove(link)
+            if not links and self._bulk_links.get(link.agent) is links:
                 del self._bulk_links[link.agent]
 
     async def _serve(self, link: Link) -> None:

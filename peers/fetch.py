@@ -42,6 +42,7 @@ BULK_FROM_BYTES: Final = 256 * 1024
 BULK_OPEN_S: Final = 5.0
 BULK_REST_S: Final = 30.0
 BULK_RETRY_S: Final = 10.0
+BULK_SHORT_S: Final = 1.0  # a link that ends sooner is not opened again at once
 CACHE_LIMIT_BYTES: Final = 16 * 1024 * 1024
 AWAITED_LIMIT: Final = 10_000
 REFUSED_LIMIT: Final = 20_000
@@ -272,7 +273,10 @@ class Fetcher:
                 )
                 peer.bulk, peer.opening = lane, None
                 opened.set_result(lane)
+                began_s = loop_time_s()
                 await _run_bulk(link, lane, outbox)
+                if loop_time_s() - began_s < BULK_SHORT_S:  # it was not wanted there
+                    peer.bulk_not_before_s = loop_time_s() + BULK_RETRY_S
             finally:
                 await link.close()
         except Malformed:

@@ -52,3 +52,10 @@ def test_a_trace_does_not_depend_on_the_order_of_a_set() -> None:
     }
 
     assert len(traces) == 1
+
+
+def test_H3_links_for_contents_that_broke_keep_out_no_new_ones() -> None:
+    """Seed 698: who called again after cuts was refused, and called again 6,588 times."""
+    verdict = World(698, real.make, mix=MIXES["large"]).run()
+
+    assert verdict.failures == ()
