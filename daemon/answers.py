@@ -51,14 +51,6 @@ class FoldersRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaitRequest:
-    """Wait until one folder or all are in sync."""
-
-    name: str | None = None
-    timeout_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CatRequest:
     """Read one content by path (relative to `cwd`) or by hash."""
 
@@ -84,11 +76,6 @@ class RestoreRequest:
     at_ms: int | None = None
     digits: str | None = None
     to: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoRequest:
-    """Nothing needs to be said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

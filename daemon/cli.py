@@ -7,9 +7,7 @@ line on stderr and at most one hint, never a traceback (--debug shows it).
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-import shutil
 import signal
 import sys
 from contextlib import suppress
@@ -203,6 +201,8 @@ def _command_position(arguments: list[str]) -> int:
 
 
 def _unknown_command(name: str) -> UsageError:
+    import difflib
+
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean `dizzyd {near[0]}`?" if near else "`dizzyd --help` lists the commands"
     return UsageError(f"command {name}", "is not known", hint=hint)
@@ -218,6 +218,8 @@ def _open_console(config: str | None) -> Console:
         user_home = user_directory(environment)
 
     def columns() -> int:
+        import shutil
+
         return shutil.get_terminal_size().columns
 
     return Console(

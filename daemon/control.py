@@ -22,7 +22,8 @@ from aiohttp import web
 
 from daemon.answers import CatRequest, Change
 from daemon.plain import NotPlain, from_plain, to_plain
-from daemon.routes import CAT, PREFIX, ROUTES, Route
+from daemon.route import PREFIX, Route
+from daemon.routes import CAT, ROUTES
 from store.errors import EXIT_TRY_LATER, EXIT_USAGE, DizzyError, UsageError
 
 if TYPE_CHECKING:

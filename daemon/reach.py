@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from daemon.home import Home
-    from daemon.routes import Route
+    from daemon.route import Route
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")

@@ -1,12 +1,8 @@
-"""Name every operation of a node as the control socket spells it, for both of its ends.
-
-Imports neither the server nor the client, so that the command line stays quick.
-"""
+"""Name every operation of a node, for both ends of the control socket."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from daemon.answers import (
     CatRequest,
@@ -20,48 +16,15 @@ from daemon.answers import (
     InviteRequest,
     Joined,
     JoinRequest,
-    NoRequest,
     Rebuilt,
     RestoreLine,
     RestoreRequest,
     ShareRequest,
     VerifyLine,
-    WaitRequest,
 )
-from daemon.status import Status
+from daemon.route import NOTHING, NoRequest, Route
+from daemon.status_routes import STATUS, WAIT
 
-PREFIX: Final = "/api/v1"
-
-Asked = TypeVar("Asked")
-Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route(Generic[Asked, Answer]):
-    """One operation. The fields of `asked` are the parameters of the method of Operations.
-
-    `answer` is the type of the answer, of each line (`is_stream`), or of each piece of bytes.
-    `works_stopped`: the command line may do it itself while no daemon runs.
-    """
-
-    method: str
-    operation: str
-    asked: type[Asked]
-    answer: type[Answer]
-    is_stream: bool = False
-    works_stopped: bool = False
-
-    @property
-    def path(self) -> str:
-        """The way to it: `undo_deletions` is /api/v1/undo-deletions."""
-        return f"{PREFIX}/{self.operation.replace('_', '-')}"
-
-
-NOTHING: Final = type(None)
-
-STATUS: Final = Route(
-    method="GET", operation="status", asked=NoRequest, answer=Status, works_stopped=True
-)
 IDENTITY: Final = Route(
     method="GET", operation="identity", asked=NoRequest, answer=Identity, works_stopped=True
 )
@@ -97,7 +60,6 @@ HISTORY: Final = Route(
 RESTORE: Final = Route(
     method="POST", operation="restore", asked=RestoreRequest, answer=RestoreLine, is_stream=True
 )
-WAIT: Final = Route(method="GET", operation="wait", asked=WaitRequest, answer=NOTHING)
 SHARE: Final = Route(
     method="POST", operation="share", asked=ShareRequest, answer=str, works_stopped=True
 )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from daemon.cli import Console
-    from daemon.routes import Route
+    from daemon.route import Route
 
 
 def define_share(parser: ArgumentParser) -> None:

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from daemon import reach, routes
-from daemon.answers import InviteRequest, JoinRequest, NoRequest
+from daemon.answers import InviteRequest, JoinRequest
 from daemon.commands.options import add_json, add_name, describe, print_json, seconds
+from daemon.route import NoRequest
 from daemon.terminal import ago, escape, table
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from daemon import client, routes
-from daemon.answers import NoRequest, WaitRequest
+from daemon import client
 from daemon.commands.options import add_json, add_name, describe, seconds_or_zero
+from daemon.route import NoRequest
 from daemon.status import NodeStatus, Problem, Status, render, to_json
+from daemon.status_routes import STATUS, WAIT, WaitRequest
 from store.errors import EXIT_NOT_RUNNING, EXIT_PROBLEM, DizzyError, NotRunning
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _ask(console: Console) -> Status:
         )
     except NotRunning as reason:
         return _stopped_status(console, reason)
-    return client.ask(connection, routes.STATUS, NoRequest())
+    return client.ask(connection, STATUS, NoRequest())
 
 
 def _stopped_status(console: Console, reason: NotRunning) -> Status:
@@ -69,7 +70,7 @@ def _stopped_status(console: Console, reason: NotRunning) -> Status:
     problem = Problem(problem="dizzyd is not running", hint=reason.hint)
     if console.home.exists and not console.home.is_locked():
         try:
-            return reach.ask(console.home, routes.STATUS, NoRequest())
+            return reach.ask(console.home, STATUS, NoRequest())
         except DizzyError as error:
             problem = Problem(problem=str(error), hint=error.hint)
     elif console.home.is_locked():
@@ -125,5 +126,5 @@ def run_wait(arguments: Namespace, console: Console) -> int:
     from daemon import reach
 
     request = WaitRequest(name=arguments.name, timeout_s=arguments.timeout)
-    reach.ask(console.home, routes.WAIT, request)
+    reach.ask(console.home, WAIT, request)
     return 0

@@ -29,7 +29,10 @@ from tests.daemon.fake_node import (
     served,
 )
 
-HEAVY = ("aiohttp", "sqlalchemy", "sqlmodel", "pydantic", "asyncio", "msgspec", "tomlkit", "nacl")
+HEAVY = (
+    "aiohttp", "sqlalchemy", "sqlmodel", "pydantic", "asyncio", "msgspec", "tomlkit", "nacl", "_ssl",
+    "difflib",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -367,6 +370,18 @@ async def test_status_names_nothing_heavy(home: Home, node: FakeNode) -> None:
     }
     assert "daemon" in imported
     assert imported.isdisjoint(HEAVY)
+    assert b"daemon.answers" not in err
+
+
+async def test_the_client_leaves_ssl_to_those_who_import_it_later() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import daemon.client, ssl; print(ssl.OPENSSL_VERSION)",
+        env={"PYTHONPATH": PYTHONPATH}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _err = await process.communicate()
+
+    assert process.returncode == 0
+    assert out
 
 
 # -- while no daemon runs ------------------------------------------------------------------------

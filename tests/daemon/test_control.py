@@ -14,7 +14,8 @@ import pytest
 
 from daemon.control import BODY_LIMIT_BYTES, ControlServer
 from daemon.home import Home
-from daemon.routes import PREFIX, ROUTES
+from daemon.route import PREFIX
+from daemon.routes import ROUTES
 from store.errors import DizzyError, UsageError
 from tests.daemon.fake_node import FakeNode, as_operations, make_home, served
 
