@@ -30,8 +30,8 @@ from tests.daemon.fake_node import (
 )
 
 HEAVY = (
-    "aiohttp", "sqlalchemy", "sqlmodel", "pydantic", "asyncio", "msgspec", "tomlkit", "nacl", "_ssl",
-    "difflib",
+    "aiohttp", "sqlalchemy", "sqlmodel", "pydantic", "asyncio", "msgspec", "tomlkit", "nacl",
+    "_ssl", "difflib",
 )  # fmt: skip
 
 
