@@ -1,13 +1,15 @@
 """Kill nodes at random moments of everything they do: `python -m tests.crash.kills 100`.
 
 Real processes end by SIGKILL while they are made, started, import, apply, exchange, join,
-rebuild or verify; each is started again and must go on as if nothing had been. What users wrote
-is on the disk, so that afterwards everything stands exactly where they left it, on both nodes.
+rebuild, restore, verify or repair; each is started again and must go on as if nothing had been.
+What users wrote is on the disk, so that afterwards everything stands exactly where they left it,
+on both nodes.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import subprocess
@@ -15,10 +17,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from tests.crash import judge
+from tests.crash.album import NAME as ALBUM
+from tests.crash.album import Album, now
 from tests.crash.users import User, content_of, version_in
 from tests.e2e.nodes import Node, Nodes, agree, eventually, start_all
 
@@ -59,6 +65,9 @@ class Kills:
             "recovery": self.while_recovering,
             "join": self.while_joining,
             "rebuild": self.while_rebuilding,
+            "restore": self.while_restoring,
+            "verify": self.while_verifying,
+            "repair": self.while_repairing,
         }
 
     def round(self, phase: str) -> None:
@@ -171,6 +180,62 @@ class Kills:
         self._go_on(self.right)
         assert self.right.about()["state_root"] == root
 
+    def while_restoring(self) -> None:
+        """`restore` of a directory: each file as it was or as wanted, the rest by asking again."""
+        album = self._album()
+        album.write(self.left.folder, 1)
+        self._agree()
+        at = now()
+        album.write(self.left.folder, 2)
+        self._agree()
+        victim = self.chance.choice([self.left, self.right])
+        restore = ("restore", str(victim.folder / ALBUM), "--at", at)
+        has_begun = partial(album.has_begun, victim.folder, 1)
+        self._kill_beside(victim, _run(victim, *restore), has_begun)
+        album.judge(victim.folder)
+        self._agree()
+        album.judge(self.left.folder)
+        album.judge_kept([self.left, self.right])
+        victim.must(*restore)
+        self._agree()
+        assert album.read(self.right.folder) == album.versions[1]
+        album.judge_kept([self.left, self.right])
+        album.remove(victim.folder)
+        self._agree()
+
+    def while_verifying(self) -> None:
+        """`verify` of a running node or of one that is stopped: it changes nothing."""
+        self._settle()
+        if self.chance.random() < 0.5:
+            self._kill_beside(self.right, _run(self.right, "verify"))
+        else:
+            self.right.stop()
+            self._kill_within(_run(self.right, "verify"), 1.5)
+            self.right.start()
+        self._settle()
+        verified = self.right.dizzyd("verify")
+        assert verified.code == 0, verified
+
+    def while_repairing(self) -> None:
+        """`repair` of rotten files: the shared bytes come back, and nothing rotten is shared."""
+        album = self._album()
+        album.write(self.left.folder, 2)
+        self._agree()
+        self.right.stop()
+        album.rot(self.right, self.chance)
+        self.right.start()
+        self._agree(self.left)
+        has_begun = partial(album.has_begun, self.right.folder, 2)
+        self._kill_beside(self.right, _run(self.right, "repair"), has_begun)
+        eventually("what is rotten is healed", lambda: self.right.dizzyd("repair").code == 0, 60)
+        self._agree()
+        for node in (self.left, self.right):
+            assert album.read(node.folder) == album.versions[2]
+            verified = node.dizzyd("verify")
+            assert verified.code == 0, verified
+        album.remove(self.left.folder)
+        self._agree()
+
     # -- helpers --------------------------------------------------------------------------------
 
     def _fresh(self) -> Node:
@@ -180,6 +245,30 @@ class Kills:
         self.nodes.all.remove(node)
         node.end()
         shutil.rmtree(node.user_home)
+
+    def _album(self) -> Album:
+        self._settle()
+        return Album(f"{self.seed}/{sum(self.counts.values())}")
+
+    def _agree(self, *nodes: Node) -> None:
+        agree(*(nodes or (self.left, self.right)), within_s=_SETTLED_WITHIN_S, with_times=False)
+
+    def _kill_beside(
+        self,
+        node: Node,
+        process: subprocess.Popen[bytes],
+        has_begun: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Kill a node while a command of it works, soon after it has begun, and start it again."""
+        end_s = time.monotonic() + self.chance.uniform(0.2, 1.5)
+        while process.poll() is None and time.monotonic() < end_s and not has_begun():
+            time.sleep(0.005)
+        time.sleep(self.chance.random() ** 2 * 0.1)
+        self.counts["killed commands"] += process.poll() is None
+        node.kill()
+        process.wait()
+        judge.check_database(node.home)
+        node.start()
 
     def _user(self, node: Node) -> User:
         return next(user for user in self.users.values() if user.root == node.folder)
@@ -209,7 +298,7 @@ class Kills:
             for other in self.users.values():
                 if other is own:
                     continue
-                for path in node.folder.rglob(f"{other.name}-*-*"):
+                for path in _files_below(node.folder, f"{other.name}-*-*"):
                     self._check_whole(path, other)
 
     @staticmethod
@@ -253,6 +342,12 @@ class Kills:
             self.counts["killed commands"] += 1
 
 
+def _files_below(root: Path, pattern: str) -> Iterator[Path]:
+    """Find files while directories come and go."""
+    for directory, _, names in os.walk(root):
+        yield from (Path(directory, name) for name in names if fnmatch(name, pattern))
+
+
 def _run(node: Node, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "daemon", *arguments],
@@ -286,8 +381,8 @@ def run(base: Path, *, kills: int, seed: int) -> str:
         killer.nodes.end()
     done = ", ".join(f"{killer.counts[name]} {name}" for name in killer.phases)
     return (
-        f"crash: killed in {done}; {killer.counts['files']} files, "
-        f"{killer.counts['events']} events: all well"
+        f"crash: killed in {done}; {killer.counts['killed commands']} commands cut short; "
+        f"{killer.counts['files']} files, {killer.counts['events']} events: all well"
     )
 
 
