@@ -9,7 +9,7 @@ It does not decide names: that is store.view, from these rows.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
@@ -18,7 +18,7 @@ from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from store.codec import decode_header, split_thinned
+from store.codec import decode_header
 from store.db import Database, chunked
 from store.events import (
     FIRST_FOLDER_TAG,
@@ -31,9 +31,10 @@ from store.events import (
     decode,
     tag_of,
 )
+from store.facts import FactReader
 from store.fold import Fact, Folded, fold, value_of
-from store.ids import KINDS, FolderId, Kind, LogId, ObjectId, event_id, object_id
-from store.log import AppliedBatch, order_key
+from store.ids import KINDS, FolderId, Kind, ObjectId, object_id
+from store.log import AppliedBatch
 from store.placement import Directories, Directory, DirectoryMove, Slot
 
 STATE_VERSION = 1
@@ -77,7 +78,6 @@ _VERSION = (
 )
 _placement = attrgetter(*_PLACEMENT)
 _version = attrgetter(*_VERSION)
-_CACHED_BATCHES = 32
 
 
 class ObjectRow(Struct, gc=False):
@@ -127,18 +127,6 @@ class Changes(Struct):
         return bool(self.objects or self.slots)
 
 
-class BatchEvents(Struct, frozen=True):
-    """A stored batch, split: what fold needs of it."""
-
-    batch: bytes
-    log: LogId
-    seq: int
-    lamport: int
-    agent: bytes
-    wall_ms: int
-    events: list[bytes]
-
-
 class FolderState:
     """The state of one folder. Owned by the database thread; write inside a transaction.
 
@@ -161,7 +149,7 @@ class FolderState:
         self._root: bytes | None = None  # of these hashes, while none is dirty
         self._has_waiting = False
         self._unions: dict[int, frozenset[int]] = {}  # directories that share their path
-        self._batch_cache: OrderedDict[int, BatchEvents] = OrderedDict()
+        self._facts = FactReader(database)
         self._kept_nos: dict[bytes, int] = {}
         self._load()
 
@@ -256,21 +244,7 @@ class FolderState:
 
     def facts(self, object_no: int) -> list[Fact]:
         """Load all events of an object that take effect."""
-        places = self._db.execute(
-            "SELECT batch_no, position FROM event WHERE object_no = ?", (object_no,)
-        ).fetchall()
-        found = []
-        for batch_no, position in places:
-            stored = self._batch(batch_no)
-            raw = stored.events[position]
-            found.append(
-                Fact(
-                    event_id(stored.log, stored.seq, position, raw),
-                    order_key(stored.lamport, stored.batch, position),
-                    decode(raw),
-                )
-            )
-        return found
+        return self._facts.facts(object_no)
 
     def author_of(self, key: bytes) -> tuple[bytes, int]:
         """Give the agent and the wall clock (ms) of the batch that an order key names."""
@@ -278,31 +252,6 @@ class FolderState:
             self._db.execute("SELECT header FROM batch WHERE id = ?", (key[8:40],)).fetchone()[0]
         )
         return header.agent, header.wall_ms
-
-    def _batch(self, batch_no: int) -> BatchEvents:
-        stored = self._batch_cache.get(batch_no)
-        if stored is None:
-            header_bytes, body, batch, log = self._db.execute(
-                "SELECT b.header, b.body, b.id, l.id FROM batch b JOIN log l ON l.no = b.log_no"
-                " WHERE b.no = ?",
-                (batch_no,),
-            ).fetchone()
-            header = decode_header(header_bytes)
-            stored = BatchEvents(
-                batch,
-                log,
-                header.seq,
-                header.lamport,
-                header.agent,
-                header.wall_ms,
-                split_thinned(body, header.count),
-            )
-            self._batch_cache[batch_no] = stored
-            if len(self._batch_cache) > _CACHED_BATCHES:
-                self._batch_cache.popitem(last=False)
-        else:
-            self._batch_cache.move_to_end(batch_no)
-        return stored
 
     def is_visible(self, row: ObjectRow) -> bool:
         """Whether the view shows an object, by whatever name."""
@@ -351,13 +300,7 @@ class FolderState:
                 ).fetchall()
             )
         for batch_no, position in sorted(released):
-            stored = self._batch(batch_no)
-            raw = stored.events[position]
-            fact = Fact(
-                event_id(stored.log, stored.seq, position, raw),
-                order_key(stored.lamport, stored.batch, position),
-                decode(raw),
-            )
+            fact = self._facts.fact(batch_no, position)
             work.load([fact])
             work.take(position, fact, batch_no=batch_no)
 
