@@ -20,7 +20,8 @@ from daemon.answers import VerifyLine
 from daemon.contents import FolderContents
 from daemon.damages import LostVersion, RottenFile
 from daemon.disk import Disk, DiskError, Looked
-from daemon.inspection import Inspection, finding
+from daemon.findings import finding
+from daemon.inspection import Inspection
 from daemon.recovery import FETCH_PREFIX
 from daemon.reverting import plan_again, take_all
 from daemon.terminal import counted

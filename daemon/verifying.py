@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon.answers import VerifyLine
-from daemon.inspection import NAMED_LIMIT, Inspection, Lines, finding, progress
+from daemon.findings import NAMED_LIMIT, Lines, finding, progress
+from daemon.inspection import Inspection
 from daemon.terminal import counted, size
 from store.db import open_database
 from store.errors import DizzyError
@@ -68,13 +69,17 @@ class Verification:
             async for line in self._guarded(folder.name, self._measure(folder)):
                 yield line
         for folder in folders:
-            for part in (folder.log, folder.records, folder.files, folder.history):
+            for part in (folder.log, folder.records, folder.reading.files, folder.reading.history):
                 async for line in self._guarded(folder.name, part()):
                     yield line
 
     def cursors(self) -> dict[int, bytes]:
         """Say how far the files of each folder were read: the last directory."""
-        return {folder.work.folder_no: folder.cursor for folder in self.folders if folder.cursor}
+        return {
+            folder.work.folder_no: folder.reading.cursor
+            for folder in self.folders
+            if folder.reading.cursor
+        }
 
     async def _guarded(self, where: str, lines: Lines) -> Lines:
         """Count lines; what cannot be read at all is a finding, and the other parts go on."""

@@ -42,7 +42,7 @@ async def test_a_scrub_that_was_cut_short_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scrub, "NOTE_EVERY_BYTES", 1)
-    monkeypatch.setattr("daemon.inspection.DIRECTORIES_AT_ONCE", 1)
+    monkeypatch.setattr("daemon.file_inspection.DIRECTORIES_AT_ONCE", 1)
     async with alone(tmp_path) as node:
         await fill(node)
         first = asyncio.create_task(Scrub(node.node).read_round())
