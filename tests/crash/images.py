@@ -34,13 +34,13 @@ def why_not() -> str:
 class Image:
     """An ext4 file system in a file, mounted at `at` from beginning to end."""
 
-    def __init__(self, at: Path, file: Path) -> None:
+    def __init__(self, at: Path, file: Path, size_bytes: int = IMAGE_BYTES) -> None:
         """Make and mount it."""
         self.at = at
         self._file = file
         self._cuts = 0
         with file.open("wb") as made:
-            made.truncate(IMAGE_BYTES)
+            made.truncate(size_bytes)
         options = ["-q", "-F", "-m", "0", "-J", "size=4", "-E", "lazy_itable_init=0"]
         _run("mkfs.ext4", *options, str(file))
         at.mkdir(parents=True, exist_ok=True)

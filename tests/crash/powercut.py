@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from tests.crash import judge
-from tests.crash.images import Image, why_not
+from tests.crash.images import IMAGE_BYTES, Image, why_not
 from tests.crash.users import User, version_in
 from tests.e2e.nodes import Node, Nodes, agree, start_all
 
 PLACES: Final = ("both", "home", "folder")  # what of the victim lies on the image
 _SETTLED_WITHIN_S = 60.0
+_BYTES_EACH = 2 << 20  # that history grows by from cut to cut, with room to spare
 
 
 class _OnImage(Node):
@@ -42,15 +43,15 @@ class _OnImage(Node):
 class Bench:
     """A victim on an image and its peer, who share a folder."""
 
-    def __init__(self, base: Path, seed: int, place: str) -> None:
-        """Make both and let them meet."""
+    def __init__(self, base: Path, seed: int, place: str, cuts: int) -> None:
+        """Make both and let them meet; the image has room for what so many cuts leave."""
         self.base = base
         self.chance = random.Random(f"{seed}/{place}")
         self.cuts = 0
         self.counts: Counter[str] = Counter()
         self.torn: set[int] = set()
         disk = base / "disk"
-        self.image = Image(disk, base / "image")
+        self.image = Image(disk, base / "image", IMAGE_BYTES + cuts * _BYTES_EACH)
         self.nodes = Nodes(base)
         try:
             self._make(disk, place, seed)
@@ -141,7 +142,7 @@ class Bench:
 
 def run(base: Path, *, cuts: int, seed: int, place: str) -> str:
     """Cut the power so often; gives one line about it. Raises AssertionError."""
-    bench = Bench(base, seed, place)
+    bench = Bench(base, seed, place, cuts)
     try:
         for _ in range(cuts):
             bench.cut()
