@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -257,6 +257,9 @@ async def _stream_lines(request: web.Request, lines: AsyncIterator[Any]) -> web.
             await response.write(json.dumps(to_plain(line)).encode() + b"\n")
     except DizzyError as error:
         await response.write(json.dumps({"error": _plain_error(error)}).encode() + b"\n")
+    finally:
+        if isinstance(lines, AsyncGenerator):  # where the caller has gone, it ends here
+            await lines.aclose()
     await response.write_eof()
     return response
 

@@ -12,10 +12,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from daemon.damages import Damages, LostVersion, RottenFile
 from daemon.differences import is_row_racy
 from daemon.disk import Disk, FileKind, Looked, LookFailure, Stat
 from daemon.findings import NAMED_LIMIT, Lines, finding, pending, progress
+from daemon.positions import Position
 from daemon.terminal import counted, size
 from store.ids import Kind
 from store.records import SyncedRow
@@ -36,9 +39,11 @@ Group = list[tuple[bytes, list[SyncedRow]]]
 class FileInspection:
     """Reads back the files of one folder, and the versions that were kept."""
 
-    def __init__(self, node: Node, work: FolderWork, damages: Damages, cursor: bytes) -> None:
-        """Look at a folder at work, or of a stopped node; at files after a directory alone."""
-        self.cursor = cursor  # the last directory whose files were read
+    def __init__(
+        self, node: Node, work: FolderWork, damages: Damages, position: Position
+    ) -> None:
+        """Look at a folder at work, or of a stopped node; at what comes after `position` alone."""
+        self.position = position  # all well up to here
         self._world = node.world
         self._work = work
         self._damages = damages
@@ -70,13 +75,22 @@ class FileInspection:
         finally:
             await world.pool.run(world.close_disk, disk)
 
+    def _passed(self, read_bytes: int, **through: bytes) -> VerifyLine:
+        """Count bytes that were read, and move on, but never past what was found damaged."""
+        damages = self._damages
+        if not (damages.files or damages.history or damages.other):
+            total = self.position.read_bytes + read_bytes
+            self.position = replace(self.position, read_bytes=total, **through)
+        return progress(read_bytes)
+
     async def _read_files(self, disk: Disk) -> Lines:
         known = await self._world.core.run(self._stored.synced.all_directories)
-        directories = sorted(path for path in known if not self.cursor or path > self.cursor)
+        after = self.position
+        directories = sorted(path for path in known if path >= after.directory)
         absent: list[bytes] = []
         for start in range(0, len(directories), DIRECTORIES_AT_ONCE):
             part = directories[start : start + DIRECTORIES_AT_ONCE]
-            for group in _groups(part, await self._work.rows_in(part)):
+            for group in _groups(part, await self._work.rows_in(part), after):
                 looks = await self._world.pool.run(
                     _look_between_checks, disk, [path for path, _ in group]
                 )
@@ -85,8 +99,9 @@ class FileInspection:
                         absent.append(path)
                     elif text := await self._judge(disk, path, rows, look):
                         yield finding(self._name, text)
-                yield progress(sum(rows[0].size for _, rows in group))
-            self.cursor = part[-1]
+                directory, _, name = group[-1][0].rpartition(b"/")
+                amount = sum(rows[0].size for _, rows in group)
+                yield self._passed(amount, directory=directory, name=name)
         for line in self._tell_absent(absent):
             yield line
 
@@ -130,7 +145,7 @@ class FileInspection:
                 yield line
 
     async def _read_history(self, disk: Disk) -> Lines:
-        after = b""
+        after = self.position.history
         while kept := await self._world.core.run(self._kept, after):
             after = kept[-1][0]
             looks = await self._world.pool.run(_look_history, disk, [name for name, _, _ in kept])
@@ -142,7 +157,7 @@ class FileInspection:
                         LostVersion(name=name, value=value, size=amount, look=look)
                     )
                     yield finding(self._name, _history_text(name, look))
-            yield progress(sum(amount for _, _, amount in kept))
+            yield self._passed(sum(amount for _, _, amount in kept), history=after)
 
     def _kept(self, after: bytes) -> list[tuple[bytes, bytes, int]]:
         found: list[tuple[bytes, bytes, int]] = []
@@ -170,8 +185,10 @@ class FileInspection:
         return row is not None and row[0] == value and is_watched is None
 
 
-def _groups(directories: Sequence[bytes], rows_in: Sequence[list[SyncedRow]]) -> Iterator[Group]:
-    """Cut files into groups to be read in one go."""
+def _groups(
+    directories: Sequence[bytes], rows_in: Sequence[list[SyncedRow]], after: Position
+) -> Iterator[Group]:
+    """Cut the files after a position into groups to be read in one go, in order of their names."""
     group: Group = []
     total = 0
     for directory, rows in zip(directories, rows_in, strict=True):
@@ -179,7 +196,9 @@ def _groups(directories: Sequence[bytes], rows_in: Sequence[list[SyncedRow]]) ->
         for row in rows:
             if row.kind is not Kind.DIRECTORY:
                 by_name.setdefault(row.name, []).append(row)
-        for name, same in by_name.items():
+        for name, same in sorted(by_name.items()):
+            if (directory, name) <= (after.directory, after.name):
+                continue
             group.append((directory + b"/" + name if directory else name, same))
             total += same[0].size
             if total >= UNIT_BYTES or len(group) >= UNIT_FILES:

@@ -22,6 +22,7 @@ from daemon.derived import (
 )
 from daemon.file_inspection import FileInspection
 from daemon.findings import NAMED_LIMIT, Lines, finding, pending, progress
+from daemon.positions import Position
 from daemon.scratch import KeptBatch, ObjectPage, Scratch, differing, read_objects
 from daemon.terminal import counted
 
@@ -42,14 +43,14 @@ _SHORT = 8
 class Inspection:
     """Reads back one folder, in parts that do not need each other."""
 
-    def __init__(self, node: Node, work: FolderWork, cursor: bytes = b"") -> None:
-        """Look at a folder at work, or of a stopped node; at files after a directory alone."""
+    def __init__(self, node: Node, work: FolderWork, position: Position) -> None:
+        """Look at a folder at work, or of a stopped node; at files after a position alone."""
         self._world = node.world
         self._work = self.work = work
         self.damages = Damages()
         self._stored = node.shelf[work.folder_no]
         self.name = self._stored.name
-        self.reading = FileInspection(node, work, self.damages, cursor)
+        self.reading = FileInspection(node, work, self.damages, position)
 
     def measure(self) -> int:
         """Sum the bytes to be read."""

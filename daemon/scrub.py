@@ -10,7 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from daemon.verifying import Verification
+from daemon.positions import Positions
+from daemon.verifying import Verification, now_ms
 
 if TYPE_CHECKING:
     from daemon.node import Node
@@ -23,7 +24,8 @@ LOOK_S: Final = 600.0
 RATE_BYTES_PER_S: Final = 4 << 20
 NOTE_EVERY_BYTES: Final = 256 << 20
 _ENDED_KEY: Final = "scrub-ended"
-_CURSOR_KEY: Final = "scrub"
+_KIND: Final = "scrub"
+_EVER_MS: Final = 1 << 62
 
 
 class Scrub:
@@ -32,6 +34,7 @@ class Scrub:
     def __init__(self, node: Node) -> None:
         """Prepare; run() reads."""
         self._node = node
+        self._kept = Positions(node.shelf.db, _KIND)
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -44,44 +47,33 @@ class Scrub:
     async def _is_due(self) -> bool:
         node = self._node
         ended = await node.world.core.run(node.shelf.db.meta, _ENDED_KEY)
-        now_ms = node.world.clock.now_ns() // 1_000_000
+        at_ms = now_ms(node)
         # A clock that was set back must not put the next round off for years.
-        return ended is None or not 0 <= now_ms - int(ended) < PERIOD_MS
+        return ended is None or not 0 <= at_ms - int(ended) < PERIOD_MS
 
     async def read_round(self) -> None:
         """Read everything once, from where the last round was cut short."""
         node = self._node
-        verification = Verification(node, cursors=await node.world.core.run(self._cursors))
+        run = node.world.core.run
+        verification = Verification(node, await run(self._kept.read, now_ms(node), _EVER_MS))
         found: list[str] = []
-        done_bytes = noted_bytes = 0
+        done_bytes = noted_bytes = verification.before_bytes
         async for line in verification.lines(list(node.works.values())):
             if line.kind == "finding":
                 logger.warning("scrub found damage what=%s", line.text)
                 found.append(line.text)
+                node.found_damage = tuple(found)
             elif line.kind == "progress":
                 await asyncio.sleep((line.done_bytes - done_bytes) / RATE_BYTES_PER_S)
                 done_bytes = line.done_bytes
                 if done_bytes - noted_bytes >= NOTE_EVERY_BYTES:
                     noted_bytes = done_bytes
-                    await node.world.core.run(self._note, verification.cursors())
+                    await run(self._kept.note, verification.positions())
         node.found_damage = tuple(found)
-        await node.world.core.run(self._end)
-
-    def _cursors(self) -> dict[int, bytes]:
-        rows = self._node.shelf.db.execute(
-            "SELECT key, value FROM meta WHERE key LIKE ?", (f"{_CURSOR_KEY}/%",)
-        )
-        return {int(key.partition("/")[2]): value for key, value in rows}
-
-    def _note(self, cursors: dict[int, bytes]) -> None:
-        db = self._node.shelf.db
-        with db.transaction():
-            for folder_no, cursor in cursors.items():
-                db.set_meta(f"{_CURSOR_KEY}/{folder_no}", cursor)
+        await run(self._end)
 
     def _end(self) -> None:
         db = self._node.shelf.db
-        now_ms = self._node.world.clock.now_ns() // 1_000_000
         with db.transaction():
-            db.execute("DELETE FROM meta WHERE key LIKE ?", (f"{_CURSOR_KEY}/%",))
-            db.set_meta(_ENDED_KEY, b"%d" % now_ms)
+            self._kept.forget([work.folder_no for work in self._node.works.values()])
+            db.set_meta(_ENDED_KEY, b"%d" % now_ms(self._node))

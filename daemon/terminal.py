@@ -214,9 +214,10 @@ class Progress:
         terminal: Terminal,
         what: str,
         now_s: Callable[[], float],
-        line: Callable[[str, int, int, float], str] | None = None,
+        line: Callable[[str, int, int, float, int], str] | None = None,
     ) -> None:
         """Begin at this moment; `line` words it where it is not about bytes."""
+        self._first = 0
         self._line = line or progress_line
         self._terminal = terminal
         self._what = what
@@ -225,13 +226,17 @@ class Progress:
         self._shown_s = self._began_s + 0.9
         self._is_shown = False
 
+    def go_on_from(self, done: int) -> None:
+        """Say that so much was finished before this began, and tells nothing of its speed."""
+        self._first = done
+
     def show(self, done: int, total: int) -> None:
         """Say that `done` of `total` are finished."""
         now = self._now_s()
         if not self._terminal.is_interactive or now - self._shown_s < 0.1:  # noqa: PLR2004
             return
         self._shown_s, self._is_shown = now, True
-        line = self._line(self._what, done, total, now - self._began_s)
+        line = self._line(self._what, done, total, now - self._began_s, self._first)
         self._terminal.write(f"\r\x1b[K{line[: self._terminal.columns - 1]}")
 
     def end(self) -> None:
@@ -241,9 +246,9 @@ class Progress:
             self._is_shown = False
 
 
-def progress_line(what: str, done: int, total: int, elapsed_s: float) -> str:
-    """Show `verify: 1.2 GiB of 4.0 GiB, 310 MiB/s, 9 s left`."""
-    speed = done / elapsed_s if elapsed_s > 0 else 0.0
+def progress_line(what: str, done: int, total: int, elapsed_s: float, first: int = 0) -> str:
+    """Show `verify: 1.2 GiB of 4.0 GiB, 310 MiB/s, 9 s left`; `first` was done before."""
+    speed = (done - first) / elapsed_s if elapsed_s > 0 else 0.0
     parts = [f"{what}: {size(done)} of {size(total)}" if total else f"{what}: {size(done)}"]
     if speed >= 1:
         parts.append(rate(speed))
@@ -252,9 +257,9 @@ def progress_line(what: str, done: int, total: int, elapsed_s: float) -> str:
     return ", ".join(parts)
 
 
-def count_line(what: str, done: int, total: int, elapsed_s: float) -> str:
+def count_line(what: str, done: int, total: int, elapsed_s: float, first: int = 0) -> str:
     """Show `reading the log: 1,204 of 40,000, 9 s left`."""
     text = f"{what}: {count(done)} of {count(total)}"
-    if not done or elapsed_s <= 0:
+    if done <= first or elapsed_s <= 0:
         return text
-    return f"{text}, {duration((total - done) * elapsed_s / done)} left"
+    return f"{text}, {duration((total - done) * elapsed_s / (done - first))} left"

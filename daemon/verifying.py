@@ -7,14 +7,15 @@ what cannot be read at all is a finding too and the rest goes on. Nothing is rep
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.answers import VerifyLine
 from daemon.findings import NAMED_LIMIT, Lines, finding, progress
 from daemon.inspection import Inspection
+from daemon.positions import Position, Positions
 from daemon.terminal import counted, size
 from store.db import open_database
 from store.errors import DizzyError
@@ -24,17 +25,37 @@ if TYPE_CHECKING:
     from daemon.node import Node
     from store.db import Database
 
+NOTE_EVERY_BYTES: Final = 64 << 20
+_KIND: Final = "verify"
 
-async def verify(node: Node, works: Sequence[FolderWork]) -> AsyncIterator[VerifyLine]:
+
+async def verify(node: Node, works: Sequence[FolderWork]) -> Lines:
     """Read back the folders at work here; the last line is the summary.
 
-    Works beside a running node and on a stopped one. Raises nothing but cancellation: what
-    cannot be read is a finding.
+    One that was cut short within a day goes on in the files and in history where it was. Works
+    beside a running node and on a stopped one. Raises nothing but cancellation: what cannot be
+    read is a finding.
     """
-    verification = Verification(node)
-    async with aclosing(verification.lines(works)) as lines:
-        async for line in lines:
-            yield line
+    kept = Positions(node.shelf.db, _KIND)
+    run = node.world.core.run
+    folder_nos = [work.folder_no for work in works]
+    before = await run(kept.read, now_ms(node))
+    verification = Verification(node, {no: before[no] for no in folder_nos if no in before})
+    noted_bytes = verification.before_bytes
+    is_whole = False
+    try:
+        async with aclosing(verification.lines(works)) as lines:
+            async for line in lines:
+                if line.done_bytes - noted_bytes >= NOTE_EVERY_BYTES:
+                    noted_bytes = line.done_bytes
+                    await run(kept.note, verification.positions())
+                yield line
+        is_whole = True
+    finally:
+        if is_whole:
+            await run(kept.forget, folder_nos)
+        else:
+            await run(kept.note, verification.positions())
     summary = verification.summary(len(works))
     if not summary.findings and len(works) == len(node.works):
         node.found_damage = ()
@@ -44,12 +65,13 @@ async def verify(node: Node, works: Sequence[FolderWork]) -> AsyncIterator[Verif
 class Verification:
     """One run over some folders."""
 
-    def __init__(self, node: Node, cursors: Mapping[int, bytes] | None = None) -> None:
-        """Prepare; lines() reads. `cursors` (by folder) say which directories were read before."""
+    def __init__(self, node: Node, begun: Mapping[int, Position] | None = None) -> None:
+        """Prepare; lines() reads. `begun` (by folder) says how far others came before."""
         self._node = node
-        self._cursors = cursors or {}
+        self._begun = begun or {}
         self._findings = 0
-        self._done_bytes = 0
+        self.before_bytes = sum(position.read_bytes for position in self._begun.values())
+        self._done_bytes = self.before_bytes
         self._total_bytes = 0
         self.folders: list[Inspection] = []
         self.structure: list[str] = []  # what SQLite finds wrong with its own pages
@@ -62,8 +84,9 @@ class Verification:
                 yield line
         async for line in self._guarded("the database", self._database()):
             yield line
+        start = Position(now_ms(self._node))
         folders = self.folders = [
-            Inspection(self._node, work, self._cursors.get(work.folder_no, b"")) for work in works
+            Inspection(self._node, work, self._begun.get(work.folder_no, start)) for work in works
         ]
         for folder in folders:
             async for line in self._guarded(folder.name, self._measure(folder)):
@@ -73,13 +96,9 @@ class Verification:
                 async for line in self._guarded(folder.name, part()):
                     yield line
 
-    def cursors(self) -> dict[int, bytes]:
-        """Say how far the files of each folder were read: the last directory."""
-        return {
-            folder.work.folder_no: folder.reading.cursor
-            for folder in self.folders
-            if folder.reading.cursor
-        }
+    def positions(self) -> dict[int, Position]:
+        """Say how far the files and the history of each folder were read, all well."""
+        return {folder.work.folder_no: folder.reading.position for folder in self.folders}
 
     async def _guarded(self, where: str, lines: Lines) -> Lines:
         """Count lines; what cannot be read at all is a finding, and the other parts go on."""
@@ -109,6 +128,8 @@ class Verification:
     def summary(self, folders: int) -> VerifyLine:
         """Say how much was read and found."""
         read = f"{size(self._done_bytes)} read in {counted(folders, 'folder')}"
+        if self.before_bytes:
+            read += f" ({size(self.before_bytes)} before it was cut short)"
         text = f"{read}: {counted(self._findings, 'finding')}"
         return VerifyLine(
             kind="summary",
@@ -141,6 +162,11 @@ class Verification:
         self.structure += told
         for text in told:
             yield finding("the database", text)
+
+
+def now_ms(node: Node) -> int:
+    """Give the wall clock."""
+    return node.world.clock.now_ns() // 1_000_000
 
 
 def _path_of(db: Database) -> str:

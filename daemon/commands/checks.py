@@ -36,8 +36,12 @@ def run_verify(arguments: Namespace, console: Console) -> int:
     progress = Progress(console.err, "verify", time.monotonic)
     summary: VerifyLine | None = None
     findings = 0
+    is_first = True
     for line in reach.follow(console.home, routes.VERIFY, FoldersRequest(name=arguments.name)):
         if line.kind == "progress":
+            if is_first:
+                progress.go_on_from(line.done_bytes)
+                is_first = False
             progress.show(line.done_bytes, line.total_bytes)
             continue
         progress.end()

@@ -156,6 +156,18 @@ def test_progress_appears_after_a_second_with_rate_and_time_left() -> None:
     assert progress_line("x", 0, 0, 0.0) == "x: 0 bytes"
 
 
+def test_progress_that_goes_on_counts_what_was_done_since() -> None:
+    stream = _Tty()
+    now = 0.0
+    progress = Progress(Terminal(stream=stream, is_interactive=True), "verify", lambda: now)
+
+    progress.go_on_from(1 << 30)
+    now = 2.0
+    progress.show(2 << 30, 4 << 30)
+
+    assert stream.getvalue() == "\r\x1b[Kverify: 2.0 GiB of 4.0 GiB, 512 MiB/s, 4 s left"
+
+
 def test_D11_what_the_encoding_cannot_hold_is_escaped() -> None:
     buffer = io.BytesIO()
     terminal = Terminal(stream=io.TextIOWrapper(buffer, encoding="ascii"))

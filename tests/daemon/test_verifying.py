@@ -9,6 +9,7 @@ import pytest
 
 from daemon.config import Config, FolderConfig, HistoryConfig, LimitsConfig, NodeConfig
 from daemon.inspection import Inspection
+from daemon.positions import Position
 from daemon.scratch import Scratch
 from daemon.verifying import verify
 from store.ids import FolderId
@@ -152,7 +153,7 @@ async def test_verify_finds_every_flipped_byte_of_a_batch(tmp_path: Path) -> Non
 
 
 async def _log_findings(node: Working) -> list[str]:
-    inspection = Inspection(node.node, node.work)
+    inspection = Inspection(node.node, node.work, Position(0))
     return [line.text async for line in inspection.log() if line.kind == "finding"]
 
 
