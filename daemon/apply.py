@@ -513,7 +513,7 @@ class Applier:
             old_path = run.placer.path_of_place(step.claim.place) if step.before else None
             damages = self._damages
             try:
-                stage = await self._runner.run(self._disk.open_stage, name)
+                stage = await self._runner.run(self._disk.open_stage, name, entry.size)
             except DiskError as cause:
                 self._fail([Job(step)], cause, run)
                 return

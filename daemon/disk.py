@@ -128,8 +128,8 @@ class Stage(Protocol):
     def name(self) -> bytes | None:
         """Its name in tmp; None while it is anonymous (O_TMPFILE)."""
 
-    def write(self, offset: int, chunk: Buffer) -> None:
-        """Write all of `chunk` at `offset`. Raises DiskError."""
+    def write(self, offset: int, *pieces: Buffer) -> None:
+        """Write all of the pieces, one behind the other, from `offset` on. Raises DiskError."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Read back up to `length` bytes."""
@@ -207,9 +207,10 @@ class Disk(Protocol):
     def stage_many(self, files: Sequence[NewFile]) -> list[Stage]:
         """Write many small files at once, attributes set, not yet durable."""
 
-    def open_stage(self, name: bytes) -> Stage:
+    def open_stage(self, name: bytes, size: int = 0) -> Stage:
         """Open or make a named stage in tmp; what it held is kept, so that transfers resume.
 
+        `size` is what it is to have, as far as is known: advice on how to write it.
         Raises DiskError if the name is no plain file of a single link (a displaced one, say).
         Names in tmp and history have no `/` and do not begin with `.`.
         """

@@ -201,9 +201,9 @@ class LinuxDisk:
         """Write many small files at once, attributes set, not yet durable."""
         return list(self._shop.make_many(files))
 
-    def open_stage(self, name: bytes) -> Stage:
+    def open_stage(self, name: bytes, size: int = 0) -> Stage:
         """Open or make a named stage in tmp; what it held is kept, so that transfers resume."""
-        return self._shop.open_named(own_name("open the stage", name))
+        return self._shop.open_named(own_name("open the stage", name), size)
 
     def sync(self) -> None:
         """Make all that was written to this file system so far durable (one syncfs)."""

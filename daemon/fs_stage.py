@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from daemon import syscalls
 from daemon.disk import DiskError, FileKind, NameTaken
 from daemon.fs_below import clamped, disk_error, kind_of, stat_of
+from daemon.fs_direct import DIRECT_FROM_BYTES, DirectWriter, write_all
 from daemon.fs_look import hash_descriptor
 from store.ids import BlobHash
 
@@ -50,16 +51,6 @@ def executable_mode(mode: int, *, is_executable: bool) -> int:
 def set_times(target: int | bytes, mtime_ns: int) -> None:
     """Set the modification time; the kernel clamps it to what the file system can hold."""
     os.utime(target, ns=(time.time_ns(), clamped(mtime_ns)))
-
-
-def write_all(descriptor: int, offset: int, chunk: Buffer) -> None:
-    """Write every byte, or raise OSError."""
-    written = os.pwrite(descriptor, chunk, offset)
-    if written == len(chunk):
-        return
-    view = memoryview(chunk).cast("B")
-    while written < len(view):
-        written += os.pwrite(descriptor, view[written:], offset + written)
 
 
 def group_given(directory: int) -> int | None:
@@ -162,8 +153,11 @@ class Workshop:
             os.fchmod(opened, mode)
         os.utime(opened, ns=(now_ns, clamped(file.mtime_ns)))
 
-    def open_named(self, name: bytes) -> LinuxStage:
-        """Open or make a stage that keeps its name. Raises DiskError."""
+    def open_named(self, name: bytes, size: int) -> LinuxStage:
+        """Open or make a stage that keeps its name; `size` is what it is to have. Raises DiskError.
+
+        What is large is written past the page cache, where that can be.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             opened = os.open(name, flags, 0o600, dir_fd=self.directory)
@@ -177,7 +171,11 @@ class Workshop:
                 "it is no file of ours alone",
                 errno=errno.EEXIST,
             )
-        return LinuxStage(self, opened, name, is_own=False)
+        stage = LinuxStage(self, opened, name, is_own=False)
+        if size >= DIRECT_FROM_BYTES:
+            with suppress(OSError):
+                stage.direct = DirectWriter(opened)
+        return stage
 
     def rename(self, source: int, name: bytes, target: int, new_name: bytes) -> None:
         """Rename, replacing nothing. Raises OSError, EEXIST among them."""
@@ -214,6 +212,7 @@ class LinuxStage:
         "_name",
         "_shop",
         "_unsent_bytes",
+        "direct",
         "had_mode",
         "is_executable",
     )
@@ -229,6 +228,7 @@ class LinuxStage:
         self._unsent_bytes = 0
         self.is_executable = False
         self.had_mode = -1  # when it was made; -1 unknown
+        self.direct: DirectWriter | None = None
         shop.open_stages.add(self)
 
     @property
@@ -248,13 +248,18 @@ class LinuxStage:
             )
         return self._descriptor
 
-    def write(self, offset: int, chunk: Buffer) -> None:
-        """Write all of `chunk` at `offset`. Raises DiskError."""
+    def write(self, offset: int, *pieces: Buffer) -> None:
+        """Write all of the pieces, one behind the other, from `offset` on. Raises DiskError."""
         try:
-            write_all(self.descriptor(), offset, chunk)
+            if self.direct is not None:
+                self.direct.write(offset, pieces)
+                return
+            for piece in pieces:
+                write_all(self.descriptor(), offset, piece)
+                offset += len(piece)
+                self._unsent_bytes += len(piece)
         except OSError as cause:
             raise self._error("write", cause) from cause
-        self._unsent_bytes += len(chunk)
         if self._unsent_bytes >= _WRITE_OUT_BYTES:
             # The disk begins while more is coming, so that the sync at the end finds little left.
             syscalls.start_writing_out(self._descriptor)
@@ -362,6 +367,9 @@ class LinuxStage:
     def close(self) -> None:
         """Let go of it; an anonymous one is gone then, a named one stays in tmp."""
         self._shop.open_stages.discard(self)
+        if self.direct is not None:
+            self.direct.close()
+            self.direct = None
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from daemon import syscalls
+from daemon.fs_direct import write_all
 from store.errors import DizzyError
 from store.ids import BlobHash
 
@@ -138,12 +139,11 @@ class OutsideFile:
         """Take over an open, empty file."""
         self._descriptor = descriptor
 
-    def write(self, offset: int, chunk: Buffer) -> None:
-        """Write all of `chunk` at `offset`."""
-        view = memoryview(chunk).cast("B")
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[written:], offset + written
+    def write(self, offset: int, *pieces: Buffer) -> None:
+        """Write all of the pieces, one behind the other, from `offset` on."""
+        for piece in pieces:
+            write_all(self._descriptor, offset, piece)
+            offset += len(piece)
 
     def read(self, offset: int, length: int) -> bytes:
         """Read back up to `length` bytes."""

@@ -183,7 +183,7 @@ class Reinstating:
         wanted = job.wanted
         damages = self._applier.damages
         try:
-            stage = await self._pool.run(self._disk.open_stage, name)
+            stage = await self._pool.run(self._disk.open_stage, name, wanted.size)
         except DiskError as cause:
             return [failed(job.path, str(cause))]
         is_used = False

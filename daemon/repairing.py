@@ -235,7 +235,7 @@ class _Repairing:
         ref = BlobRef(hash=BlobHash(lost.value), size=lost.size)
         name = FETCH_PREFIX + lost.value.hex().encode() + b"-kept"
         try:
-            stage = await world.pool.run(disk.open_stage, name)
+            stage = await world.pool.run(disk.open_stage, name, lost.size)
             try:
                 if lost.size <= _SMALL_BYTES:
                     content = (await contents.small([ref])).get(ref.hash)

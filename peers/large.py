@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 UNIT_BYTES: Final = 8 * wire.DATA_PIECE_BYTES  # 1.94 MiB: asked for, read and written at once
 COPY_BYTES: Final = 2 * 1024 * 1024  # read and written by one system call
 COPIES_AT_ONCE: Final = 4  # by one call: 8 MiB, so that a small file waits for no more
-HELD_PIECES: Final = 16  # copied and not hashed yet, in memory: 32 MiB
+HELD_BYTES: Final = 32 * 1024 * 1024  # written and not hashed yet, in memory
 HASHED_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
 
 Ranges = Sequence[tuple[int, Sequence[wire.Buffer]]]
@@ -42,8 +42,8 @@ Ranges = Sequence[tuple[int, Sequence[wire.Buffer]]]
 class Sink(Protocol):
     """Where a content is put together: random writes, blocking (see daemon.disk.Stage)."""
 
-    def write(self, offset: int, chunk: wire.Buffer) -> None:
-        """Write all of `chunk` at `offset`."""
+    def write(self, offset: int, *pieces: wire.Buffer) -> None:
+        """Write all of the pieces, one behind the other, from `offset` on."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Read back up to `length` bytes."""
@@ -90,7 +90,8 @@ class Filling:
         self._is_hashing = False
         self._hashed = 0
         self._ahead: list[tuple[int, int]] = []  # (start, end) written beyond what is hashed
-        self._held: dict[int, bytes] = {}  # of that, by offset: need not be read back
+        self._held: dict[int, wire.Buffer] = {}  # of that, by offset: need not be read back
+        self._held_bytes = 0
         self.restart()
 
     def restart(self) -> None:
@@ -106,6 +107,7 @@ class Filling:
         self._hashed = 0
         self._ahead.clear()
         self._held.clear()
+        self._held_bytes = 0
         self._copies.clear()
         self._units.clear()
         for offset, length in spans:
@@ -118,9 +120,11 @@ class Filling:
         self.begin(spans, has_reused=True)
         self._old = old
         for one in copies:
-            for done in range(0, one.length, COPY_BYTES):
-                length = min(COPY_BYTES, one.length - done)
+            done = 0
+            while done < one.length:  # cut where a disk writes whole blocks
+                length = min(COPY_BYTES - (one.offset + done) % COPY_BYTES, one.length - done)
                 self._copies.append(Copy(one.offset + done, one.source + done, length))
+                done += length
 
     # -- what lacks -------------------------------------------------------------------------------
 
@@ -157,19 +161,21 @@ class Filling:
 
     def write_all(self, ranges: Ranges, *, is_hashing: bool) -> None:
         """Write several ranges, each of pieces that follow each other. Blocks."""
-        for offset, pieces in ranges:
-            at = offset
-            for piece in pieces:
-                self.sink.write(at, piece)
-                if is_hashing:
+        for offset, pieces in _together(ranges):
+            if is_hashing:
+                for piece in pieces:
                     self._hasher.update(piece)
-                at += len(piece)
+            self.sink.write(offset, *pieces)
 
     def wrote(self, ranges: Ranges, *, is_hashed: bool) -> None:
         """Note what write_all has done."""
         end = 0
         for offset, pieces in ranges:
-            end = offset + sum(map(len, pieces))
+            end = offset
+            for piece in pieces:
+                if not is_hashed:
+                    self._hold(end, piece)
+                end += len(piece)
             self._add(offset, end - offset)
         if is_hashed:
             self.hashed(end)  # what stands behind it may have been written before
@@ -201,18 +207,23 @@ class Filling:
         return pieces
 
     def copied(self, copies: Sequence[Copy], pieces: Sequence[bytes | None]) -> None:
-        """Note what was copied; the rest is lacking. A few pieces are held to be hashed."""
+        """Note what was copied; the rest is lacking."""
         for one, piece in zip(copies, pieces, strict=True):
             if piece is None:
                 self._lack(one.offset, one.length)
                 continue
             self._add(one.offset, one.length)
-            if len(self._held) < HELD_PIECES:
-                self._held[one.offset] = piece
+            self._hold(one.offset, piece)
+
+    def _hold(self, offset: int, piece: wire.Buffer) -> None:
+        """Keep a piece to be hashed, where there is room: it need not be read back then."""
+        if self._held_bytes + len(piece) <= HELD_BYTES:
+            self._held[offset] = piece
+            self._held_bytes += len(piece)
 
     # -- what is hashed ---------------------------------------------------------------------------
 
-    def take_span(self) -> tuple[int, int, list[bytes]] | None:
+    def take_span(self) -> tuple[int, int, list[wire.Buffer]] | None:
         """Take what is to be hashed next, until hashed() is called: start, end, pieces.
 
         The pieces are all of it, or none: then it is to be read.
@@ -222,15 +233,16 @@ class Filling:
         self._is_hashing = True
         start = end = self._hashed
         limit = min(self._ahead[0][1], start + HASHED_AT_ONCE_BYTES)
-        pieces: list[bytes] = []
+        pieces: list[wire.Buffer] = []
         while end < limit and end in self._held:
             pieces.append(self._held.pop(end))
             end += len(pieces[-1])
+        self._held_bytes -= end - start
         if not pieces:
             end = min([limit, *(at for at in self._held if at > start)])
         return start, end, pieces
 
-    def hash_span(self, start: int, end: int, pieces: Sequence[bytes]) -> bool:
+    def hash_span(self, start: int, end: int, pieces: Sequence[wire.Buffer]) -> bool:
         """Hash pieces, or what stands in the sink; False if it does not stand there. Blocks."""
         for piece in pieces:
             self._hasher.update(piece)
@@ -328,6 +340,19 @@ def _copy_chunks(
             start += line.length
         if not buffer:
             return
+
+
+def _together(ranges: Ranges) -> Ranges:
+    """Make one of ranges that follow each other: a disk likes to write much at once."""
+    runs: list[tuple[int, list[wire.Buffer]]] = []
+    end = -1
+    for offset, pieces in ranges:
+        if offset == end:
+            runs[-1][1].extend(pieces)
+        else:
+            runs.append((offset, list(pieces)))
+        end = offset + sum(map(len, pieces))
+    return runs
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

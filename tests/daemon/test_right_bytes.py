@@ -25,7 +25,8 @@ class Memory:
     def __init__(self, content: bytes) -> None:
         self.content = bytearray(content)
 
-    def write(self, offset: int, chunk: bytes | bytearray | memoryview) -> None:
+    def write(self, offset: int, *pieces: bytes | bytearray | memoryview) -> None:
+        chunk = b"".join(pieces)
         self.content[offset : offset + len(chunk)] = chunk
 
     def read(self, offset: int, length: int) -> bytes:

@@ -35,7 +35,8 @@ class Memory:
         self.written: list[tuple[int, int]] = []
         self.is_hashed = False
 
-    def write(self, offset: int, chunk: wire.Buffer) -> None:
+    def write(self, offset: int, *pieces: wire.Buffer) -> None:
+        chunk = b"".join(pieces)
         if len(self.content) < offset:
             self.content.extend(bytes(offset - len(self.content)))
         self.content[offset : offset + len(chunk)] = chunk
@@ -643,7 +644,7 @@ def test_longer_partial_of_something_else_is_not_taken_for_right() -> None:
 
 def test_error_of_the_sink_is_the_callers() -> None:
     class Full(Memory):
-        def write(self, offset: int, chunk: wire.Buffer) -> None:
+        def write(self, offset: int, *pieces: wire.Buffer) -> None:
             raise Malformed("disk", "full")
 
     async def story(tasks: asyncio.TaskGroup) -> None:

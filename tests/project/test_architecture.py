@@ -43,6 +43,7 @@ ADAPTERS = {
     "daemon.fs": {"os"},
     "daemon.fs_abilities": {"os"},
     "daemon.fs_below": {"os", "threading", "time"},
+    "daemon.fs_direct": {"os"},
     "daemon.fs_held": {"os", "threading"},
     "daemon.fs_look": {"os", "fcntl", "threading", "time"},
     "daemon.fs_names": {"os"},

@@ -297,8 +297,9 @@ class MemoryDisk:
         return stages
 
     @_call
-    def open_stage(self, name: bytes) -> Stage:
+    def open_stage(self, name: bytes, size: int = 0) -> Stage:
         """Open or make a named stage in tmp; what it held is kept."""
+        del size  # memory is memory
         path = _in_tmp(name)
         inode = self.files.find(path)
         if inode is None:
@@ -702,10 +703,10 @@ class MemoryStage:
         self._disk = disk
         inode.pins += 1
 
-    def write(self, offset: int, chunk: Buffer) -> None:
-        """Write all of `chunk` at `offset`."""
+    def write(self, offset: int, *pieces: Buffer) -> None:
+        """Write all of the pieces, one behind the other, from `offset` on."""
         self._enter("write")
-        self._disk.files.write(self.inode, offset, bytes(chunk))
+        self._disk.files.write(self.inode, offset, b"".join(pieces))
         self._disk.leave("write", self.name or b"")
 
     def read(self, offset: int, length: int) -> bytes:
