@@ -1,20 +1,22 @@
 """Carry out plans: fetch what is missing, make it durable, put it in place, then say so.
 
 Names come first, in segments of steps, each covered by durable intents; contents follow in
-rounds of up to 512 files or 64 MiB, the next of which is fetched while this one is made durable;
-large files come each by itself, beside the others. Synced is committed only after the disk is
-durable. Nothing is overwritten unlooked; what must wait or failed is an outcome, and the other
-work goes on. When to plan again is the owner's part.
+rounds of up to 512 files or 32 MiB, the next of which are fetched and staged while one is made
+durable; large files come each by itself, beside the others. Synced is committed only after the
+disk is durable. Nothing is overwritten unlooked; what must wait or failed is an outcome, and the
+other work goes on. When to plan again is the owner's part.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from msgspec import Struct
 
+from daemon.ahead import FETCHED_AHEAD, Ahead, Staged
 from daemon.applied import Applied, Blobs, Journal
 from daemon.core import Runner
 from daemon.disk import Disk, DiskError, NewFile, Stage
@@ -56,14 +58,6 @@ from store.records import BlobRef
 __all__ = ["Applied", "Applier", "Blobs", "DirectoryPaths", "Journal"]
 
 _LARGE_AT_ONCE = 4
-
-
-class _Staged(Struct):
-    """A round whose contents are in tmp. `damages` counts failed syncs before it began."""
-
-    jobs: list[Job]
-    outcomes: list[Outcome]
-    damages: int
 
 
 class _Put(Struct):
@@ -108,6 +102,7 @@ class Applier:
         self._is_ignored = is_ignored
         self._names = names
         self._placing = asyncio.Lock()  # never held while waiting for the network
+        self._hands = asyncio.Lock()  # two threads of short calls trade the interpreter at each
         self._latest: dict[int, int] = {}  # object -> the newest plan that is about it
         self._runs = 0
         self._running: set[int] = set()
@@ -347,17 +342,16 @@ class Applier:
         rounds = list(rounds_of(steps))
         if not rounds:
             return
-        ahead = group.create_task(self._prepare(rounds[0], run))
+        ahead = Ahead(len(rounds))
+        group.create_task(self._stage_rounds(rounds, ahead, run, group))
         waiting: _Put | None = None
         try:
-            for following in [*rounds[1:], None]:
-                if waiting is not None and not ahead.done():
+            while ahead.left:
+                if waiting is not None and not ahead.has_some:
                     # Nothing to sync together with it yet, perhaps for long.
                     await self._settle(waiting, run)
                     waiting = None
-                staged = await ahead
-                if following is not None:
-                    ahead = group.create_task(self._prepare(following, run))
+                staged = await ahead.take()
                 try:
                     waiting = await self._do_round(staged, waiting, run)
                 finally:
@@ -369,8 +363,31 @@ class Applier:
             if waiting is not None:  # stopped in between: what stands there is recovery's matter
                 self._needs_recovery = True
                 self._end_waiting(waiting)
+            if ahead.has_some:
+                await self._runner.run(_close, ahead.take_all().jobs)
 
-    async def _do_round(self, staged: _Staged, waiting: _Put | None, run: _Run) -> _Put | None:
+    async def _stage_rounds(
+        self,
+        rounds: Sequence[Sequence[WriteFile]],
+        ahead: Ahead,
+        run: _Run,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        """Fetch and stage round after round, as far ahead as may be."""
+        fetched: deque[asyncio.Task[dict[BlobHash, bytes]]] = deque()
+        for number, steps in enumerate(rounds):
+            for each in rounds[number + len(fetched) : number + FETCHED_AHEAD]:
+                fetched.append(group.create_task(self._fetch(each)))
+            contents = await fetched.popleft()
+            await ahead.may_stage()
+            damages = self._damages
+            async with self._hands:
+                jobs, outcomes = await self._runner.run(
+                    self._stage_all, steps, contents, run.placer
+                )
+            ahead.put(Staged(jobs, outcomes, damages))
+
+    async def _do_round(self, staged: Staged, waiting: _Put | None, run: _Run) -> _Put | None:
         """Put a round in place; one sync makes its data durable and the names of the one before.
 
         Gives the round, to be committed after the next sync.
@@ -418,8 +435,8 @@ class Applier:
             if not self._waiting:
                 self._none_waits.set()
 
-    async def _prepare(self, steps: Sequence[WriteFile], run: _Run) -> _Staged:
-        """Fetch the contents of a round and write them to tmp."""
+    async def _fetch(self, steps: Sequence[WriteFile]) -> dict[BlobHash, bytes]:
+        """Fetch the contents of a round; those that nobody at hand has are left out."""
         refs = {
             step.claim.entry.value: BlobRef(
                 hash=BlobHash(step.claim.entry.value), size=step.claim.entry.size
@@ -427,10 +444,7 @@ class Applier:
             for step in steps
             if step.claim.entry.size
         }
-        contents = await self._blobs.small(list(refs.values())) if refs else {}
-        damages = self._damages
-        jobs, outcomes = await self._runner.run(self._stage_all, steps, contents, run.placer)
-        return _Staged(jobs, outcomes, damages)
+        return await self._blobs.small(list(refs.values())) if refs else {}
 
     def _stage_all(
         self, steps: Sequence[WriteFile], contents: dict[BlobHash, bytes], placer: Placer
@@ -475,7 +489,7 @@ class Applier:
                 jobs.append(Job(step, self._intent(step), stage))
         return jobs, outcomes
 
-    async def _finish(self, staged: _Staged, run: _Run) -> None:
+    async def _finish(self, staged: Staged, run: _Run) -> None:
         """Make a round durable and put it in place."""
         run.applied.add(staged.outcomes)
         if not staged.jobs:
@@ -486,7 +500,7 @@ class Applier:
             live = set(map(id, self._live([job.step for job in staged.jobs], run)))
             await self._place([job for job in staged.jobs if id(job.step) in live], run)
 
-    async def _sync_data(self, staged: _Staged, run: _Run) -> bool:
+    async def _sync_data(self, staged: Staged, run: _Run) -> bool:
         """Make staged contents durable; a failed sync fails every round that was under way."""
         try:
             await self.make_durable()
@@ -527,7 +541,7 @@ class Applier:
                     return
                 await self._runner.run(_dress, stage, step, old_path)
                 job = Job(step, self._intent(step, stage), stage)
-                await self._finish(_Staged([job], [], damages), run)
+                await self._finish(Staged([job], [], damages), run)
             except DiskError as cause:
                 self._fail([Job(step)], cause, run)
             finally:
@@ -581,7 +595,8 @@ class Applier:
         with self._in_doubt():
             if intents:
                 await self._journal.begin(intents)
-            placed = await self._runner.run(run.placer.execute, jobs)
+            async with self._hands:
+                placed = await self._runner.run(run.placer.execute, jobs)
         if placed.is_unfinished:
             run.is_unfinished = self._needs_recovery = True
         return _Put(jobs, placed)

@@ -13,7 +13,7 @@ from store.ids import Kind
 
 SEGMENT_NAMES = 1024
 ROUND_FILES = 512
-ROUND_BYTES = 64 << 20
+ROUND_BYTES = 32 << 20
 SMALL_BYTES = 1 << 20  # contents up to this size travel whole
 
 

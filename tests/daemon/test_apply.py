@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from daemon import portions
+from daemon import ahead, portions
 from daemon.apply import Applied
 from daemon.disk import DiskError
 from daemon.displaced import LOOK_AGAIN_NS, Names, history_name, parse_history_name
@@ -739,6 +739,36 @@ async def test_a_round_is_committed_after_a_sync_that_came_after_its_names(
         assert "synced" in told[:placed], "its bytes come before its name"
     assert told.count("synced") <= 6, "one sync serves the names of a round and the next one's data"
     assert not world.applier.is_busy(b"f1")
+
+
+async def test_while_a_sync_goes_on_a_few_more_rounds_are_staged_and_share_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a disk whose second sync takes long
+    told = _in_rounds_of_two(world, monkeypatch)
+    monkeypatch.setattr(ahead, "STAGED_AHEAD", 3)
+    files = [file_entry(number, ROOT, b"f%d" % number, b"one") for number in range(1, 25)]
+    run = world.runner.run
+    staged: list[int] = []
+    syncs = 0
+
+    async def slow(fn: Callable[..., object], *args: object) -> object:
+        nonlocal syncs
+        if fn.__name__ == "sync":
+            syncs += 1
+            for _ in range(500 if syncs == 2 else 0):
+                await asyncio.sleep(0)
+            staged.append(len(world.linux._shop.open_stages))
+        return await run(fn, *args)
+
+    monkeypatch.setattr(world.runner, "run", slow)
+
+    assert (await world.apply(files)).is_complete
+
+    assert staged[1] in (8, 10), "it and three rounds of two, and perhaps one still on its way"
+    assert told.count("synced") <= 8
+    assert max(staged) <= 10
+    assert set(world.journal.rows) == {(number, b"") for number in range(1, 25)}
 
 
 async def test_E6_a_failed_sync_fails_the_round_whose_names_it_was_to_make_durable(
