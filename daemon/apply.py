@@ -231,7 +231,10 @@ class Applier:
         try:
             if self._needs_recovery:
                 async with self.alone():
-                    await self._recover(lambda _hash: True)
+                    recovered = await self._recover(lambda _hash: True)
+                if recovered.agreed:  # the plan went out from what synced said before
+                    self._postpone(plan, run)
+                    return run.applied
             await self._carry_out(plan, run)
             if run.is_unfinished:
                 await self._finish_at_once()
@@ -240,6 +243,13 @@ class Applier:
             if not self._running:
                 self._latest.clear()
         return run.applied
+
+    def _postpone(self, plan: Plan, run: _Run) -> None:
+        path_of = run.placer.path_of_place
+        run.applied.postponed += [
+            Postponed(path_of(place_of(step)) or b"", numbers_of(step), Why.BLOCKED)
+            for step in plan.steps
+        ]
 
     async def _finish_at_once(self) -> None:
         """See to what an error left half done: until then no look may judge those paths.

@@ -21,6 +21,7 @@ from daemon.outcomes import (
     Intent,
     Kept,
     Outcome,
+    Reopened,
     Settled,
     Unwatched,
     Watch,
@@ -147,6 +148,7 @@ class _Writing:
         self._rows: dict[Key, SyncedRow] = {}
         self._gone: set[Key] = set()
         self._closed: list[tuple[bytes]] = []
+        self._reopened: list[tuple[bytes, bytes]] = []
         self._kept: list[tuple[int, bytes, int, bytes, int]] = []
         self._events: list[bytes] = []
         self._watched: dict[bytes, bytes] = {}
@@ -165,10 +167,11 @@ class _Writing:
             [(name, stored.no, record) for name, record in self._watched.items()],
         )
         db.executemany("DELETE FROM intent WHERE id = ?", self._closed)
+        db.executemany("UPDATE intent SET record = ? WHERE id = ?", self._reopened)
         db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", self._kept)
         return self._events
 
-    def _take(self, outcome: Outcome) -> None:
+    def _take(self, outcome: Outcome) -> None:  # noqa: C901 - one branch for each outcome
         match outcome:
             case Agreed(rows=rows, gone=gone, intent=intent):
                 for key in gone:
@@ -180,6 +183,8 @@ class _Writing:
                     self._closed.append((intent,))
             case Settled(intent=intent):
                 self._closed.append((intent,))
+            case Reopened(intent=reopened):
+                self._reopened.append((_encode(reopened), reopened.number))
             case Kept(history_name=name, row=row):
                 self._keep(name, row, row.value, row.size)
             case Displaced():

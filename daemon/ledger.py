@@ -17,7 +17,12 @@ from daemon.steps import (
     Claim,
     Key,
     MakeDirectory,
+    MakeLink,
+    MoveName,
+    RemoveDirectory,
+    RemoveFile,
     RemoveTree,
+    SetAttributes,
     Step,
     SwapNames,
     WriteFile,
@@ -69,6 +74,28 @@ class Ledger:
         found = (self._rows.get(key) for key in self._keys.get(inode, ()))
         now = tuple(row for row in found if row is not None and row.inode == inode)
         return now or rows
+
+    def now(self, step: Step) -> Step:
+        """Give a step with what its rows have become by the steps before it."""
+        match step:
+            case SwapNames(one, other):
+                return SwapNames(self._moves_now(one), self._moves_now(other))
+            case MoveName():
+                return self._moves_now(step)
+            case RemoveTree():
+                inside = tuple(
+                    replace(each, rows=self.telling_of(each.rows)) for each in step.inside
+                )
+                return replace(step, rows=self.telling_of(step.rows), inside=inside)
+            case RemoveFile() | RemoveDirectory() | SetAttributes() | Bind():
+                return replace(step, rows=self.telling_of(step.rows))
+            case WriteFile() | MakeLink():
+                return replace(step, before=self.telling_of(step.before))
+            case _:
+                return step
+
+    def _moves_now(self, step: MoveName) -> MoveName:
+        return replace(step, rows=self.telling_of(step.rows))
 
     def of(self, key: Key, rows: tuple[SyncedRow, ...]) -> SyncedRow:
         """Give the row of the key if it tells of this file, else another that does."""

@@ -69,6 +69,15 @@ class Settled(Struct, frozen=True, gc=False):
     intent: bytes
 
 
+class Reopened(Struct, frozen=True, gc=False):
+    """An error left a step half done: recovery goes out from the rows in this intent.
+
+    They are what synced says once the steps before it are committed.
+    """
+
+    intent: Intent
+
+
 class Kept(Struct, frozen=True, gc=False):
     """A version moved into history."""
 
@@ -138,7 +147,7 @@ class Failed(Struct, frozen=True, gc=False):
     remedy: str
 
 
-Outcome = Agreed | Settled | Kept | Displaced | Watched | Unwatched | Postponed | Failed
+Outcome = Agreed | Settled | Reopened | Kept | Displaced | Watched | Unwatched | Postponed | Failed
 
 _REASONS: dict[int, tuple[Reason, str]] = {
     errno.ENOSPC: (Reason.DISK_FULL, "free space; it goes on by itself"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from daemon.disk import Disk, DiskError, NameMissing, NameTaken, RootLost, Stage, Stat
 from daemon.displaced import Clock, Names
-from daemon.outcomes import Failed, Postponed, Why, failure
+from daemon.outcomes import Failed, Postponed, Why
 from daemon.placing_contents import bind, link, make_directory, set_attributes, write
 from daemon.placing_names import move, swap
 from daemon.placing_removals import is_whole, remove, remove_directory, remove_tree
@@ -83,6 +83,7 @@ class Placer:
     def _execute_one(self, job: Job) -> None:
         outcomes = self._site.placed.outcomes
         self._site.orphans = []
+        self._site.has_begun = False
         done = len(outcomes)
         try:
             self._execute(job)
@@ -107,11 +108,7 @@ class Placer:
             case NameMissing():
                 self._wait(job, Why.MISSING_HERE)
             case _:
-                path = self._site.path(place_of(job.step)) or b""
-                self._site.placed.outcomes.append(failure(path, numbers_of(job.step), cause))
-                if job.intent is not None:
-                    # Perhaps half of it was done: the intent stays open, and recovery looks.
-                    self._site.placed.is_unfinished = True
+                self._site.fail(job, self._site.path(place_of(job.step)) or b"", cause)
 
     def _new_at_a_free_place(self, job: Job) -> Claim | None:
         """Give the claim of a new file that nothing else has to make room for."""

@@ -37,7 +37,7 @@ def write(site: Site, job: Job, step: WriteFile) -> None:
     if not step.before:
         site.must_leave_none_behind(claim, ())
         # No intent: nothing is replaced. After a crash the file is a head's and binds.
-        stat = site.disk.place_new(stage, path)
+        stat = site.hand.place_new(stage, path)
         site.agree(site.new_rows(claim, stat), claim.gone)
         return
     if intent is None:
@@ -46,33 +46,37 @@ def write(site: Site, job: Job, step: WriteFile) -> None:
     before = row_for(key_of(claim.entry), rows)
     site.check(path, before, whole=True)
     site.must_leave_none_behind(claim, rows)
-    stat, displaced = site.disk.place_over(stage, path, intent.keep_as)
+    stat, displaced = site.hand.place_over(stage, path, intent.keep_as)
     site.placed.displaces = True
+    carried = _carry(site, intent, before, displaced, step)
+    if carried is None:
+        site.settle(intent, path, before, displaced)
+    # Nothing that can fail comes behind it: the intent is closed with it.
     site.agree(site.new_rows(claim, stat), ended_keys(claim, rows), intent.number, before=rows)
-    if step.displaced_to is not None:
-        if _carry(site, intent, before, displaced, step):
-            return
+    if carried is not None:
+        site.agree(carried)
+    elif step.displaced_to is not None:
         # The old bytes are due at another name still: from history, by the next plan.
         site.placed.outcomes.append(Postponed(path, numbers_of(step), Why.BLOCKED))
-    site.settle(intent, path, before, displaced)
 
 
-def _carry(site: Site, intent: Intent, before: SyncedRow, displaced: Stat, step: WriteFile) -> bool:
+def _carry(
+    site: Site, intent: Intent, before: SyncedRow, displaced: Stat, step: WriteFile
+) -> list[SyncedRow] | None:
     """Give the old bytes their new name in the tree, if they are the old bytes."""
     claim = step.displaced_to
     if claim is None or not site.is_the_version(intent, displaced, before):
-        return False
+        return None
     path = site.path(claim.place)
     if path is None or site.disk.is_stage_being_written(intent.keep_as):
-        return False
+        return None
     site.touch(path)
     try:
         stat = site.disk.restore_stage(intent.keep_as, path)
     except (NameTaken, NameMissing):
         site.placed.outcomes.append(Postponed(path, numbers_of(step), Why.TAKEN))
-        return False
-    site.agree(moved_rows(claim, (before,), stat))
-    return True
+        return None
+    return moved_rows(claim, (before,), stat)
 
 
 def link(site: Site, job: Job, step: MakeLink) -> None:
@@ -82,7 +86,7 @@ def link(site: Site, job: Job, step: MakeLink) -> None:
     entry = claim.entry
     if not step.before:
         site.must_leave_none_behind(claim, ())
-        stat = site.disk.make_symlink(entry.value, path, entry.mtime_ns)
+        stat = site.hand.make_symlink(entry.value, path, entry.mtime_ns)
         site.agree(site.new_rows(claim, stat), claim.gone)
         return
     intent = job.intent
@@ -91,22 +95,22 @@ def link(site: Site, job: Job, step: MakeLink) -> None:
     rows = site.current(step.before)
     before = row_for(key_of(entry), rows)
     site.check(path, before, whole=True)
-    displaced = site.disk.take_away(path, intent.keep_as)
+    displaced = site.hand.take_away(path, intent.keep_as)
     site.placed.displaces = True
     try:
         stat = site.disk.make_symlink(entry.value, path, entry.mtime_ns)
     except DiskError:
         site.disk.restore_stage(intent.keep_as, path)
         raise
-    site.agree(site.new_rows(claim, stat), ended_keys(claim, rows), intent.number, before=rows)
     site.settle(intent, path, before, displaced)
+    site.agree(site.new_rows(claim, stat), ended_keys(claim, rows), intent.number, before=rows)
 
 
 def make_directory(site: Site, job: Job, step: MakeDirectory) -> None:
     """Make a directory where nothing stands."""
     path = site.must_path(step.claim.place)
     site.must_leave_none_behind(step.claim, ())
-    stat = site.disk.make_directory(path)
+    stat = site.hand.make_directory(path)
     site.agree(site.new_rows(step.claim, stat), step.claim.gone, job.number)
 
 
@@ -118,7 +122,7 @@ def set_attributes(site: Site, job: Job, step: SetAttributes) -> None:
     base = site.ledger.of(key_of(entry), rows)
     before = site.check(path, base, whole=True)
     mtime_ns = entry.mtime_ns if step.sets_mtime else None
-    stat = site.disk.set_attributes(path, is_executable=bool(entry.mode), mtime_ns=mtime_ns)
+    stat = site.hand.set_attributes(path, is_executable=bool(entry.mode), mtime_ns=mtime_ns)
     site.placed.files.append(path)
     if step.sets_mtime:
         # Setting the time hides a write of this very moment: a racy row is hashed again.

@@ -17,9 +17,9 @@ from daemon.agreeing import (
     row_at,
 )
 from daemon.disk import DiskError, FileKind, NameMissing, NameTaken, Stat
-from daemon.outcomes import Why, failure
+from daemon.outcomes import Why
 from daemon.site import Job, Site
-from daemon.steps import MoveName, SwapNames, numbers_of
+from daemon.steps import MoveName, SwapNames
 from daemon.whereabouts import Waits
 from store.records import SyncedRow
 
@@ -35,10 +35,10 @@ def move(site: Site, job: Job, step: MoveName) -> None:
     before = site.check(source, rows[0], whole=is_for_another)
     if step.claim is not None:
         site.must_leave_none_behind(step.claim, rows)
-    stat = site.disk.move(source, target)
+    stat = site.hand.move(source, target)
     if is_for_another and not is_unwritten(before, stat):
         with suppress(NameTaken, NameMissing):
-            site.disk.move(target, source)
+            site.hand.move(target, source)
             raise Waits(source, Why.CHANGED_HERE)
     _moved(site, step, rows, before, stat, number=job.number)
 
@@ -56,13 +56,12 @@ def swap(site: Site, job: Job, step: SwapNames) -> None:
         leaving = one_rows if step.other.claim is None else (*one_rows, *other_rows)
         site.must_leave_none_behind(step.one.claim, leaving)
     try:
-        site.disk.swap(one, other)
+        site.hand.swap(one, other)
     except DiskError as cause:
         if _stands(site, one, one_rows[0]) or _stands(site, other, one_rows[0]):
             raise
         # It is in tmp, and the intent stays open: recovery brings it back.
-        site.placed.is_unfinished = True
-        site.placed.outcomes.append(failure(one, numbers_of(step), cause))
+        site.fail(job, one, cause)
         return
     stat, other_stat = site.disk.stat(other), site.disk.stat(one)
     _moved(site, step.one, one_rows, before, stat or _NO_STAT, number=b"")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from daemon.disk import DiskError, FileKind, NameMissing, NameTaken, NotEmpty, RootLost
-from daemon.outcomes import Postponed, Why, failure
+from daemon.outcomes import Postponed, Why
 from daemon.site import Job, Site
 from daemon.steps import RemoveDirectory, RemoveFile, RemoveTree, numbers_of
 from daemon.taking import is_as_synced_says, put_away
@@ -25,7 +25,7 @@ def remove(site: Site, job: Job, step: RemoveFile) -> None:
         raise Waits(path, Why.BLOCKED)
     rows = site.current(step.rows)
     site.check(path, rows[0], whole=True)
-    displaced = site.disk.take_away(path, intent.keep_as)
+    displaced = site.hand.take_away(path, intent.keep_as)
     site.placed.displaces = True
     if not site.is_the_version(intent, displaced, rows[0]) or site.disk.is_stage_being_written(
         intent.keep_as
@@ -37,11 +37,11 @@ def remove(site: Site, job: Job, step: RemoveFile) -> None:
             pass
         else:
             raise Waits(path, Why.CHANGED_HERE)
-        site.drop(rows, intent.number)
         site.settle(intent, path, rows[0], displaced)
+        site.drop(rows, intent.number)
         return
-    site.drop(rows, intent.number)
     site.settle(intent, path, rows[0], displaced, is_quiet=True)
+    site.drop(rows, intent.number)
 
 
 def is_whole(site: Site, step: RemoveTree) -> bool:
@@ -58,7 +58,7 @@ def remove_tree(site: Site, job: Job, step: RemoveTree) -> None:
         raise Waits(path, Why.BLOCKED)
     row = site.current(step.rows)[0]
     site.check(path, row, whole=False)
-    taken = site.disk.take_tree(path, intent.keep_as)
+    taken = site.hand.take_tree(path, intent.keep_as)
     site.placed.displaces = True
     outcomes = site.placed.outcomes
     try:
@@ -69,9 +69,7 @@ def remove_tree(site: Site, job: Job, step: RemoveTree) -> None:
     except RootLost:
         raise
     except DiskError as cause:
-        # The intent stays open: recovery goes on with what is in tmp.
-        site.placed.is_unfinished = True
-        outcomes.append(failure(path, numbers_of(step), cause))
+        site.fail(job, path, cause)
         return
     rows = tuple(now for removal in step.singly for now in site.current(removal.rows))
     site.drop(rows, intent.number)
@@ -88,7 +86,7 @@ def remove_directory(site: Site, job: Job, step: RemoveDirectory) -> None:
     rows = site.current(step.rows)
     site.check(path, rows[0], whole=False)
     try:
-        site.disk.remove_directory(path)
+        site.hand.remove_directory(path)
     except NotEmpty:
         _leave_over(site, job, path, rows)
         return

@@ -133,8 +133,7 @@ class Recovery:
             case RemoveDirectory(rows, source):
                 stat = self._stat(source)
                 if self._is_free(source) or (stat and stat.inode != rows[0].inode):
-                    gone = tuple(key_of(row) for row in rows)
-                    self._outcomes.append(Agreed((), gone, intent.number))
+                    self._drop(rows, intent.number)
             case SetAttributes():
                 self._finish_attributes(intent, intent.step)
             case RemoveFile(rows, source):
@@ -182,6 +181,11 @@ class Recovery:
             if each.kind is Kind.DIRECTORY:
                 self._moved[each.object_no] = Place(each.parent_no, each.name)
         self._outcomes.append(Agreed(stored, ended, number))
+
+    def _drop(self, rows: tuple[SyncedRow, ...], number: bytes) -> None:
+        """Have synced say nothing any more for what these rows told of, whatever key it has now."""
+        rows = self._ledger.telling_of(rows)
+        self._agree([], tuple(key_of(row) for row in rows), rows, number)
 
     def _finish_move(self, step: MoveName, number: bytes) -> None:
         rows = self._ledger.telling_of(step.rows)
@@ -238,8 +242,7 @@ class Recovery:
         was_taken = self._finish_displacing(intent, rows[0], source, None)
         stat = self._stat(source)
         if was_taken and (stat is None or stat.inode != rows[0].inode):
-            gone = tuple(key_of(row) for row in rows)
-            self._outcomes.append(Agreed((), gone, intent.number))
+            self._drop(rows, intent.number)
 
     def _finish_tree(self, intent: Intent, step: RemoveTree) -> None:
         stat = self._stat(step.source)
@@ -250,8 +253,8 @@ class Recovery:
         path = self._path(step.source) or step.source.name
         away = put_away(self._disk, self._names, intent, path, self._clock.now_ns())
         if is_taken or away.outcomes:
-            gone = tuple(key_of(row) for row in step.all_rows)
-            self._outcomes.append(Agreed((), gone, intent.number))
+            for removal in step.singly:
+                self._drop(removal.rows, intent.number)
         self._outcomes += away.outcomes
 
     def _finish_displacing(

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from daemon.agreeing import ended_keys, is_as_synced, row_of
-from daemon.disk import Disk, Looked, Stage, Stat
+from daemon.disk import Disk, DiskError, Looked, Stage, Stat
 from daemon.displaced import Names, is_as_displaced, settle
 from daemon.ledger import Ledger
-from daemon.outcomes import Agreed, Intent, Outcome, Settled, Why
-from daemon.steps import Claim, Key, Place, Step, key_of
+from daemon.outcomes import Agreed, Intent, Outcome, Reopened, Settled, Why, failure
+from daemon.steps import Claim, Key, Place, Step, key_of, numbers_of
 from daemon.whereabouts import Waits, Whereabouts
 from store.ids import Kind
 from store.records import SyncedRow
@@ -66,6 +67,7 @@ class Site:
         self.is_ignored = is_ignored
         self.ledger = Ledger(steps)
         self.orphans: list[SyncedRow] = []
+        self.has_begun = False  # the step of this moment may have changed the disk
         self.has_trouble = False
         self.held: set[Place] = set()  # where synced has what could not be moved or removed
         self.now_ns = 0
@@ -79,6 +81,12 @@ class Site:
         self.whereabouts.begin()
         self.now_ns = now_ns
         self.placed = Placed([], self.whereabouts.touched)
+
+    @property
+    def hand(self) -> Disk:
+        """The disk, for a call that changes it: an error from now on leaves a step half done."""
+        self.has_begun = True
+        return self.disk
 
     def check(self, path: bytes, row: SyncedRow, *, whole: bool) -> Stat:
         """See that what stands at the path is what synced says, in content too if `whole`."""
@@ -127,6 +135,17 @@ class Site:
         """Say that the intent of a job is done with."""
         if job.intent is not None:
             self.placed.outcomes.append(Settled(job.intent.number))
+
+    def fail(self, job: Job, path: bytes, cause: DiskError) -> None:
+        """Say that an error ended a job; what may be half done is recovery's matter."""
+        self.placed.outcomes.append(failure(path, numbers_of(job.step), cause))
+        if job.intent is None or not self.has_begun:
+            self.close(job)
+            return
+        self.placed.is_unfinished = True
+        now = self.ledger.now(job.step)
+        if now != job.step:
+            self.placed.outcomes.append(Reopened(replace(job.intent, step=now)))
 
     def must_leave_none_behind(self, claim: Claim, before: tuple[SyncedRow, ...]) -> None:
         """See that each file that loses its key to this claim gets one that becomes free.

@@ -25,6 +25,7 @@ from daemon.outcomes import (
     Intent,
     Kept,
     Outcome,
+    Reopened,
     Settled,
     Unwatched,
     Watch,
@@ -84,6 +85,9 @@ class MemoryJournal:
                     self.intents.pop(intent, None)
                 case Settled(intent):
                     self.intents.pop(intent, None)
+                case Reopened(reopened):
+                    assert reopened.number in self.intents
+                    self.intents[reopened.number] = msgspec.msgpack.encode(reopened)
                 case Kept():
                     self.kept.append(outcome)
                 case Displaced():

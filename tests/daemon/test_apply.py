@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from daemon import ahead, portions
 from daemon.apply import Applied
-from daemon.disk import DiskError
+from daemon.disk import DiskError, Stat
 from daemon.displaced import LOOK_AGAIN_NS, Names, history_name, parse_history_name
 from daemon.outcomes import Agreed, Outcome, Reason, Watch, Why
 from daemon.planner import plan
@@ -538,6 +538,29 @@ def test_two_folders_draw_no_name_twice_although_the_clock_stands() -> None:
     spans = [names.moments_ns(count) for count in (1, 1000, 1)]
 
     assert spans == [NOW_NS, NOW_NS + 1, NOW_NS + 1001]
+
+
+async def test_a_directory_that_may_not_be_searched_keeps_nothing_else_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, one = directory_entry(3, ROOT, b"d"), file_entry(1, 3, b"a", b"one")
+    other = file_entry(2, ROOT, b"b", b"two")
+    await world.converge([directory, one, other])
+    stat = world.linux.stat
+
+    def refuse(path: bytes) -> Stat | None:
+        if path == b"d/a":
+            raise DiskError("stat", os.strerror(errno.EACCES), errno=errno.EACCES)
+        return stat(path)
+
+    monkeypatch.setattr(world.faults, "stat", refuse, raising=False)
+
+    for content in (b"one", b"two"):
+        applied = await world.apply([directory, file_entry(2, ROOT, b"b", content)])
+
+        assert [failed.path for failed in applied.failed] == [b"d/a"]
+        assert (world.root / "b").read_bytes() == content
+    assert world.journal.intents == {}
 
 
 async def test_content_that_nobody_has_waits_alone(world: World) -> None:

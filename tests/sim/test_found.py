@@ -252,3 +252,29 @@ def test_what_was_put_into_a_directory_just_before_apply_moves_it_is_found() -> 
         step(6733, 1, "move_directory", "Neuer Ordner", "d"),
         seed=62_003,
     )
+
+
+def _one_that_moves_beside_a_copy_and_is_removed(*fault: Step) -> None:
+    """Let apply swap a file with its conflict copy and remove the one, a call failing there."""
+    played(
+        step(626, 2, "write", "x y", 1),
+        step(626, 1, "write", "x y", 2),
+        step(2686, 0, "move", "x y", "notes.txt"),
+        step(2941, 1, "swap", "notes.txt", "notes.txt"),
+        step(2941, 2, "remove", "notes.txt"),
+        *fault,
+        step(4353, 1, "save", "ä.md", 4),
+        seed=70_300,
+    )
+
+
+def test_a_failing_stat_behind_a_swap_does_not_make_the_swap_a_users() -> None:
+    _one_that_moves_beside_a_copy_and_is_removed(step(2941, 1, "fault", 24, errno.ENOSPC, 1))
+
+
+def test_an_error_behind_a_swap_is_finished_from_what_the_swap_left() -> None:
+    _one_that_moves_beside_a_copy_and_is_removed(step(2941, 0, "fault", 9, errno.ENOSPC, 1))
+
+
+def test_a_failed_sync_behind_a_swap_is_finished_from_what_the_swap_left() -> None:
+    _one_that_moves_beside_a_copy_and_is_removed(step(2941, 0, "fault", 11, errno.ENOSPC, 1))
