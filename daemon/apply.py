@@ -396,6 +396,7 @@ class Applier:
                     self._stage_all, steps, contents, run.placer
                 )
             ahead.put(Staged(jobs, outcomes, damages))
+            del contents  # rather than keep them while the next are awaited
 
     async def _do_round(self, staged: Staged, waiting: _Put | None, run: _Run) -> _Put | None:
         """Put a round in place; one sync makes its data durable and the names of the one before.

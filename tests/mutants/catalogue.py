@@ -97,7 +97,8 @@ MUTANTS: Final = (
         rule="intents are durable before the first rename",
         file="daemon/apply.py",
         old="            if intents:\n                await self._journal.begin(intents)\n"
-        "            placed = await self._runner.run(run.placer.execute, jobs)\n",
+        "            async with self._hands:\n"
+        "                placed = await self._runner.run(run.placer.execute, jobs)\n",
         new="            placed = await self._runner.run(run.placer.execute, jobs)\n"
         "            if intents:\n                await self._journal.begin(intents)\n",
         proofs=(_ORDER, _APPLY),
