@@ -56,10 +56,11 @@ from daemon.steps import (
 from daemon.taking import put_away
 from daemon.whereabouts import DirectoryPaths
 from store.ids import BlobHash, Kind
-from store.records import SyncedRow
+from store.records import Entry, SyncedRow
 
 FETCH_PREFIX = b"fetch-tmp-"
 _DISPLACED_PREFIX = b"displaced-tmp-"
+_COARSEST_NS = 2 * 10**9  # of the times that a file system keeps
 
 
 class Recovery:
@@ -348,7 +349,8 @@ class Recovery:
         # The same bytes in a file that synced knows: this step was not done, or undone since.
         is_new = isinstance(looked, Looked) and not self._ledger.knows(looked.stat.inode)
         if isinstance(looked, Looked) and is_new and looked.value == step.claim.entry.value:
-            agreed = tuple(row_of(each, looked.stat, looked.looked_at_ns) for each in entries)
+            stat = _unattended(looked.stat, step.claim.entry)
+            agreed = tuple(row_of(each, stat, looked.looked_at_ns) for each in entries)
             self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
         elif is_placed:
             inode = looked.stat.inode if isinstance(looked, Looked) and is_new else 0
@@ -372,3 +374,9 @@ class Recovery:
                 self._disk.remove_stage(name)  # its intent is finished
             elif name.startswith(_DISPLACED_PREFIX) and stat.kind is FileKind.FILE:
                 self._outcomes += keep_unknown(self._disk, self._names, name)
+
+
+def _unattended(stat: Stat, entry: Entry) -> Stat:
+    """Give a stat with which the next look finds a bit or time set while no daemon ran."""
+    is_touched = abs(stat.mtime_ns - entry.mtime_ns) >= _COARSEST_NS
+    return replace(stat, ctime_ns=0, mtime_ns=entry.mtime_ns if is_touched else stat.mtime_ns)

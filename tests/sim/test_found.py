@@ -278,3 +278,17 @@ def test_an_error_behind_a_swap_is_finished_from_what_the_swap_left() -> None:
 
 def test_a_failed_sync_behind_a_swap_is_finished_from_what_the_swap_left() -> None:
     _one_that_moves_beside_a_copy_and_is_removed(step(2941, 0, "fault", 11, errno.ENOSPC, 1))
+
+
+def test_a_chmod_and_a_touch_of_what_a_crash_left_placed_are_shared() -> None:
+    world = played(
+        step(10_848, 0, "save", "notes.txt", 23),
+        step(13_929, 2, "backup", "notes.txt", 26, 0),
+        step(13_929, 1, "crash_at", 11, 2280, 0),
+        step(15_182, 1, "chmod", "notes.txt", 1),
+        step(15_182, 1, "touch", "notes.txt", 1_234_567_890),
+        seed=101_763,
+    )
+
+    file = world.places[0].files.get(b"notes.txt")
+    assert (file.mode & 0o100, file.mtime_ns) == (0o100, 1_234_567_890 * 10**9)
