@@ -604,8 +604,7 @@ class Applier:
         """Do jobs whose contents are durable: intents, then the disk."""
         intents = [job.intent for job in jobs if job.intent is not None]
         with self._in_doubt():
-            if intents:
-                await self._journal.begin(intents)
+            await self._journal.begin(intents)
             async with self._hands:
                 placed = await self._runner.run(run.placer.execute, jobs)
         if placed.is_unfinished:

@@ -66,11 +66,14 @@ class FolderJournal:
         self.wall_ms = 0  # set by the owner before each commit
 
     async def begin(self, intents: Sequence[Intent]) -> None:
-        """Make intents durable; nothing of them has been done yet."""
+        """Make intents durable, and all that was committed before; none of them is done yet."""
         await self._core.run(self._begin, intents)
 
     def _begin(self, intents: Sequence[Intent]) -> None:
         db = self._shelf.db
+        if not intents:
+            db.settle()
+            return
         with db.transaction():
             db.executemany(
                 "INSERT OR REPLACE INTO intent (id, folder_no, record) VALUES (?, ?, ?)",

@@ -394,7 +394,8 @@ class LookLoop:
         if not await standing.tail.until_compared(standing.now_s()):
             return  # looked at again, whole, once our own log is back
         self._fresh = {}
-        if any(map(names_facts, acts)):
+        is_news = any(map(names_facts, acts))
+        if is_news:
             self._fresh = await tools.pool.run(make_durable, disk, acts)
         standing.last_change_ms = standing.now_ms()
         command = RecordActs(
@@ -406,7 +407,14 @@ class LookLoop:
         )
 
         def record() -> Recorded:
-            recorded = tools.engine.perform(tools.procedures.record, command)
+            db = standing.stored.db
+            if is_news:
+                recorded = tools.engine.perform(tools.procedures.record, command)
+            else:  # found again if it is lost
+                with db.lazily(is_owed=False):
+                    recorded = tools.engine.perform(tools.procedures.record, command)
+                if recorded.batches:
+                    db.sync()
             tools.engine.run_until_idle()
             return recorded
 

@@ -141,6 +141,10 @@ class NodeReplica:
     def _read_heads(self, folder_no: int, is_importing: bool, has_work: bool) -> Heads:  # noqa: FBT001
         """Read heads; while there is work to do the root would be hashed for nothing."""
         stored = self._shelf[folder_no]
+        is_behind = bool(stored.state.changes) and stored.ending is None
+        has_work = has_work or is_behind  # what was admitted just now was not told yet
+        if not has_work:
+            self._shelf.db.settle()  # who hears that we applied it may let go of it
         return Heads(
             heads=sayable(
                 ((one.agent, Head(one.log, one.seq, one.batch)) for one in stored.log.heads()),
@@ -178,14 +182,15 @@ class NodeReplica:
     async def admit(
         self, folder: FolderId, source: AgentId, batches: Sequence[SignedBatch]
     ) -> Admitted:
-        """Store verified batches and let them take effect."""
+        """Store verified batches and let them take effect; durable with what follows of it."""
         work = self._folders[folder]
 
+        command = AdmitBatches(folder_no=work.folder_no, source=source, batches=tuple(batches))
+
         def admit() -> Admitted:
-            admitted = self._engine.perform(
-                self._procedures.admit,
-                AdmitBatches(folder_no=work.folder_no, source=source, batches=tuple(batches)),
-            )
+            # Lost, it is sent again; before any of it is put in place it is durable (Journal).
+            with self._shelf.db.lazily(is_owed=True):
+                admitted = self._engine.perform(self._procedures.admit, command)
             self._engine.run_until_idle()
             return admitted
 

@@ -47,6 +47,8 @@ class Database:
         self.executemany = connection.executemany
         self._depth = 0
         self._next_object_no: int | None = None
+        self._owes_sync = True  # a process that was killed may have left what no disk has
+        self._is_lazy = False
 
     def new_object_no(self) -> int:
         """Give a number that no object of any folder has; never one given before."""
@@ -75,6 +77,7 @@ class Database:
         try:
             yield
             self.execute("COMMIT")
+            self._owes_sync = self._owes_sync and self._is_lazy
         except BaseException:
             # A disk that fails a COMMIT leaves it open or has undone it already.
             if self.connection.in_transaction:
@@ -82,6 +85,33 @@ class Database:
             raise
         finally:
             self._depth = 0
+
+    @contextmanager
+    def lazily(self, *, is_owed: bool) -> Iterator[None]:
+        """Let transactions inside be durable with the next one outside.
+
+        For what a peer would send again, or a look find again. A power cut takes the last of
+        them back together, never one before another: the WAL is read up to where it was synced.
+        `is_owed`: others may be told of it, or something be done for it, after settle() only.
+        """
+        self.execute("PRAGMA synchronous = NORMAL")
+        self._is_lazy = True
+        self._owes_sync = self._owes_sync or is_owed
+        try:
+            yield
+        finally:
+            self._is_lazy = False
+            self.execute("PRAGMA synchronous = FULL")
+
+    def settle(self) -> None:
+        """Make durable what was committed lazily and is owed; does nothing where nothing is."""
+        if self._owes_sync:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make durable all that was committed."""
+        with self.transaction():
+            self.set_meta("settled", b"")
 
     def insert(self, into: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Write rows: `into` is "INSERT ... INTO table (...)"; all rows are equally long.

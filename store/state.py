@@ -39,6 +39,7 @@ from store.placement import Directories, Directory, DirectoryMove, Slot
 
 STATE_VERSION = 1
 BUCKETS = 4096
+UNSAVED_LIMIT = 64  # a start hashes so many again: less than a millisecond
 _DIGEST = 32
 
 ALIVE = 1  # some version is shown
@@ -146,6 +147,7 @@ class FolderState:
         self._void: set[bytes] = set()
         self._dirty_buckets: set[int] = set()
         self._bucket_hashes = bytearray(BUCKETS * _DIGEST)
+        self._unsaved: dict[int, bytes] = {}  # hashes that wait for the next transaction
         self._root: bytes | None = None  # of these hashes, while none is dirty
         self._has_waiting = False
         self._unions: dict[int, frozenset[int]] = {}  # directories that share their path
@@ -411,14 +413,26 @@ class FolderState:
             return self._root
         if dirty:
             hashed = self._hash_buckets(dirty)
-            with self._db.transaction():
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO bucket VALUES (?, ?, ?)",
-                    [(self.folder_no, no, digest) for no, digest in hashed.items()],
-                )
+            self._unsaved |= hashed
+            if len(self._unsaved) > UNSAVED_LIMIT:
+                self.save_hashes()
             self._take_hashes(hashed.items())
         self._root = blake3(b"dizzyd/state/1" + self._bucket_hashes).digest()
         return self._root
+
+    def save_hashes(self) -> None:
+        """Keep hashes for the next start; what is not kept is hashed once more then.
+
+        A few wait for a transaction that is made anyway: a commit of their own would be a sync
+        of the disk between a change and its way on.
+        """
+        if self._unsaved:
+            with self._db.transaction():
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO bucket VALUES (?, ?, ?)",
+                    [(self.folder_no, no, digest) for no, digest in self._unsaved.items()],
+                )
+            self._unsaved.clear()
 
     def _load_hashes(self) -> None:
         hashes = self._db.execute(
@@ -448,6 +462,7 @@ class FolderState:
         if no in self._dirty_buckets:
             return None
         self._dirty_buckets.add(no)
+        self._unsaved.pop(no, None)
         return no
 
     def _hash_buckets(self, dirty: Sequence[int]) -> dict[int, bytes]:
@@ -756,6 +771,7 @@ class _Work:
         ]
         if dirty:
             db.executemany("DELETE FROM bucket WHERE folder_no = ? AND no = ?", dirty)
+        state.save_hashes()
 
     def _merge_moves(self) -> None:
         if not self._moves:

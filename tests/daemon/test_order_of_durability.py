@@ -14,9 +14,13 @@ from daemon import replacing, syscalls
 from daemon.acts import Act, Created, Deleted, Moved
 from daemon.disk import Looked
 from daemon.durable import make_durable
-from store.db import open_database
+from peers.heads import Heads
+from store.access import Role
+from store.db import Database, open_database
+from store.signing import AgentKey
 from tests.daemon.applying import World
 from tests.daemon.planning import ROOT, file_entry
+from tests.daemon.working import eventually, pair
 
 
 class Calls(list[str]):
@@ -127,6 +131,153 @@ def test_F2_P32_applying_is_durable_step_by_step(
 
 
 SYNCS = {"sync", "sync_directories"}
+
+
+class Commits(list[str]):
+    """Of each transaction that wrote: "synced" when it ended, or "lazy"."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        database.settle()  # whatever an earlier process left
+        self._how = "synced"
+        self._before = 0
+        self._connection = database.connection
+        database.connection.set_trace_callback(self._take)
+
+    def _take(self, statement: str) -> None:
+        if statement.startswith("PRAGMA synchronous ="):
+            self._how = "synced" if statement.endswith("FULL") else "lazy"
+        elif statement.startswith("BEGIN"):
+            self._before = self._connection.total_changes
+        elif statement == "COMMIT" and self._connection.total_changes > self._before:
+            self.append(self._how)
+
+    def owed_at(self, word: str) -> list[list[str]]:
+        """Give, for each time that the word stands there, what was lazy since the last sync."""
+        owed: list[list[str]] = []
+        waiting: list[str] = []
+        for said in self:
+            if said == "synced":
+                waiting = []
+            elif said == "lazy":
+                waiting = [*waiting, said]
+            elif said == word:
+                owed.append(waiting)
+        return owed
+
+
+def write(database: Database) -> None:
+    with database.transaction():
+        database.set_meta("written", b"")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = open_database(tmp_path / "database")
+    yield made
+    made.close()
+
+
+def test_F2_what_is_committed_lazily_is_durable_once_it_is_settled(database: Database) -> None:
+    commits = Commits(database)
+
+    with database.lazily(is_owed=True):
+        write(database)
+    database.settle()
+    database.settle()
+
+    assert commits == ["lazy", "synced"]
+
+
+def test_F2_a_synced_commit_settles_all_that_came_before_it(database: Database) -> None:
+    commits = Commits(database)
+
+    with database.lazily(is_owed=True):
+        write(database)
+    write(database)
+    database.settle()
+
+    assert commits == ["lazy", "synced"]
+
+
+def test_F2_what_is_not_owed_waits_for_the_next_commit(database: Database) -> None:
+    commits = Commits(database)
+
+    with database.lazily(is_owed=False):
+        write(database)
+    database.settle()
+
+    assert commits == ["lazy"]
+
+
+def test_F2_what_a_killed_process_left_is_settled_first(tmp_path: Path) -> None:
+    killed = open_database(tmp_path / "database")
+    with killed.lazily(is_owed=True):
+        write(killed)
+    database = open_database(tmp_path / "database")
+    rows_before = database.connection.total_changes
+
+    database.settle()
+
+    assert database.connection.total_changes > rows_before
+    database.close()
+    killed.close()
+
+
+async def test_F2_batches_of_others_are_durable_before_anything_is_done_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pair(tmp_path) as (owner, other):
+        commits = Commits(other.db)
+        replica: Any = other.node.replica
+        disk: Any = other.work.disk
+        place_each, read_heads = disk.place_each, replica._read_heads
+
+        def place(pairs: Any) -> Any:
+            commits.append("placed")
+            return place_each(pairs)
+
+        def say(*given: Any) -> Heads:
+            heads: Heads = read_heads(*given)
+            if heads.is_applied:
+                commits.append("said")
+            return heads
+
+        monkeypatch.setattr(disk, "place_each", place)
+        monkeypatch.setattr(replica, "_read_heads", say)
+        for count in range(3):
+            owner.write(f"new{count}", b"content %d" % count)
+            await owner.look()
+            await eventually(lambda: other.names() == owner.names())
+        await eventually(lambda: owner.work.peer_heads[other.key.agent].is_applied)
+
+        assert commits.count("lazy") >= 3, "else nothing is tested here"
+        assert commits.owed_at("placed") == [[]] * 3
+        assert [] in commits.owed_at("said")
+        assert not any(commits.owed_at("said"))
+
+
+async def test_F2_what_is_said_to_be_applied_is_durable_where_no_file_came_of_it(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as (owner, other):
+        commits = Commits(other.db)
+        granted = owner.stored.grant(
+            AgentKey.from_seed(bytes(32)).agent,
+            Role.READ,
+            label=b"tablet",
+            expires_ms=None,
+            may_delegate=False,
+            wall_ms=1_700_000_000_002,
+        )
+        folder = owner.stored.id
+        await other.node.replica.admit(folder, owner.key.agent, granted)
+        assert commits == ["lazy"]
+
+        heads = await other.node.replica.heads(folder)
+
+        assert heads.is_applied
+        assert commits == ["lazy", "synced"]
 
 
 def test_F2_a_transaction_is_on_the_disk_when_it_ends(tmp_path: Path) -> None:

@@ -96,11 +96,11 @@ MUTANTS: Final = (
     Mutant(
         rule="intents are durable before the first rename",
         file="daemon/apply.py",
-        old="            if intents:\n                await self._journal.begin(intents)\n"
+        old="            await self._journal.begin(intents)\n"
         "            async with self._hands:\n"
         "                placed = await self._runner.run(run.placer.execute, jobs)\n",
         new="            placed = await self._runner.run(run.placer.execute, jobs)\n"
-        "            if intents:\n                await self._journal.begin(intents)\n",
+        "            await self._journal.begin(intents)\n",
         proofs=(_ORDER, _APPLY),
         is_quick=True,
     ),
@@ -109,6 +109,20 @@ MUTANTS: Final = (
         file="store/db.py",
         old='        connection.execute("PRAGMA synchronous = FULL")\n',
         new='        connection.execute("PRAGMA synchronous = OFF")\n',
+        proofs=(_ORDER,),
+    ),
+    Mutant(
+        rule="batches of others are durable before anything is done for them",
+        file="daemon/journal.py",
+        old="            db.settle()\n",
+        new="            pass\n",
+        proofs=(_ORDER,),
+    ),
+    Mutant(
+        rule="what is said to be applied is durable",
+        file="daemon/replica.py",
+        old="            self._shelf.db.settle()",
+        new="            pass",
         proofs=(_ORDER,),
     ),
     Mutant(
