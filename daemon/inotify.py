@@ -327,7 +327,7 @@ class InotifyWatcher:
         if left is None or left.directory is None or left.directory.parent is not None:
             self._tree.enter_new(above, name)
         else:
-            left.directory.attach(above, name)
+            self._tree.attach(left.directory, above, name)
 
     def _handle_itself(self, directory: WatchedDirectory, watch: int, mask: int) -> None:
         if mask & IN_IGNORED:

@@ -90,6 +90,7 @@ class WatchTree:
         self.root = WatchedDirectory(None, b"")
         self.watches: dict[int, WatchedDirectory] = {}
         self.unwatched: dict[WatchedDirectory, None] = {}
+        self._unfound: dict[WatchedDirectory, None] = {}  # their paths led nowhere
         self.is_limit_reached = False
 
     def begin(self, kernel: Inotify, tree: Tree) -> None:
@@ -134,6 +135,22 @@ class WatchTree:
         if is_large and top.parent is not None:
             self._bunch.lose(top.path)
 
+    def attach(self, top: WatchedDirectory, above: WatchedDirectory, name: bytes) -> None:
+        """Have a directory stand at another place, with all below it.
+
+        What was made in it just before, and was not found by its path any more, is watched now.
+        """
+        top.attach(above, name)
+        for directory in list(self._unfound):
+            if directory in self._unfound and self._is_in_tree(directory):
+                self.enter(directory, is_told=True)
+
+    def _is_in_tree(self, directory: WatchedDirectory) -> bool:
+        above: WatchedDirectory | None = directory
+        while above is not None and above is not self.root:
+            above = above.parent
+        return above is self.root
+
     def drop(self, top: WatchedDirectory) -> None:
         """Forget a directory and all below it."""
         top.detach()
@@ -142,6 +159,7 @@ class WatchTree:
             directory = stack.pop()
             stack.extend(directory.children.values())
             self.unwatched.pop(directory, None)
+            self._unfound.pop(directory, None)
             self._forget_watch(directory)
 
     def enter_private(self) -> None:
@@ -163,6 +181,7 @@ class WatchTree:
 
     def _enter_one(self, directory: WatchedDirectory, *, is_told: bool) -> list[WatchedDirectory]:
         self.unwatched.pop(directory, None)
+        self._unfound.pop(directory, None)
         try:
             opened = self._tree.open_directory(directory.path, READABLE)
         except OSError as cause:
@@ -224,7 +243,12 @@ class WatchTree:
             if directory is self.root:
                 self.unwatched[directory] = None
                 return
-            # Gone already, or something is mounted there, which is not ours to enter.
+            if cause.errno == errno.ENOENT and directory.parent is not None:
+                # Gone, or carried along by a rename above it: the events to come will tell.
+                self._unfound[directory] = None
+                self._forget_watch(directory)
+                return
+            # Something is mounted there, which is not ours to enter, or it is none any more.
             self.drop(directory)
             return
         if cause.errno == errno.ENOSPC and not self.is_limit_reached:

@@ -369,6 +369,39 @@ def test_swapped_directories_keep_their_watches(ear: Ear, tmp_path: Path) -> Non
         watcher.stop()
 
 
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_directory_made_just_before_the_one_above_is_renamed_is_watched(
+    bare: InotifyWatcher, root: Path, ear: Ear, renames: int
+) -> None:
+    """Its event is read when its path leads nowhere any more."""
+    (root / "old" / "sub").mkdir(parents=True)
+    (root / "top").mkdir()
+    is_stuck, may_go_on = threading.Event(), threading.Event()
+
+    def listen(hints: list[Hint]) -> None:
+        ear(hints)
+        if any(hint.path == b"stop" for hint in hints):
+            is_stuck.set()
+            may_go_on.wait(WITHIN_S)
+
+    bare.start(listen)
+    (root / "stop").write_bytes(b"")
+    assert is_stuck.wait(WITHIN_S)
+    (root / "old" / "sub" / "new").mkdir()
+    (root / "old" / "sub" / "new" / "inner").mkdir()
+    (root / "old").rename(root / "top" / "moved")
+    if renames > 1:
+        (root / "top").rename(root / "over")
+    may_go_on.set()
+    settle(ear, root)
+
+    inner = ("over" if renames > 1 else "top") + "/moved/sub/new/inner"
+    (root / inner / "file").write_bytes(b"late")
+
+    ear.wait_for(os.fsencode(inner) + b"/file")
+    assert bare.state is WatchState.FULL
+
+
 def test_removed_and_remade_directories_are_watched(
     bare: InotifyWatcher, ear: Ear, root: Path
 ) -> None:
