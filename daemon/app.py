@@ -473,6 +473,7 @@ def run(home: Home, first_folder: str | None) -> int:
     _raise_descriptor_limit()
     syscalls.share_arenas(_ARENAS)
     gc.freeze()
+    gc.enable()
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_run_healed(home, config, key, first_folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 from daemon.commands.options import add_json, describe, print_json
@@ -73,6 +74,7 @@ def run_run(arguments: Namespace, console: Console) -> int:
     console.home.prepare()
     # Locked before anything heavy is imported: a second run is refused at once.
     with console.home.locked():
+        gc.disable()  # as in daemon.cli; app.run enables it
         from daemon import app
         from daemon.setup import make_node
 
