@@ -127,17 +127,24 @@ class Recorder:
             if row.kind is Kind.DIRECTORY
         }
         below = self._synced.rows_below(sorted(deleted))
-        nos = {row.object_no for row in rows}.difference(row.object_no for row in below)
+        nos = {row.object_no for row in rows}.difference([row.object_no for row in below])
         current = {(r.object_no, r.copy): r for r in self._synced.rows_of(sorted(nos))}
-        current.update(((row.object_no, row.copy), row) for row in below)
+        current.update([((row.object_no, row.copy), row) for row in below])
+        changed = {
+            (row.object_no, row.copy)
+            for row in rows
+            if current.get((row.object_no, row.copy)) != row
+        }
+        if not changed:
+            return self._without_orphans(list(acts), below)
         found: list[Act] = []
         for act in acts:
-            if isinstance(act, Created):
+            if isinstance(act, Created) or not any(
+                (row.object_no, row.copy) in changed for row in act.rows
+            ):
                 found.append(act)
-            elif any(current.get((row.object_no, row.copy)) != row for row in act.rows):
-                self.result.look_again.append(act.target if isinstance(act, Moved) else act.path)
             else:
-                found.append(act)
+                self.result.look_again.append(act.target if isinstance(act, Moved) else act.path)
         return self._without_orphans(found, below)
 
     def _without_orphans(self, acts: list[Act], below: Sequence[SyncedRow]) -> list[Act]:
@@ -503,7 +510,7 @@ class Recorder:
             event = self._writer.add(encode(_created(parent, new, act.looked)))
             row = new_row(new.no, parent_no, new.name, act.looked, event)
             if new.is_unknown:
-                self._writer.creates(new.identity)
+                self._writer.creates(event, new.identity)
                 self._new_rows.append(row)
                 self._moves_paths |= row.kind is Kind.DIRECTORY
             else:
@@ -767,7 +774,8 @@ class Recorder:
 
     def _finish(self) -> None:
         self._flush()
-        self.result.batches = self._writer.write(self._wall_ms, self._folder.fold)
+        with self._state.lent(self._known.values()):
+            self.result.batches = self._writer.write(self._wall_ms, self._folder.fold)
         if self._writer.unmade:  # a void batch: nothing on disk agrees with a state without it
             self._synced.remove(
                 [(self._state.reserve(identity), PRIMARY) for identity in self._writer.unmade]

@@ -73,8 +73,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BUNCH_FILES = 2048
+FIRST_BUNCH_FILES = 256  # each bunch may be twice as large as the one before it
 BUNCH_BYTES = 32 << 20
 DIRECTORIES_AT_ONCE = 128
+NEW_DIRECTORIES_AT_ONCE = 16  # their files are read before more of them are listed
 REST_NS = 2_000_000_000  # a file open for writing is read once it did not change for so long
 UNREADABLE_AGAIN_S = 30.0
 UNSURE_AGAIN_S = 0.1
@@ -130,7 +132,8 @@ async def scan(  # noqa: PLR0917 - one of each thing that a scan needs
 ) -> AsyncIterator[Differences]:
     """Look where `where` says and give the differences, in bunches; the last has `is_last`.
 
-    Bunches hold up to 2048 files or 32 MiB read, the last one all that may belong together.
+    Bunches hold up to 2048 files or 32 MiB read, the last one all that may belong together. The
+    first ones hold fewer, so that others can begin with them while the rest is looked at.
     Raises RootLost if the root is not healthy: then nothing is known of what is missing, and
     bunches given before stay valid. Other failures are problems and agains in the bunches.
     """
@@ -179,13 +182,14 @@ class _Scan:
         self._problems: list[Problem] = []
         self._agains: list[Again] = []
         self._hard_links = 0
+        self._bunch_files = FIRST_BUNCH_FILES
         self._hinted = frozenset() if where.is_full else frozenset(where.paths)
 
     async def bunches(self) -> AsyncIterator[Differences]:
         await self._seed()
         while True:
             if self._jobs:
-                await self._list(self._jobs)
+                await self._list(self._jobs, DIRECTORIES_AT_ONCE)
             elif await self._pair():
                 continue
             elif self._unexpanded:
@@ -194,7 +198,7 @@ class _Scan:
                 async for bunch in self._stream():
                     yield bunch
                 if self._new:
-                    await self._list(self._new)
+                    await self._list(self._new, NEW_DIRECTORIES_AT_ONCE)
             elif not self._keep_replaced():
                 break
         yield await self._last()
@@ -305,8 +309,8 @@ class _Scan:
 
     # -- listing --------------------------------------------------------------------------------
 
-    async def _list(self, queue: deque[Job]) -> None:
-        jobs = [queue.popleft() for _ in range(min(len(queue), DIRECTORIES_AT_ONCE))]
+    async def _list(self, queue: deque[Job], limit: int) -> None:
+        jobs = [queue.popleft() for _ in range(min(len(queue), limit))]
         asked = [job.known_as for job in jobs if job.known_as is not None]
         answers = iter(await self._tree.rows_in(asked) if asked else [])
         work = [(job, next(answers) if job.known_as is not None else []) for job in jobs]
@@ -537,20 +541,17 @@ class _Scan:
             group = self._next_group()
             if group:
                 self._found += await self._read(group)
-            if len(self._found) >= BUNCH_FILES or (group and not self._is_small(group)):
+            is_large = sum(one.stat.size for one in group) >= BUNCH_BYTES
+            if is_large or len(self._found) >= self._bunch_files:
                 yield self._bunch()
-        if len(self._found) >= BUNCH_FILES:
+        if len(self._found) >= self._bunch_files:
             yield self._bunch()
-
-    @staticmethod
-    def _is_small(group: list[File]) -> bool:
-        return len(group) < BUNCH_FILES and sum(one.stat.size for one in group) < BUNCH_BYTES
 
     def _next_group(self) -> list[File]:
         """Take files up to the bounds; what may be half of a move is put aside."""
         group: list[File] = []
         size = 0
-        while self._fresh and len(group) < BUNCH_FILES and size < BUNCH_BYTES:
+        while self._fresh and len(group) < self._bunch_files and size < BUNCH_BYTES:
             one = self._fresh.popleft()
             if one.is_held or (not one.rows and self._may_have_moved(one.stat)):
                 self._held.append(one)
@@ -610,6 +611,7 @@ class _Scan:
             agains=tuple(self._agains),
         )
         self._found, self._problems, self._agains = [], [], []
+        self._bunch_files = min(2 * self._bunch_files, BUNCH_FILES)
         return bunch
 
     # -- the last bunch ---------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from store.log import Admitted, AppliedBatch, FolderLog, Opening, OwnWriter
 from store.opening import LogHead
 from store.records import Entry
 from store.signing import AgentKey, SignedBatch, sign_folder_shared, verify
-from store.state import OBJECT_COLUMNS, Changes, FolderState, ObjectRow, class_of
+from store.state import OBJECT_COLUMNS, Changes, FolderState, class_of
 from store.synced import FolderSynced
 from store.view import View
 
@@ -454,15 +454,6 @@ class StoredFolder:
     def _is_alone(self, directory_no: int) -> bool:
         """Whether a directory shares its path with no other."""
         return len(class_of(self.state.directories, directory_no)) <= 1
-
-    def object_rows(self, directory_no: int) -> list[ObjectRow]:
-        """Read the rows of everything placed in a directory."""
-        return [
-            ObjectRow(*row)
-            for row in self.db.execute(
-                f"SELECT {OBJECT_COLUMNS} FROM object WHERE parent_no = ?", (directory_no,)
-            )
-        ]
 
 
 def add_folder(

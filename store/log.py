@@ -37,6 +37,7 @@ from store.ids import (
     EventId,
     FolderId,
     LogId,
+    ObjectId,
     event_id_prefix,
     log_id,
     numbered_event_id,
@@ -95,6 +96,7 @@ class AppliedBatch:
     signed: SignedBatch
     is_void: bool
     fresh: set[bytes] = field(default_factory=set)  # objects known to be new; what is made leaves
+    made: Mapping[EventId, ObjectId] = field(default_factory=dict)  # what some events create
     decoded: Sequence[Event | None] = ()  # of signed.events, None for unknown kinds; or nothing
 
 
@@ -358,7 +360,7 @@ class FolderLog:
             events=part.events,
             event_ids=part.ids,
         )
-        self._store(signed, fold, is_applied=True, fresh=part.fresh)
+        self._store(signed, fold, is_applied=True, fresh=part.fresh, made=part.made)
         return signed
 
     def _deps(self, prev: BatchId | None) -> tuple[BatchId, ...]:
@@ -513,6 +515,7 @@ class FolderLog:
         *,
         is_applied: bool,
         fresh: set[bytes] | None = None,
+        made: Mapping[EventId, ObjectId] | None = None,
         decoded: Sequence[Event | None] = (),
     ) -> bool:
         header = signed.header
@@ -552,6 +555,7 @@ class FolderLog:
                     signed=signed,
                     is_void=is_void,
                     fresh=fresh or set(),
+                    made=made or {},
                     decoded=decoded,
                 )
             )
@@ -800,6 +804,7 @@ class _Part:
 
     prefix: bytes  # of what is hashed for an event's id
     fresh: set[bytes]  # of all parts: objects that are to be created, and have not been yet
+    made: dict[EventId, ObjectId]  # of all parts: which event creates which of them
     events: list[bytes] = field(default_factory=list)
     ids: list[EventId] = field(default_factory=list)
     size: int = 0
@@ -829,6 +834,7 @@ class OwnWriter:
         self._next_seq = 0 if head is None else head.seq + 1
         self._parts: list[_Part] = []
         self._fresh: set[bytes] = set()
+        self._made: dict[EventId, ObjectId] = {}
         self._opening = opening
         if opening is not None:
             self.add(opening.event)
@@ -839,7 +845,8 @@ class OwnWriter:
         """Take an encoded event and give the id that it will have."""
         size = len(event) + 2
         if not self._parts or not self._parts[-1].has_room(size):
-            self._parts.append(_Part(event_id_prefix(self._log_id, self._next_seq), self._fresh))
+            prefix = event_id_prefix(self._log_id, self._next_seq)
+            self._parts.append(_Part(prefix, self._fresh, self._made))
             self._next_seq += 1
         part = self._parts[-1]
         identity = numbered_event_id(part.prefix, len(part.events), event)
@@ -848,9 +855,10 @@ class OwnWriter:
         part.ids.append(identity)
         return identity
 
-    def creates(self, identity: bytes) -> None:
+    def creates(self, event: EventId, identity: ObjectId) -> None:
         """Note that an event added now creates an object that state has no row of."""
         self._fresh.add(identity)
+        self._made[event] = identity
 
     @property
     def unmade(self) -> set[bytes]:

@@ -10,7 +10,8 @@ It does not decide names: that is store.view, from these rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 
 import msgspec
@@ -153,6 +154,7 @@ class FolderState:
         self._unions: dict[int, frozenset[int]] = {}  # directories that share their path
         self._facts = FactReader(database)
         self._kept_nos: dict[bytes, int] = {}
+        self._lent: dict[bytes, ObjectRow] = {}
         self._load()
 
     def _load(self) -> None:
@@ -270,16 +272,32 @@ class FolderState:
             return
         header = signed.header
         prefix = header.lamport.to_bytes(8, "big") + signed.id
-        events = applied.decoded or [
-            decode(raw) if raw and tag_of(raw) < FIRST_FOLDER_TAG else None
-            for raw in signed.events  # what a snapshot left out is empty
-        ]
+        events = applied.decoded
+        if not events and signed.is_whole and max(signed.tags) < FIRST_FOLDER_TAG:
+            events = list(map(decode, signed.events))
+        elif not events:
+            events = [
+                decode(raw) if raw and tag_of(raw) < FIRST_FOLDER_TAG else None
+                for raw in signed.events  # what a snapshot left out is empty
+            ]
         numbered = [
             (position, Fact(identity, prefix + position.to_bytes(4, "big"), event))
             for position, (identity, event) in enumerate(zip(signed.event_ids, events, strict=True))
             if event is not None
         ]
-        self._take(_Work(self, applied.no, applied.fresh), numbered)
+        self._take(_Work(self, applied), numbered)
+
+    @contextmanager
+    def lent(self, rows: Iterable[ObjectRow]) -> Iterator[None]:
+        """Let what is applied in the block use these rows, read in this very transaction.
+
+        They are changed as it is applied, and follow what else is written of them.
+        """
+        self._lent = {row.id: row for row in rows}
+        try:
+            yield
+        finally:
+            self._lent = {}
 
     def _take(self, work: _Work, numbered: Sequence[tuple[int, Fact]]) -> None:
         work.load(fact for _, fact in numbered)
@@ -570,12 +588,12 @@ _encode = msgspec.msgpack.Encoder().encode
 class _Work:
     """The work of one apply(): rows read once, changed in memory, written in bulk."""
 
-    def __init__(self, state: FolderState, batch_no: int, fresh: set[bytes]) -> None:
+    def __init__(self, state: FolderState, applied: AppliedBatch) -> None:
         self._state = state
         self._db = state._db  # noqa: SLF001 - one piece in two classes
-        self._batch_no = batch_no
-        self._fresh = fresh  # ids that are known to have no row
-        self._made: dict[bytes, ObjectId] = {}  # by event id: what a create makes
+        self._batch_no = applied.no
+        self._fresh = applied.fresh  # ids that are known to have no row
+        self._made = dict(applied.made)  # by event id: what a create makes
         self._rows: dict[bytes, ObjectRow] = {}
         self._by_no: dict[int, ObjectRow] = {}
         self._before: dict[int, tuple[bool, int, bytes]] = {}  # alive, parent, name
@@ -594,12 +612,17 @@ class _Work:
         for fact in facts:
             event = fact.event
             if isinstance(event, ObjectCreated):
-                identity = made[fact.event_id] = created_id(folder, event)
+                identity = made.get(fact.event_id)
+                if identity is None:
+                    identity = made[fact.event_id] = created_id(folder, event)
                 wanted.add(identity)
             else:
                 wanted.add(event.object)  # type: ignore[union-attr]
-        missing = list(wanted - self._rows.keys() - self._fresh)
-        for row in self._state.rows_by_id(missing).values():
+        missing = wanted - self._rows.keys() - self._fresh
+        lent = self._state._lent  # noqa: SLF001
+        for known in missing & lent.keys():
+            self._remember(lent[known])
+        for row in self._state.rows_by_id(list(missing - lent.keys())).values():
             self._remember(row)
 
     def _remember(self, row: ObjectRow) -> None:
@@ -612,6 +635,7 @@ class _Work:
         row = self._by_no.get(no)
         if row is None:
             row = self._state.rows([no])[no]
+            row = self._state._lent.get(row.id, row)  # noqa: SLF001
             self._remember(row)
         return row
 

@@ -8,13 +8,9 @@ beside others that want the interpreter's lock the same work costs more.
 from __future__ import annotations
 
 import argparse
-import cProfile
 import pstats
 import tempfile
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from daemon.journal import _Writing
@@ -27,36 +23,10 @@ from store.folder import StoredFolder, add_folder, share_folder
 from store.ids import Epoch, Kind, ObjectId, blob_hash, object_id
 from store.records import Entry, SyncedRow
 from store.signing import AgentKey, WireBatch, verify
+from tests.bench.stages import Stages
 
 _DIRECTORIES = 200
 _ROUND = 512  # files that apply commits together
-
-
-class _Stages:
-    """CPU seconds and statements by stage."""
-
-    def __init__(self, profiled: str) -> None:
-        self.cpu_s: defaultdict[str, float] = defaultdict(float)
-        self.statements: Counter[str] = Counter()
-        self.profile = cProfile.Profile()
-        self._profiled = profiled
-        self._now = ""
-
-    def count(self, _statement: str) -> None:
-        self.statements[self._now] += 1
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self._now = name
-        begun = time.thread_time()
-        if name == self._profiled:
-            self.profile.enable()
-        try:
-            yield
-        finally:
-            self.profile.disable()
-            self.cpu_s[name] += time.thread_time() - begun
-            self._now = ""
 
 
 def _sent(files: int, sender: StoredFolder) -> list[WireBatch]:
@@ -121,7 +91,7 @@ def _row(entry: Entry) -> SyncedRow:
     )
 
 
-def _commit(stored: StoredFolder, made: Plan, stages: _Stages) -> None:
+def _commit(stored: StoredFolder, made: Plan, stages: Stages) -> None:
     steps = [step for step in made.steps if isinstance(step, MakeDirectory | WriteFile)]
     for start in range(0, len(steps), _ROUND):
         outcomes = [Agreed((_row(step.claim.entry),)) for step in steps[start : start + _ROUND]]
@@ -129,7 +99,7 @@ def _commit(stored: StoredFolder, made: Plan, stages: _Stages) -> None:
             _Writing(stored).write(outcomes)
 
 
-def _receive(wires: list[WireBatch], stored: StoredFolder, stages: _Stages) -> None:
+def _receive(wires: list[WireBatch], stored: StoredFolder, stages: Stages) -> None:
     under_way = UnderWay()
     for wire in wires:
         with stages.stage("verify"):
@@ -184,11 +154,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.ground) as where:
         sender, receiver = _folders(Path(where))
         wires = _sent(arguments.files, sender)
-        stages, counts = _Stages(arguments.profile), _Stages("")
+        stages, counts = Stages(arguments.profile), Stages()
         _receive(wires, receiver("timed"), stages)
         counted = receiver("counted")
         counted.db.connection.set_trace_callback(counts.count)
         _receive(wires, counted, counts)
+    stages.cpu_s.pop("")
     for name, cpu_s in stages.cpu_s.items():
         each_us = cpu_s / arguments.files * 1e6
         print(f"{name:15} {each_us:7.1f} us a file  {counts.statements[name]:7} statements")

@@ -17,7 +17,7 @@ from daemon.disk import DiskError, FileKind, Looked, LookFailure, RootLost, Stat
 from daemon.ignore import IgnoreRules
 from daemon.looks import EVERYTHING, Again, AgainReason, LookSet
 from daemon.matching import HELD_FROM, ScanCause, is_mass_deletion, match
-from daemon.scanner import BUNCH_FILES, scan
+from daemon.scanner import BUNCH_FILES, FIRST_BUNCH_FILES, scan
 from tests.daemon.looking import Bench, DictTree, Fold, Inline, WallClock, names
 from tests.sim.disk import MemoryDisk
 from tests.sim.files import Files
@@ -148,6 +148,19 @@ async def test_an_import_comes_in_bunches_parents_first(bench: Bench) -> None:
     assert len(bench.bunches) >= 2
     assert [bunch.is_last for bunch in bench.bunches] == [False] * (len(bench.bunches) - 1) + [True]
     assert bench.in_rows() == bench.on_disk()
+
+
+async def test_the_first_bunches_of_an_import_are_small_for_others_to_begin_with(
+    bench: Bench,
+) -> None:
+    for number in range(4 * FIRST_BUNCH_FILES):
+        bench.write(f"d/{number}", b"%d" % number)
+
+    await bench.look()
+
+    counts = [len(bunch.found) for bunch in bench.bunches]
+    assert counts[:2] == [FIRST_BUNCH_FILES + 1, 2 * FIRST_BUNCH_FILES]  # d, too
+    assert sum(counts) == 4 * FIRST_BUNCH_FILES + 1
 
 
 async def test_a_look_at_one_path_sees_only_that(bench: Bench) -> None:

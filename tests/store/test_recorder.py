@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from daemon.acts import Act, Created, Deleted, Edited, Moved, Touched
 from daemon.disk import FileKind
@@ -93,6 +94,31 @@ def test_an_act_in_a_directory_that_is_not_known_is_looked_at_again(anna: Node) 
 
 
 # -- several acts in one bunch -------------------------------------------------------------------
+
+
+def test_acts_whose_events_stand_in_several_batches_give_the_state_of_the_log(
+    anna: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.log.EVENTS_LIMIT", 1)
+    anna.make_directory(b"d")
+    for name in (b"a", b"b", b"d/c"):
+        anna.create(name, b"in " + name)
+    (a,) = anna.rows()[b"a"]
+    (b,) = anna.rows()[b"b"]
+    tree = [Deleted(path, tuple(anna.rows()[path])) for path in (b"d", b"d/c")]
+    new = looked(b"new")
+    new = replace(new, stat=replace(new.stat, mode=0o755))
+
+    recorded = anna.record(
+        Moved(b"a", b"e", (a,), looked(b"other")),  # a move and an edit of one object
+        Edited(b"b", (b,), new),  # an edit and another mode
+        *tree,
+    )
+
+    assert len(recorded.batches) == 6
+    assert anna.files() == {b"e": b"other", b"b": b"new"}
+    root = anna.stored.state.root()
+    assert anna.stored.rebuild() == root
 
 
 def test_P36_swaps_and_chains_in_one_bunch_keep_every_identity(anna: Node) -> None:
