@@ -186,6 +186,7 @@ class Applier:
         outcomes = await self._runner.run(recovery.finish, intents, in_use, is_wanted)
         await self._runner.run(self._disk.sync)
         await self._journal.commit(outcomes)
+        await self._runner.run(recovery.sweep)
         self._needs_recovery = False
         self._busy.clear()
         applied = Applied()

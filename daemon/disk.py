@@ -251,7 +251,8 @@ class Disk(Protocol):
         stands there, NameTaken if it is neither file nor symlink or `keep_as` is in use. What
         was replaced hands on mode (but the executable bit), owner, group, ACL and extended
         attributes. Where EXCHANGE is missing the old one is taken away first; the new one has
-        a name in tmp by then, its own or `arriving_name(keep_as)`, until it is in place.
+        a name in tmp by then, its own or `arriving_name(keep_as)`, until it is in place. Both
+        stay in tmp, with NameTaken, where somebody puts another file there in between.
         """
 
     def take_away(self, path: bytes, keep_as: bytes) -> Stat:

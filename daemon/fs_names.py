@@ -206,9 +206,12 @@ class TreeNames:
         try:
             return stage.place(at, group_given(at.directory))
         except BaseException:
-            # Somebody was quicker: then what was taken stays in tmp, and nothing is lost.
-            with suppress(OSError):
+            try:
                 self._shop.rename(self._shop.directory, keep_as, at.directory, at.name)
+            except OSError:
+                # Somebody was quicker: what was taken stays in tmp, and nothing is lost. So does
+                # the stage: by it recovery knows that it never arrived.
+                stage.leave()
             raise
 
     def _swap_by_three(self, first: At, second: At) -> None:

@@ -340,6 +340,10 @@ class LinuxStage:
             self._name = name
         return before
 
+    def leave(self) -> None:
+        """Leave the name that settle() took to recovery."""
+        self._is_own = False
+
     def unsettle(self, before: tuple[bytes | None, bool]) -> None:
         """Undo settle() after an exchange that failed."""
         name, is_own = before

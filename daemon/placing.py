@@ -166,6 +166,10 @@ class Placer:
     def _wait(self, job: Job, why: Why) -> None:
         path = self._site.path(place_of(job.step)) or b""
         self._site.placed.outcomes.append(Postponed(path, numbers_of(job.step), why))
+        if self._site.has_begun and isinstance(job.step, WriteFile):
+            # Where EXCHANGE is missing both files are perhaps in tmp now.
+            self._site.leave_open(job)
+            return
         self._site.close(job)
 
     # -- steps ---------------------------------------------------------------------------------

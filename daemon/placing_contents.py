@@ -100,7 +100,10 @@ def link(site: Site, job: Job, step: MakeLink) -> None:
     try:
         stat = site.disk.make_symlink(entry.value, path, entry.mtime_ns)
     except DiskError:
-        site.disk.restore_stage(intent.keep_as, path)
+        try:
+            site.disk.restore_stage(intent.keep_as, path)
+        except NameTaken:  # somebody was quicker
+            site.settle(intent, path, before, displaced)
         raise
     site.settle(intent, path, before, displaced)
     site.agree(site.new_rows(claim, stat), ended_keys(claim, rows), intent.number, before=rows)

@@ -100,6 +100,12 @@ class Recovery:
         self._clean(in_use, is_wanted)
         return self._outcomes
 
+    def sweep(self) -> None:
+        """Remove what never arrived, once all is committed: a crash before it has to be known."""
+        for name in self._staged:
+            if name.startswith(arriving_name(b"")):
+                self._disk.remove_stage(name)
+
     # -- paths ---------------------------------------------------------------------------------
 
     def _path(self, place: Place) -> bytes | None:
@@ -277,7 +283,9 @@ class Recovery:
             self._outcomes.append(Kept(intent.history_name, row))
         else:
             self._outcomes.append(Displaced(path, row, looked, intent.history_name))
-        return True
+        # An earlier recovery may have kept it, and ended before it could say so.
+        is_link = isinstance(intent.step, MakeLink)
+        return is_link or not self._is_taken_away(intent, intent.keep_as)
 
     def _finish_staged(
         self, intent: Intent, name: bytes, row: SyncedRow, place: Place, intended: bytes | None
@@ -370,8 +378,6 @@ class Recovery:
                 value = bytes.fromhex(name[len(FETCH_PREFIX) :].partition(b"-")[0].decode())
                 if not is_wanted(BlobHash(value)):
                     self._disk.remove_stage(name)
-            elif name.startswith(arriving_name(b"")):
-                self._disk.remove_stage(name)  # its intent is finished
             elif name.startswith(_DISPLACED_PREFIX) and stat.kind is FileKind.FILE:
                 self._outcomes += keep_unknown(self._disk, self._names, name)
 

@@ -139,8 +139,14 @@ class Site:
     def fail(self, job: Job, path: bytes, cause: DiskError) -> None:
         """Say that an error ended a job; what may be half done is recovery's matter."""
         self.placed.outcomes.append(failure(path, numbers_of(job.step), cause))
-        if job.intent is None or not self.has_begun:
+        if self.has_begun:
+            self.leave_open(job)
+        else:
             self.close(job)
+
+    def leave_open(self, job: Job) -> None:
+        """Leave the intent of a job to recovery."""
+        if job.intent is None:
             return
         self.placed.is_unfinished = True
         now = self.ledger.now(job.step)

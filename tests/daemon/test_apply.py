@@ -5,6 +5,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from daemon import ahead, portions
+from daemon import ahead, fs, portions
 from daemon.apply import Applied
 from daemon.disk import DiskError, Stat
 from daemon.displaced import LOOK_AGAIN_NS, Names, history_name, parse_history_name
+from daemon.fs_abilities import Abilities
+from daemon.fs_stage import LinuxStage
 from daemon.outcomes import Agreed, Outcome, Reason, Watch, Why
 from daemon.planner import plan
 from store.ids import Kind, blob_hash
@@ -561,6 +564,41 @@ async def test_a_directory_that_may_not_be_searched_keeps_nothing_else_waiting(
         assert [failed.path for failed in applied.failed] == [b"d/a"]
         assert (world.root / "b").read_bytes() == content
     assert world.journal.intents == {}
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_what_was_put_where_a_file_was_about_to_come_is_no_edit_of_that_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, crashes: bool
+) -> None:
+    # Given a disk without EXCHANGE, and somebody who puts a file where ours is about to come
+    bare = Abilities(openat2=False, tmpfile=False, noreplace=False, exchange=False)
+    monkeypatch.setattr(fs, "find_abilities", lambda *_: bare)
+    await world.restart()
+    await world.converge([file_entry(1, ROOT, b"a", b"one")])
+    place, commit = LinuxStage.place, world.journal.commit
+
+    def be_quicker(*args: Any) -> Any:
+        (world.root / "a").write_bytes(b"a user's")
+        return place(*args)
+
+    async def end(outcomes: Sequence[Outcome]) -> None:
+        monkeypatch.setattr(world.journal, "commit", commit)
+        raise Crash
+
+    monkeypatch.setattr(LinuxStage, "place", be_quicker)
+    if crashes:
+        monkeypatch.setattr(world.journal, "commit", end)
+
+    with suppress(Crash):
+        await world.apply([file_entry(1, ROOT, b"a", b"two")])
+    if crashes:
+        await world.restart()
+
+    # Then synced still says what was there before, and nothing waits in tmp
+    assert (world.root / "a").read_bytes() == b"a user's"
+    assert world.journal.rows[1, b""].value == blob_hash(b"one")
+    assert world.journal.intents == {}
+    assert (world.private("tmp"), world.private("history")) == ([], [b"one"])
 
 
 async def test_content_that_nobody_has_waits_alone(world: World) -> None:

@@ -656,14 +656,18 @@ class MemoryDisk:
         try:
             self.instant("place_over", path, "within")
             self.files.rename(path, keep, replace=False)
-            self.instant("place_over", path, "within")
-            self.files.rename(arriving, path, replace=False)
-        except OSError as error:
+        except OSError:
             if former is None:
                 self.files.unlink(arriving)
+            raise
+        self.instant("place_over", path, "within")
+        try:
+            self.files.rename(arriving, path, replace=False)
+        except OSError as error:
+            # Someone was quicker, or removed the directory; both files are in tmp.
+            mine.name = arriving.rpartition(b"/")[2]
             if not isinstance(error, FileExistsError):
                 raise
-            # Someone was quicker; what was displaced is in tmp.
             raise NameTaken(f"replace {_shown(path)}", "another file came", errno=17) from error
         mine.place()
         return mine.inode.stat(), self.files.get(keep).stat()
