@@ -21,6 +21,7 @@ from daemon.applied import Applied, Blobs, Journal
 from daemon.core import Runner
 from daemon.disk import Disk, DiskError, NewFile, Stage
 from daemon.displaced import Clock, Names, history_name
+from daemon.echoes import Echoes
 from daemon.outcomes import (
     Failed,
     Intent,
@@ -103,6 +104,7 @@ class Applier:
         self._names = names
         self._placing = asyncio.Lock()  # never held while waiting for the network
         self._hands = asyncio.Lock()  # two threads of short calls trade the interpreter at each
+        self.echoes = Echoes()
         self._latest: dict[int, int] = {}  # object -> the newest plan that is about it
         self._runs = 0
         self._running: set[int] = set()
@@ -133,12 +135,13 @@ class Applier:
                 return None
         return path
 
-    async def rest(self, limit_s: float) -> None:
-        """Wait until nothing is being put in place, or for so long."""
+    async def rest(self, limit_s: float) -> bool:
+        """Wait until nothing is being put in place, or for so long; whether that came."""
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 async with self.alone():
-                    return
+                    return True
+        return False
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -621,6 +624,7 @@ class Applier:
                 await self._journal.commit(outcomes)
         run.placer.committed()
         run.applied.add(done)
+        self.echoes.note(put.placed.new)
         self._end_waiting(put)
         if not self._needs_recovery and not self._waiting:  # else no look may judge
             self._busy.clear()

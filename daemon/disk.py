@@ -19,7 +19,7 @@ from msgspec import Struct
 from store.errors import DizzyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from daemon.headroom import Space
@@ -171,6 +171,12 @@ class Disk(Protocol):
         """Lstat one path; None if it or a directory above it is not there.
 
         Raises DiskError where that cannot be known (EACCES, EIO, EXDEV below a mount).
+        """
+
+    def standing(self, placed: Mapping[bytes, Stat]) -> set[bytes]:
+        """Name the paths that have inode, size and both times of these stats now.
+
+        A path that cannot be examined is left out. Quick, for many of few directories.
         """
 
     def look(self, paths: Sequence[bytes]) -> list[Looked | LookFailure]:

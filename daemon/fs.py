@@ -29,7 +29,7 @@ from daemon.fs_below import (
     unreachable,
 )
 from daemon.fs_held import HeldRoot
-from daemon.fs_look import is_open_for_writing, look_many
+from daemon.fs_look import is_open_for_writing, look_many, standing
 from daemon.fs_names import TreeNames
 from daemon.fs_own import OwnDirectory, own_name
 from daemon.fs_read import read_at
@@ -40,7 +40,7 @@ from daemon.headroom import Space
 from store.ids import BlobHash
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from daemon.disk import Looked, NewFile, Stage
@@ -162,6 +162,10 @@ class LinuxDisk:
                 return stat_of(found, kind)
         except NameMissing:
             return None
+
+    def standing(self, placed: Mapping[bytes, Stat]) -> set[bytes]:
+        """Name the paths that have inode, size and both times of these stats now."""
+        return standing(self._tree, placed)
 
     def look(self, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
         """Read and hash many files (links: read their target), in order of `paths`."""

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -26,8 +27,9 @@ from daemon.fs_below import PATH_ONLY, PRIVATE, is_reachable, kind_of, stat_of
 from peers.chunks import Cutter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from daemon.disk import Stat
     from daemon.fs_below import Tree
     from peers.wire import ChunkLine
 
@@ -290,6 +292,37 @@ def look_many(
     finally:
         _close_all(held)
     return results
+
+
+def standing(tree: Tree, placed: Mapping[bytes, Stat]) -> set[bytes]:
+    """Name the paths that have inode, size and both times of these stats now."""
+    by_directory: defaultdict[bytes, list[tuple[bytes, bytes, Stat]]] = defaultdict(list)
+    for path, stat in placed.items():
+        parent, _, name = path.rpartition(b"/")
+        by_directory[parent].append((path, name, stat))
+    same: set[bytes] = set()
+    for parent, names in by_directory.items():
+        directory = _open_parent(tree, names[0][0], parent)
+        if isinstance(directory, LookFailure):
+            continue
+        try:
+            for path, name, stat in names:
+                with suppress(OSError):
+                    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                    if _has_stat(found, stat):
+                        same.add(path)
+        finally:
+            os.close(directory)
+    return same
+
+
+def _has_stat(found: os.stat_result, stat: Stat) -> bool:
+    return (
+        found.st_ino == stat.inode
+        and found.st_ctime_ns == stat.ctime_ns
+        and found.st_mtime_ns == stat.mtime_ns
+        and found.st_size == stat.size
+    )
 
 
 def _look_root(tree: Tree) -> Looked | LookFailure:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 
 from daemon import ignore as ignoring
 from daemon.acts import Act, Deleted, Edited, Moved
+from daemon.apply import Applier
 from daemon.differences import Differences, Problem, ProblemKind
 from daemon.disk import Disk, DiskError
 from daemon.durable import make_durable, names_facts
+from daemon.echoes import is_only_a_place, silenced
 from daemon.held import HeldDeletions, is_reversion, may_be_reversion
 from daemon.hint_box import HintBox
 from daemon.hints import Hint, HintKind, Watcher, WatchState
@@ -187,7 +189,7 @@ class LookLoop:
             hints, self._hints = self._hints, []
             self.watch_state = watcher.state
             if hints:
-                await self._take_to_schedule(hints)
+                await self._take_to_schedule(disk, hints)
             asked, self._scan_asked = self._scan_asked, []
             if asked or loop.time() >= next_routine_s:
                 self._schedule.rescan(self._standing.now_s())
@@ -212,7 +214,7 @@ class LookLoop:
                 await self._look(disk, where)
                 done.set_result(None)
 
-    async def _take_to_schedule(self, hints: list[Hint]) -> None:
+    async def _take_to_schedule(self, disk: Disk, hints: list[Hint]) -> None:
         """Schedule looks for hints, once apply has put in place what it is at.
 
         Most hints of that time are of our own renames: they are judged together, by one look
@@ -220,14 +222,35 @@ class LookLoop:
         """
         self._is_taking_hints = True
         try:
-            if self._standing.applier is not None:
-                await self._standing.applier.rest(PLACING_PATIENCE_S)
+            applier = self._standing.applier
+            is_at_rest = applier is None or await applier.rest(PLACING_PATIENCE_S)
             now, self._hints = self._hints, []
-            hints = [*hints, *now]
+            hints = await self._but_echoes(disk, [*hints, *now])
+            if applier is not None and not is_at_rest:
+                hints = self._but_early(applier, hints)
+            if not hints:
+                return
             known = await self._tools.core.run(self._known_paths, self._schedule.asked(hints))
             self._schedule.touch(hints, self._standing.now_s(), known)
         finally:
             self._is_taking_hints = False
+
+    async def _but_echoes(self, disk: Disk, hints: list[Hint]) -> list[Hint]:
+        """Leave out hints of what apply put in place and nobody changed since."""
+        applier = self._standing.applier
+        placed = applier.echoes.among(hints) if applier is not None else None
+        if not placed:
+            return hints
+        return await self._tools.pool.run(silenced, disk, hints, placed)
+
+    def _but_early(self, applier: Applier, hints: list[Hint]) -> list[Hint]:
+        """Keep for later what says no more than that apply is at work there still."""
+        places = {hint.path for hint in hints if is_only_a_place(hint)}
+        early = {path for path in places if applier.is_busy(path)}
+        if not early:
+            return hints
+        self._hints[:0] = [hint for hint in hints if hint.path in early]
+        return [hint for hint in hints if hint.path not in early]
 
     async def _wait_for_hints(self, watcher: Watcher, next_routine_s: float) -> None:
         self._on_idle()

@@ -142,14 +142,14 @@ class Placer:
             raise
         except DiskError as cause:
             placed = [cause] * len(pairs)
-        for (job, claim), stat in zip(ready, placed, strict=True):
+        for (job, claim), (_, path), stat in zip(ready, pairs, placed, strict=True):
             if isinstance(stat, RootLost):
                 raise stat
             if isinstance(stat, DiskError):
                 self._site.has_trouble = True
                 self._note(job, stat)
             else:
-                self._site.agree(self._site.new_rows(claim, stat), claim.gone)
+                self._site.agree(self._site.made(path, claim, stat), claim.gone)
 
     def committed(self) -> None:
         """Forget directories that `paths` knows by now."""

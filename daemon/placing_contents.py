@@ -38,7 +38,7 @@ def write(site: Site, job: Job, step: WriteFile) -> None:
         site.must_leave_none_behind(claim, ())
         # No intent: nothing is replaced. After a crash the file is a head's and binds.
         stat = site.hand.place_new(stage, path)
-        site.agree(site.new_rows(claim, stat), claim.gone)
+        site.agree(site.made(path, claim, stat), claim.gone)
         return
     if intent is None:
         raise Waits(path, Why.BLOCKED)
@@ -52,7 +52,8 @@ def write(site: Site, job: Job, step: WriteFile) -> None:
     if carried is None:
         site.settle(intent, path, before, displaced)
     # Nothing that can fail comes behind it: the intent is closed with it.
-    site.agree(site.new_rows(claim, stat), ended_keys(claim, rows), intent.number, before=rows)
+    made = site.made(path, claim, stat)
+    site.agree(made, ended_keys(claim, rows), intent.number, before=rows)
     if carried is not None:
         site.agree(carried)
     elif step.displaced_to is not None:

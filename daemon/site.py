@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from daemon.agreeing import ended_keys, is_as_synced, row_of
+from daemon.differences import is_row_racy
 from daemon.disk import Disk, DiskError, Looked, Stage, Stat
 from daemon.displaced import Names, is_as_displaced, settle
 from daemon.ledger import Ledger
@@ -38,13 +39,15 @@ class Job(Struct, frozen=True, gc=False):
 class Placed(Struct):
     """What came of a segment: outcomes, and what is to be made durable before they are said.
 
-    `directories` for the names in them, `files` for bits and times that were set in place.
+    `directories` for the names in them, `files` for bits and times that were set in place. `new`
+    are the files that got their content, as they stood then.
     """
 
     outcomes: list[Outcome]
     directories: set[bytes]
     files: list[bytes] = field(default_factory=list)
     displaces: bool = False
+    new: list[tuple[bytes, Stat]] = field(default_factory=list)
     is_unfinished: bool = False  # what stands in tmp is to be seen to by recovery
 
 
@@ -109,6 +112,13 @@ class Site:
         """Make the rows of what was put in place just now."""
         now_ns = self.now_ns
         return [row_of(entry, stat, now_ns) for entry in claim.entries]
+
+    def made(self, path: bytes, claim: Claim, stat: Stat) -> list[SyncedRow]:
+        """Give the rows of a file that was put in place just now; hints of it are expected."""
+        rows = self.new_rows(claim, stat)
+        if not is_row_racy(rows[0]):
+            self.placed.new.append((path, stat))
+        return rows
 
     def agree(
         self,

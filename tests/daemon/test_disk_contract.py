@@ -151,6 +151,23 @@ def test_stat_gives_none_for_what_is_not_there(disk: Disk, outside: OutsideWrite
     assert present(disk, b"").kind is FileKind.DIRECTORY
 
 
+def test_standing_names_what_nobody_touched_since(disk: Disk, outside: OutsideWriter) -> None:
+    outside.mkdir(b"sub")
+    paths = [b"same", b"sub/same", b"longer", b"other time", b"gone", b"replaced", b"moved"]
+    for path in paths:
+        outside.write(path, b"one")
+    placed = {path: stat for path in paths if (stat := disk.stat(path)) is not None}
+    outside.append(b"longer", b"two")
+    outside.utime(b"other time", TIME_NS)
+    outside.unlink(b"gone")
+    outside.unlink(b"replaced")
+    outside.symlink(b"same", b"replaced")
+    outside.rename(b"moved", b"sub/moved")
+
+    assert disk.standing(placed) == {b"same", b"sub/same"}
+    assert disk.standing({b"no/such": placed[b"same"], b"sub": placed[b"same"]}) == set()
+
+
 def test_look_keeps_the_order_and_reads_each_kind(disk: Disk, outside: OutsideWriter) -> None:
     outside.mkdir(b"d")
     outside.write(b"d/one", b"1")

@@ -41,7 +41,7 @@ from tests.sim.outside import Handle, Outside
 from tests.sim.watch import MemoryWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from random import Random
 
     from peers.wire import ChunkLine
@@ -252,6 +252,15 @@ class MemoryDisk:
         """Lstat one path."""
         inode = self._find(path)
         return None if inode is None else inode.stat()
+
+    @_call
+    def standing(self, placed: Mapping[bytes, Stat]) -> set[bytes]:
+        """Name the paths that have inode, size and both times of these stats now."""
+        return {
+            path
+            for path, stat in placed.items()
+            if (inode := self._find(path)) is not None and _has_stat(inode.stat(), stat)
+        }
 
     def look(self, paths: Sequence[bytes]) -> list[Looked | LookFailure]:
         """Read and hash many files."""
@@ -824,3 +833,12 @@ def _told(name: str, error: OSError) -> DiskError:
 def _is_a_disk(disk: MemoryDisk) -> Disk:
     """Let the type checker hold this class to the interface."""
     return disk
+
+
+def _has_stat(found: Stat, stat: Stat) -> bool:
+    return (found.inode, found.size, found.mtime_ns, found.ctime_ns) == (
+        stat.inode,
+        stat.size,
+        stat.mtime_ns,
+        stat.ctime_ns,
+    )
