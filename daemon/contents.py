@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from daemon.core import Runner
-from daemon.disk import Disk, DiskError, FileKind, Stage, Stat
+from daemon.disk import Buffer, Disk, DiskError, FileKind, Stage, Stat
 from daemon.places import Earlier, Place, Places
 from peers.fetch import Fetcher
 from store.ids import BlobHash, FolderId, Kind, blob_hash
@@ -38,9 +38,9 @@ class _LocalFile:
     def size(self) -> int:
         return self._size
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> Buffer:
         try:
-            return self._disk.read(self._path, offset, length, self._expected)
+            return self._disk.read_once(self._path, offset, length, self._expected)
         except DiskError:
             return b""
 

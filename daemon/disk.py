@@ -201,6 +201,9 @@ class Disk(Protocol):
         Compared are inode, size and mtime. Less than `length` bytes come only at its end.
         """
 
+    def read_once(self, path: bytes, offset: int, length: int, expected: Stat | None) -> Buffer:
+        """Read as read() does, what nobody will read again soon: others' caches are spared."""
+
     def together(self) -> AbstractContextManager[None]:
         """Say that the calls of this thread in the block are one round of steps.
 

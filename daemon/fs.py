@@ -32,7 +32,7 @@ from daemon.fs_held import HeldRoot
 from daemon.fs_look import is_open_for_writing, look_many, standing
 from daemon.fs_names import TreeNames
 from daemon.fs_own import OwnDirectory, own_name
-from daemon.fs_read import read_at
+from daemon.fs_read import read_at, read_once_at
 from daemon.fs_stage import SHARED_BITS, Workshop
 from daemon.fs_sync import Syncs
 from daemon.fs_taken import Taken
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from daemon.disk import Looked, NewFile, Stage
+    from daemon.disk import Buffer, Looked, NewFile, Stage
     from peers.wire import ChunkLine
 
 _LISTS_LIMIT = 256  # chunk lists that nobody has taken yet
@@ -194,6 +194,11 @@ class LinuxDisk:
         """Read a piece of a file. Raises NameMissing if it is not the `expected` file any more."""
         with self._tree.at("read", path) as at:
             return read_at(at.directory, at.name, offset, length, expected)
+
+    def read_once(self, path: bytes, offset: int, length: int, expected: Stat | None) -> Buffer:
+        """Read as read() does, what nobody will read again soon."""
+        with self._tree.at("read", path) as at:
+            return read_once_at(at.directory, at.name, offset, length, expected)
 
     def together(self) -> AbstractContextManager[None]:
         """Reach a directory once for the names of a round; not longer than 5 ms."""

@@ -1,9 +1,9 @@
-"""Write a large content to the disk past the page cache.
+"""Write and read large contents past the page cache.
 
 Gigabytes in the cache would push out what others read, cost a fresh page of memory for each page,
 and leave so much to be written that whoever syncs anything on that disk waits behind it. Whole
-blocks go to the disk from a buffer of ours; what is none, at the ends of a range, goes through
-the cache. Of durability it says nothing: a sync is needed as after any write.
+blocks pass between the disk and a buffer of ours; what is none, at the ends of a range, goes
+through the cache. Of durability it says nothing: a sync is needed as after any write.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
+from daemon import syscalls
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 DIRECT_FROM_BYTES = 64 << 20  # smaller contents may be read soon: they stay in the cache
 BLOCK_BYTES = 4096  # of memory, offset and length: no disk asks for more
 _BUFFER_BYTES = 4 << 20  # what one call writes
+_LEAST_BYTES = 1 << 20  # read by one call; below this a cache is no worse
 _NOT_SO = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
@@ -96,6 +99,33 @@ class DirectWriter:
         for buffer in self._buffers:
             buffer.close()
         self._buffers.clear()
+
+
+def read_past_cache(opened: int, offset: int, length: int) -> Buffer | None:
+    """Read up to `length` bytes, or give None: where they are cached, or cannot be read so.
+
+    Fewer come only at the end of the file. Raises OSError.
+    """
+    try:
+        if length < _LEAST_BYTES or syscalls.cached_pages(opened, offset, length):
+            return None
+        direct = os.open(b"/proc/self/fd/%d" % opened, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return None
+    skipped = offset % BLOCK_BYTES
+    blocks = -(-(skipped + length) // BLOCK_BYTES) * BLOCK_BYTES
+    buffer = mmap.mmap(-1, blocks, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    buffer.madvise(mmap.MADV_HUGEPAGE)
+    try:
+        count = os.preadv(direct, (buffer,), offset - skipped)
+    except OSError as cause:
+        if cause.errno not in _NOT_SO:
+            raise
+        return None
+    finally:
+        os.close(direct)
+    # Less is the end of the file, or a signal: who needs more reads on through the cache.
+    return memoryview(buffer)[skipped : min(skipped + length, max(skipped, count))]
 
 
 _Rest = list[memoryview]  # what is left of pieces, the next one last

@@ -71,6 +71,17 @@ _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = getattr(_libc, "sync_file_range", None)
 if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_CACHESTAT = 451  # one number on every architecture (asm-generic, Linux 6.5)
+_CACHESTAT_BYTES = 40  # nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted: u64
+_cachestat = ctypes.CDLL(None, use_errno=True)["syscall"]
+_cachestat.restype = ctypes.c_long
+_cachestat.argtypes = (
+    ctypes.c_long,
+    ctypes.c_uint,
+    ctypes.c_char_p,
+    ctypes.c_void_p,
+    ctypes.c_uint,
+)
 _add_watch = _libc.inotify_add_watch
 _add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _kept = threading.local()
@@ -132,6 +143,19 @@ def start_writing_out(descriptor: int) -> None:
     """Have the kernel begin to write a file's changed pages out; says nothing of durability."""
     if _sync_file_range is not None:
         _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+def cached_pages(descriptor: int, offset: int, length: int) -> int:
+    """Count the pages of a range of a file that are in the page cache.
+
+    Raises OSError where the kernel cannot say (ENOSYS), or will not for that file.
+    """
+    answer = ctypes.create_string_buffer(_CACHESTAT_BYTES)
+    span = struct.pack("=QQ", offset, length)
+    if _cachestat(_CACHESTAT, descriptor, span, answer, 0):
+        raise _failure()
+    pages: int = struct.unpack_from("=Q", answer)[0]
+    return pages
 
 
 def is_mount_root(directory: int, name: bytes) -> bool:

@@ -65,7 +65,7 @@ class LocalPiece(Protocol):
     def size(self) -> int:
         """Give its number of bytes. Blocks."""
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> wire.Buffer:
         """Read a piece, shorter only at the end or where it cannot be read. Blocks."""
 
 
@@ -191,12 +191,12 @@ class Filling:
         """Take out what one call is to copy."""
         return [self._copies.popleft() for _ in range(min(len(self._copies), COPIES_AT_ONCE))]
 
-    def copy(self, copies: Sequence[Copy]) -> list[bytes | None]:
+    def copy(self, copies: Sequence[Copy]) -> list[wire.Buffer | None]:
         """Copy from the old content; give the bytes, None for what it does not hold any more.
 
         Blocks.
         """
-        pieces: list[bytes | None] = []
+        pieces: list[wire.Buffer | None] = []
         for one in copies:
             piece = b"" if self._old is None else self._old.read(one.source, one.length)
             if len(piece) == one.length:
@@ -206,7 +206,7 @@ class Filling:
                 pieces.append(None)
         return pieces
 
-    def copied(self, copies: Sequence[Copy], pieces: Sequence[bytes | None]) -> None:
+    def copied(self, copies: Sequence[Copy], pieces: Sequence[wire.Buffer | None]) -> None:
         """Note what was copied; the rest is lacking."""
         for one, piece in zip(copies, pieces, strict=True):
             if piece is None:

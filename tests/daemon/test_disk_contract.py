@@ -263,18 +263,22 @@ def test_is_being_written_sees_an_open_writer_only(disk: Disk, outside: OutsideW
     assert not disk.is_being_written(b"gone")
 
 
-def test_read_gives_pieces_of_the_expected_file_only(disk: Disk, outside: OutsideWriter) -> None:
+@pytest.mark.parametrize("is_once", [False, True])
+def test_read_gives_pieces_of_the_expected_file_only(
+    disk: Disk, outside: OutsideWriter, *, is_once: bool
+) -> None:
     outside.write(b"file", b"0123456789")
     before = present(disk, b"file")
+    read = disk.read_once if is_once else disk.read
 
-    assert disk.read(b"file", 2, 3, before) == b"234"
-    assert disk.read(b"file", 8, 100, before) == b"89"
-    assert disk.read(b"file", 20, 1, None) == b""
+    assert read(b"file", 2, 3, before) == b"234"
+    assert read(b"file", 8, 100, before) == b"89"
+    assert read(b"file", 20, 1, None) == b""
     outside.append(b"file", b"more")
     with pytest.raises(NameMissing):
-        disk.read(b"file", 2, 3, before)
+        read(b"file", 2, 3, before)
     with pytest.raises(NameMissing):
-        disk.read(b"gone", 0, 1, None)
+        read(b"gone", 0, 1, None)
 
 
 # -- names and paths -----------------------------------------------------------------------------

@@ -6,20 +6,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
+import mmap
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon import syscalls
 from daemon.disk import DiskError
 from daemon.fs_direct import BLOCK_BYTES, DIRECT_FROM_BYTES, DirectWriter
 from tests.daemon.real_outside import make_linux_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MIB = 1 << 20
 
@@ -144,4 +146,54 @@ def test_a_stage_for_a_large_content_is_written_past_the_cache_and_resumes(
     again.write(2 * MIB - 1, b"3" * MIB)
     assert again.read(MIB - 1, 2) == b"12"
     assert again.read(2 * MIB - 2, MIB + 5) == b"2" + b"3" * MIB
+    disk.close()
+
+
+@pytest.mark.parametrize("how", ["past the cache", "refused", "cut short", "kernel cannot say"])
+def test_what_is_read_once_is_the_same_however_it_is_read(
+    tmp_path: Path, opened: int, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    disk, _ = make_linux_disk(tmp_path)
+    content = os.urandom(3 * MIB + 77)
+    os.pwrite(opened, content, 0)
+    os.fsync(opened)
+    os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_DONTNEED)
+    (tmp_path / "file").rename(Path(os.fsdecode(disk.root_path)) / "file")
+    really, direct = os.preadv, []
+
+    def preadv(descriptor: int, buffers: tuple[mmap.mmap], offset: int) -> int:
+        direct.append(offset)
+        if how == "refused":
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return really(descriptor, buffers, offset) - 5000 * (how == "cut short")
+
+    def cached_pages(_descriptor: int, _offset: int, _length: int) -> int:
+        if how == "kernel cannot say":
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        return 0
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(syscalls, "cached_pages", cached_pages)
+
+    assert disk.read_once(b"file", 5, 2 * MIB, None) == content[5 : 5 + 2 * MIB]
+    assert disk.read_once(b"file", MIB, 9 * MIB, None) == content[MIB:]
+    assert disk.read_once(b"file", 5 * MIB, 2 * MIB, None) == b""
+    assert bool(direct) == (how != "kernel cannot say")
+    disk.close()
+
+
+def test_what_is_cached_is_read_from_the_cache(
+    tmp_path: Path, opened: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        assert syscalls.cached_pages(opened, 0, MIB) == 0
+    except OSError:
+        pytest.skip("this kernel does not say what is cached")
+    disk, _ = make_linux_disk(tmp_path)
+    content = os.urandom(2 * MIB)
+    os.pwrite(opened, content, 0)
+    (tmp_path / "file").rename(Path(os.fsdecode(disk.root_path)) / "file")
+    monkeypatch.delattr(os, "preadv")
+
+    assert disk.read_once(b"file", 0, 2 * MIB, None) == content
     disk.close()

@@ -289,6 +289,10 @@ class MemoryDisk:
             raise NameMissing(f"read {_shown(path)}", "it is another file now")
         return inode.content[offset : offset + length]
 
+    def read_once(self, path: bytes, offset: int, length: int, expected: Stat | None) -> Buffer:
+        """Read a piece of a file: memory is memory."""
+        return self.read(path, offset, length, expected)
+
     # -- stages -------------------------------------------------------------------------------
 
     def together(self) -> AbstractContextManager[None]:
