@@ -16,11 +16,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from daemon import syscalls
 from daemon.differences import RACY_MARGIN_NS
 from daemon.disk import FileKind, Looked, LookFailure
 from daemon.fs_below import PATH_ONLY, PRIVATE, is_reachable, kind_of, stat_of
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 1 << 20  # one kept buffer of this size for each thread
 _BIG_BYTES = 8 << 20  # threads of blake3 only pay from here on
 _LISTED_LIMIT_BYTES = 64 << 30  # 256,000 chunks: a list is held in memory
+_SLICE_BYTES = 16 << 20  # written out at once: a small save's sync waits behind two of them
 _CHECK_EVERY_BYTES = 64 << 20  # a file that grows for minutes is given up early
 _HELD_DIRECTORIES = 32
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -181,11 +183,39 @@ def _hash_big(
         total, value, lines = _hash_and_cut(pieces, _hasher(size), _run_now)
     else:
         # Beside it: cutting costs a little more than reading and hashing.
-        with ThreadPoolExecutor(1, "cut") as beside:
+        with _being_written_out(opened, size), ThreadPoolExecutor(1, "cut") as beside:
             total, value, lines = _hash_and_cut(pieces, _hasher(size), beside.submit)
     if total == size:
         note_chunks(value, lines)
     return total, value
+
+
+@contextmanager
+def _being_written_out(opened: int, size: int) -> Iterator[None]:
+    """Have a file written to the disk while the block reads it, and return when it is there.
+
+    It has to be durable before anything is said of it (daemon.durable); so its sync finds little
+    left. By slices, because all that goes to the disk in one go is waited for by whoever syncs
+    something small meanwhile. Given up where the block fails.
+    """
+    is_over = threading.Event()
+    with ThreadPoolExecutor(1, "write-out") as beside:
+        writing = beside.submit(_write_out, opened, size, is_over)
+        try:
+            yield
+        except BaseException:
+            is_over.set()
+            raise
+        writing.result()
+
+
+def _write_out(opened: int, size: int, is_over: threading.Event) -> None:
+    for offset in range(0, size, _SLICE_BYTES):
+        if is_over.is_set():
+            return
+        syscalls.write_out(opened, offset, _SLICE_BYTES, is_waiting=False)
+        if offset:
+            syscalls.write_out(opened, offset - _SLICE_BYTES, _SLICE_BYTES, is_waiting=True)
 
 
 def _hasher(size: int) -> blake3:

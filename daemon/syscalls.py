@@ -68,6 +68,7 @@ if _statx is not None:
         ctypes.c_void_p,
     )
 _SYNC_FILE_RANGE_WRITE = 2
+_SYNC_FILE_RANGE_WAIT = 1 | 2 | 4  # for what is on its way, for the rest, until all of it is there
 _sync_file_range = getattr(_libc, "sync_file_range", None)
 if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
@@ -143,6 +144,13 @@ def start_writing_out(descriptor: int) -> None:
     """Have the kernel begin to write a file's changed pages out; says nothing of durability."""
     if _sync_file_range is not None:
         _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+def write_out(descriptor: int, offset: int, length: int, *, is_waiting: bool) -> None:
+    """Have the kernel write a range out, and wait for it or not; says nothing of durability."""
+    if _sync_file_range is not None:
+        flags = _SYNC_FILE_RANGE_WAIT if is_waiting else _SYNC_FILE_RANGE_WRITE
+        _sync_file_range(descriptor, offset, length, flags)
 
 
 def cached_pages(descriptor: int, offset: int, length: int) -> int:
