@@ -472,7 +472,7 @@ class Applier:
             content = contents.get(BlobHash(entry.value)) if entry.size else b""
             if content is None:
                 path = placer.path_of_place(step.claim.place) or b""
-                outcomes.append(Postponed(path, numbers_of(step), Why.CONTENT_AWAY))
+                outcomes.append(_away(path, step))
                 continue
             there.append(step)
             files.append(NewFile(content, bool(entry.mode), entry.mtime_ns))
@@ -551,8 +551,7 @@ class Applier:
                 old = None if old_path is None else Earlier(old_path, step.before[0])
                 if not await self._blobs.large(ref, stage, old):
                     path = run.placer.path_of_place(step.claim.place) or b""
-                    postponed = Postponed(path, numbers_of(step), Why.CONTENT_AWAY)
-                    run.applied.postponed.append(postponed)
+                    run.applied.postponed.append(_away(path, step))
                     return
                 await self._runner.run(_dress, stage, step, old_path)
                 job = Job(step, self._intent(step, stage), stage)
@@ -647,6 +646,10 @@ def _part(steps: Sequence[Step], placer: Placer) -> list[Step]:
         else:
             parted.append(step)
     return parted
+
+
+def _away(path: bytes, step: WriteFile) -> Postponed:
+    return Postponed(path, numbers_of(step), Why.CONTENT_AWAY, step.claim.entry.value)
 
 
 def _dress(stage: Stage, step: WriteFile, old_path: bytes | None) -> None:

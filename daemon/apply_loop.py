@@ -84,9 +84,9 @@ class ApplyLoop:
         self._has_backlog = True
         self._changed.set()
 
-    def retry_away(self) -> None:
-        """Try again what no peer at hand had."""
-        if self._retries.call_back():
+    def retry_away(self, contents: Sequence[BlobHash] | None = None) -> None:
+        """Try again what no peer at hand had: these contents, or all."""
+        if self._retries.call_back(contents):
             self._standing.was_settled = False
             self._changed.set()
 
@@ -128,7 +128,7 @@ class ApplyLoop:
             if quick.steps or quick.blocked:
                 await self._carry_out(applier, quick, under_way)
             else:
-                under_way.end(quick.objects)
+                self._end(quick, under_way)
             for one, number in begun:
                 self._slow += 1
                 large.create_task(self._carry_out_slow(applier, one, under_way, number))
@@ -160,25 +160,29 @@ class ApplyLoop:
         """Apply a plan and note what is to be looked at or tried again."""
         standing = self._standing
         standing.was_settled = False
+        calls = self._retries.calls
         self._journal.wall_ms = standing.now_ms()
         writes = [step for step in made.steps if isinstance(step, WriteFile)]
         figures = (len(writes), sum(step.claim.entry.size for step in writes))
         if not await self._has_room(made, figures[1]):
-            under_way.end(made.objects)
+            self._end(made, under_way)
             self._retries.put(made.objects, _loop_s(), FAILED_RETRY_S)
             return
         self.pending = (self.pending[0] + figures[0], self.pending[1] + figures[1])
         try:
             applied = await applier.apply(made, number)
         finally:
-            under_way.end(made.objects)
+            self._end(made, under_way)
             self.pending = (self.pending[0] - figures[0], self.pending[1] - figures[1])
-        self._note_applied(made, applied)
+        self._note_applied(made, applied, calls)
         arrived = list(dict.fromkeys(BlobHash(step.claim.entry.value) for step in writes))
         if arrived:
             self._tools.blobs_arrived(standing.folder, arrived)
         if applied.agreed:
             standing.last_change_ms = standing.now_ms()
+
+    def _end(self, made: Plan, under_way: UnderWay) -> None:
+        self._retries.put(under_way.end(made.objects), _loop_s())
 
     async def _has_room(self, made: Plan, needed: int) -> bool:
         """Whether what is to be written leaves `min_free` of the disk; says so if it does not."""
@@ -194,11 +198,11 @@ class ApplyLoop:
         trouble.space = shortage(missing, *await self._tools.core.run(_cost, self._standing.stored))
         return False
 
-    def _note_applied(self, made: Plan, applied: Applied) -> None:
+    def _note_applied(self, made: Plan, applied: Applied, calls: int) -> None:
         unfinished = {no for postponed in applied.postponed for no in postponed.object_nos}
         unfinished.update(no for failed in applied.failed for no in failed.object_nos)
         self._retries.succeeded(made.objects - unfinished)
-        self._note_postponed(applied.postponed)
+        self._note_postponed(applied.postponed, calls)
         trouble = self._standing.trouble
         if not applied.failed:
             trouble.failed.clear()
@@ -206,13 +210,18 @@ class ApplyLoop:
             trouble.failed[failed.reason] = (failed.what, failed.remedy)
             self._retries.put(failed.object_nos, _loop_s(), FAILED_RETRY_S)
 
-    def _note_postponed(self, steps: Sequence[Postponed]) -> None:
-        """Look where a step found another disk than synced says; plan it again later."""
+    def _note_postponed(self, steps: Sequence[Postponed], calls: int) -> None:
+        """Look where a step found another disk than synced says; plan it again later.
+
+        `calls` is how often what was away had been called back when the plan began.
+        """
         again: list[Again] = []
         gone: list[bytes] = []
         for postponed in steps:
             if postponed.why is Why.CONTENT_AWAY:
-                self._retries.put_away(postponed.object_nos, _loop_s())
+                self._retries.put_away(
+                    postponed.object_nos, postponed.content, _loop_s(), since=calls
+                )
                 continue
             if postponed.why is Why.MISSING_HERE:
                 gone.append(postponed.path)

@@ -254,7 +254,7 @@ class FolderWork:
 
     def contents_available(self, blobs: Sequence[BlobHash]) -> None:
         """Note that contents that nobody had can be fetched now."""
-        self.retry_away()
+        self._apply.retry_away(blobs)
 
     def retry_away(self) -> None:
         """Try again what no peer at hand had."""

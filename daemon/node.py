@@ -296,6 +296,9 @@ class Node:
             if len(links) > BULK_LINKS_LIMIT:
                 await links.popleft().close()
             await self.sessions.serve_bulk(link)
+        except Exception as failure:  # noqa: BLE001 - a fault of one link must not end the node
+            _tell_fault(link, failure)
+            await link.close()
         finally:
             if link in links:
                 links.remove(link)
@@ -327,13 +330,9 @@ class Node:
                 self._offences.note(link.agent, loop.time())
             elif loop.time() - began_s > CALM_S:
                 self._offences.forgive(link.agent)
-        except Exception as failure:  # a fault of one session must not end the node
+        except Exception as failure:  # noqa: BLE001 - a fault of one session must not end the node
             self._offences.note(link.agent, loop.time())
-            if isinstance(innermost(failure), sqlite3.Error):
-                why = told(failure)[0]
-                logger.error("session failed agent=%s why=%s", short(link.agent), why)  # noqa: TRY400
-            else:
-                logger.exception("session failed agent=%s", short(link.agent))
+            _tell_fault(link, failure)
             await link.close()
         finally:
             self.crossing.forget(link)
@@ -373,3 +372,11 @@ class Node:
             if work.folder_no == folder_no:
                 await self.folders.members_changed(work)
                 self.on_admitted(agent, label, work.folder)
+
+
+def _tell_fault(link: Link, failure: Exception) -> None:
+    why = f"link failed agent={short(link.agent)}"
+    if isinstance(innermost(failure), sqlite3.Error):
+        logger.error("%s why=%s", why, told(failure)[0])
+    else:
+        logger.error(why, exc_info=failure)

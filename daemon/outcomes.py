@@ -119,11 +119,12 @@ class Why(IntEnum):
 
 
 class Postponed(Struct, frozen=True, gc=False):
-    """Look at `path`, then plan the objects again."""
+    """Look at `path`, then plan the objects again; with CONTENT_AWAY once `content` is there."""
 
     path: bytes
     object_nos: tuple[int, ...]
     why: Why
+    content: bytes = b""
 
 
 class Reason(IntEnum):

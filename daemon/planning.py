@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from daemon.planner import places, plan
 from daemon.portions import SMALL_BYTES
@@ -29,18 +29,28 @@ class UnderWay:
     def __init__(self) -> None:
         """Begin with none."""
         self._counts: Counter[int] = Counter()
+        self._crossed: set[int] = set()  # planned while a plan about them was under way
         self._lock = threading.Lock()  # made on the database thread, done on the loop
 
-    def begin(self, object_nos: Iterable[int]) -> None:
+    def begin(self, object_nos: Collection[int]) -> None:
         """Note a plan."""
         with self._lock:
+            self._crossed.update(no for no in object_nos if no in self._counts)
             self._counts.update(object_nos)
 
-    def end(self, object_nos: Iterable[int]) -> None:
-        """Note that it is done."""
+    def end(self, object_nos: Iterable[int]) -> list[int]:
+        """Note that it is done; give the objects that are to be planned once more.
+
+        Of two plans about one object the later one may have been made before it could know what
+        the earlier one put in place, and have been begun behind that: what then stands at a
+        second name nobody would look at again.
+        """
         with self._lock:
             self._counts.subtract(object_nos)
             self._counts = +self._counts
+            ended = sorted(no for no in self._crossed if no not in self._counts)
+            self._crossed.difference_update(ended)
+        return ended
 
     def objects(self) -> frozenset[int]:
         """Give the objects at this moment."""

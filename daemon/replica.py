@@ -8,18 +8,18 @@ may not read and what is not here get the same answer.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from daemon.core import Runner
-from daemon.disk import Disk, DiskError
+from daemon.disk import Disk
 from daemon.engine import Engine
 from daemon.peer_book import PeerBook
-from daemon.places import Place, Places
+from daemon.places import Places
 from daemon.procedures import AdmitBatches, Procedures
+from daemon.serving import Serving
 from daemon.shelf import Shelf
 from peers.heads import Heads, sayable
 from peers.wire import HEADS_LIMIT, Fork, Head, Range, SignedAddresses
@@ -30,9 +30,6 @@ from store.signing import SignedBatch, WireBatch
 from store.state import STATE_VERSION
 
 logger = logging.getLogger(__name__)
-
-SMALL_LIMIT_BYTES = 1024 * 1024
-_PLACES_LIMIT = 256
 
 
 class Clock(Protocol):
@@ -100,13 +97,11 @@ class NodeReplica:
         self._engine = engine
         self._procedures = procedures
         self._core = core
-        self._pool = pool
-        self._finder = places
+        self._serving = Serving(places, pool)
         self._clock = clock
         self._book = book
         self._folders = folders
         self._on_connection = on_connection
-        self._places: OrderedDict[tuple[FolderId, BlobHash], Place] = OrderedDict()
         self.forks: dict[bytes, Fork] = {}
 
     # -- who may --------------------------------------------------------------------------------
@@ -202,55 +197,33 @@ class NodeReplica:
         self, agent: AgentId, folder: FolderId, blob: BlobHash, offset: int, length: int
     ) -> bytes | None:
         """Read a piece of a content for a peer, shorter only at its end."""
-        found = await self._read_local(agent, folder, blob, offset, length)
-        if found is None and (folder, blob) in self._places:
-            del self._places[folder, blob]  # the file changed: perhaps it stands elsewhere too
-            found = await self._read_local(agent, folder, blob, offset, length)
-        return found
-
-    async def _read_local(
-        self, agent: AgentId, folder: FolderId, blob: BlobHash, offset: int, length: int
-    ) -> bytes | None:
-        work = self._folders.get(folder)
-        disk = None if work is None else work.disk
-        if work is None or disk is None or not self.may_read(agent, folder):
+        work = self._readable(agent, folder)
+        if work is None:
             return None
-        place = self._places.get((folder, blob))
-        if place is None:
-            places = await self._finder.find(work.folder_no, [blob])
-            if not places:
-                return None
-            place = self._places[folder, blob] = places[blob][0]
-            while len(self._places) > _PLACES_LIMIT:
-                self._places.popitem(last=False)
-        if work.disk is not disk:  # let go of meanwhile
-            return None
-        try:
-            return await self._pool.run(place.read, disk, offset, length)
-        except DiskError as failure:
-            logger.debug("blob not readable blob=%s why=%s", short(blob), failure.why)
-            return None
+        return await self._serving.read_blob(work, folder, blob, offset, length)
 
     async def read_small(
         self, agent: AgentId, folder: FolderId, blobs: Sequence[BlobHash], limit_bytes: int
     ) -> list[bytes | None]:
         """Read many contents of at most 1 MiB whole, in order, in one go."""
+        work = self._readable(agent, folder)
+        if work is None:
+            return [None] * len(blobs)
+        return await self._serving.read_small(work, blobs, limit_bytes)
+
+    def _readable(self, agent: AgentId, folder: FolderId) -> SharedFolder | None:
+        """Give the folder if its files can be read and the agent may read them."""
         work = self._folders.get(folder)
-        disk = None if work is None else work.disk
-        if work is None or disk is None or not self.may_read(agent, folder):
-            return [None] * len(blobs)
-        places = await self._finder.find(work.folder_no, blobs)
-        if work.disk is not disk:
-            return [None] * len(blobs)
-        return await self._pool.run(_read_places, disk, blobs, places, limit_bytes)
+        if work is None or work.disk is None or not self.may_read(agent, folder):
+            return None
+        return work
 
     async def which_are_here(self, folder: FolderId, blobs: Sequence[BlobHash]) -> list[BlobHash]:
         """List those contents that stand here as far as is known; a read may still fail."""
         work = self._folders.get(folder)
         if work is None or work.disk is None:
             return []
-        places = await self._finder.find(work.folder_no, blobs)
-        return [blob for blob in blobs if blob in places]
+        return await self._serving.which_are_here(work, blobs)
 
     # -- addresses, forks, notes ----------------------------------------------------------------
 
@@ -292,42 +265,8 @@ class NodeReplica:
         logger.info("peer gone agent=%s", short(agent))
         self._on_connection()
 
-    def note_available(self, agent: AgentId, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
-        """Note that contents which a peer did not have before can be fetched now."""
+    def note_available(self, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
+        """Note that contents which no peer at hand had are to be tried again now."""
         work = self._folders.get(folder)
         if work is not None:
             work.contents_available(blobs)
-
-
-def _read_places(
-    disk: Disk,
-    blobs: Sequence[BlobHash],
-    places: Mapping[BlobHash, Sequence[Place]],
-    limit_bytes: int,
-) -> list[bytes | None]:
-    """Read contents in order as far as the limit reaches; None for what cannot be read."""
-    found: list[bytes | None] = []
-    total = 0
-    with disk.together():  # what was made together is asked for together: in one directory
-        for blob in blobs:
-            here = places.get(blob)
-            size = here[0].size if here else 0
-            if size > SMALL_LIMIT_BYTES or not here:
-                found.append(None)
-                continue
-            if found and total + size > limit_bytes:
-                break
-            content = next(
-                (c for place in here if (c := _read_small(disk, place)) is not None), None
-            )
-            found.append(content)
-            total += len(content or b"")
-    return found
-
-
-def _read_small(disk: Disk, place: Place) -> bytes | None:
-    try:
-        content = place.read(disk, 0, SMALL_LIMIT_BYTES + 1)
-    except DiskError:
-        return None
-    return content if len(content) <= SMALL_LIMIT_BYTES else None

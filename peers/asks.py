@@ -24,6 +24,8 @@ from peers.wire import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from peers.lane import Answer
     from store.ids import BlobHash, FolderId
     from store.records import BlobRef
@@ -44,12 +46,33 @@ def longest_list(size: int) -> int:
 class RangeAsk:
     """A range of a content under way at one peer."""
 
-    __slots__ = ("_blob", "_done", "_folder", "arrived", "is_refused", "length", "offset", "pieces")
+    __slots__ = (
+        "_blob",
+        "_done",
+        "_folder",
+        "_on_refused",
+        "arrived",
+        "is_refused",
+        "length",
+        "number",
+        "offset",
+        "pieces",
+    )
 
-    def __init__(self, folder: FolderId, blob: BlobHash, offset: int, length: int) -> None:
-        """Ask for `length` bytes from `offset` on."""
+    def __init__(
+        self,
+        folder: FolderId,
+        blob: BlobHash,
+        offset: int,
+        length: int,
+        *,
+        on_refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Ask for `length` bytes from `offset` on; `on_refused` is called as the peer says no."""
         self._folder = folder
         self._blob = blob
+        self._on_refused = on_refused
+        self.number = 0  # on its lane, once it is asked
         self.offset = offset
         self.length = length
         self.arrived = 0
@@ -74,7 +97,9 @@ class RangeAsk:
                 return False
             if answer.offset < self.offset + self.arrived:
                 return False  # a piece sent twice
-        self.is_refused = isinstance(answer, NotHave)
+        if isinstance(answer, NotHave):
+            self.is_refused = True
+            self._on_refused()
         self._end(is_whole=False)
         return True
 

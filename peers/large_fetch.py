@@ -8,54 +8,35 @@ whole decides, and a peer that sent what is wrong is counted (A16). It knows of 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from peers.asks import ChunksAsk, DifferenceAsk, RangeAsk, longest_list
+from peers import pulling
+from peers.asks import ChunksAsk, DifferenceAsk, longest_list
 from peers.cancelling import TaskGroup
 from peers.difference import rebuilt
-from peers.lane import Lane, loop_time_s
+from peers.lane import IDLE_S, Lane
 from peers.large import Filling, LocalPiece, Sink, prepare, reuse
+from peers.pulling import Pulling
 from store.errors import DizzyError, Malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from peers.chunk_lists import ChunkLists
-    from peers.limits import RateLimit
     from peers.replica import P, Runner, T
+    from peers.sources import Sources
     from peers.wire import ChunkLine, Stretch
-    from store.ids import AgentId, BlobHash, FolderId
+    from store.ids import AgentId, FolderId
     from store.records import BlobRef
 
-WINDOW: Final = 8  # ranges of 2 MiB under way at one peer for one content: 16 MiB
-LANDED_AT_ONCE: Final = 4  # ranges written by one call: a hop to another thread is not free
 COPIERS: Final = 2  # a copy is the kernel's work, page by page: two processors do it in half
-IDLE_S: Final = 20.0  # a peer that sends nothing for so long is not waited for
-LIST_BYTES_PER_S: Final = 100 * 1024 * 1024  # a slow peer works a chunk list out at this rate
+LIST_BYTES_PER_S: Final = 25 * 1024 * 1024  # a slow peer works a chunk list out at this rate
 
 
-class Sources(Protocol):
-    """The connected peers, as peers.fetch knows them."""
+class Asking(pulling.Asking, Protocol):
+    """What peers.fetch knows of the peers, and of the chunk lists that they told."""
 
-    download: RateLimit
-    received_bytes: int
     lists: ChunkLists
-
-    async def bulk_lanes(self, folder: FolderId) -> list[Lane]:
-        """Give a lane for large questions to each peer that has the folder."""
-
-    def agents(self, folder: FolderId) -> list[AgentId]:
-        """List those peers."""
-
-    def wrong(self, agent: AgentId) -> None:
-        """Count a peer that sent other bytes than it was asked for."""
-
-    def refused(self, agent: AgentId, blobs: Iterable[BlobHash]) -> None:
-        """Remember for a while that a peer does not have these."""
-
-    def is_refused(self, agent: AgentId, blob: BlobHash) -> bool:
-        """Whether a peer said so a while ago."""
 
 
 class LargeFetch:
@@ -63,19 +44,20 @@ class LargeFetch:
 
     def __init__(
         self,
-        sources: Sources,
+        asking: Asking,
         runner: Runner,
         folder: FolderId,
         ref: BlobRef,
         sink: Sink,
     ) -> None:
-        """Fetch `ref` from `sources`; blocking calls go through `runner`."""
-        self._sources = sources
+        """Fetch `ref` from whoever `asking` knows; blocking calls go through `runner`."""
+        self._asking = asking
         self._runner = runner
         self._folder = folder
         self._ref = ref
         self._filling = Filling(ref, sink)
         self._wrote = asyncio.Event()
+        self._pulling = Pulling(asking, folder, self._filling, self._run, self._wrote.set)
         self._is_written = False
 
     async def run(self, old: Sequence[LocalPiece]) -> bool | None:
@@ -96,9 +78,9 @@ class LargeFetch:
             if await self._fill(only=None) and await self._run(filling.is_right):
                 return True
         suspects = list(dict.fromkeys(filling.sources))
-        others = [one for one in self._sources.agents(self._folder) if one not in suspects]
+        others = [one for one in self._asking.sources.agents(self._folder) if one not in suspects]
         if len(suspects) == 1 and not filling.has_reused:
-            self._sources.wrong(suspects.pop())
+            self._asking.sources.wrong(suspects.pop())
         return await self._fill_from_one(others + suspects)
 
     async def _fill_from_one(self, agents: Sequence[AgentId]) -> bool:
@@ -110,7 +92,7 @@ class LargeFetch:
             if await self._run(self._filling.is_right):
                 return True
             if self._filling.sources:
-                self._sources.wrong(agent)
+                self._asking.sources.wrong(agent)
         return False
 
     # -- what is here ---------------------------------------------------------------------------
@@ -120,14 +102,14 @@ class LargeFetch:
         piece = next((one for one in old if one.blob is not None), None)
         if piece is None or piece.blob is None:
             return None
-        for lane in await self._sources.bulk_lanes(self._folder):
+        async for lane in _ways(self._asking.sources, self._folder):
             ask = DifferenceAsk(self._folder, self._ref, piece.blob)
             if not await _hear(lane, ask, self._ref.size):
                 continue
             try:
                 await self._run(prepare, self._filling, ask.stretches, piece)
             except Malformed:
-                self._sources.wrong(lane.agent)
+                self._asking.sources.wrong(lane.agent)
                 self._filling.restart()
                 continue
             return ask.stretches
@@ -135,7 +117,7 @@ class LargeFetch:
 
     async def _reuse(self, old: Sequence[LocalPiece], held: int) -> None:
         """Use the chunks that stand in the sink or in an old piece, by the list of a peer."""
-        for lane in await self._sources.bulk_lanes(self._folder):
+        async for lane in _ways(self._asking.sources, self._folder):
             lines = await _chunk_list(lane, self._folder, self._ref)
             if lines is not None:
                 spans = await self._run(reuse, lines, self._filling.sink, old, held)
@@ -149,12 +131,12 @@ class LargeFetch:
         piece = next((one for one in old if one.blob is not None), None)
         if stretches is None or piece is None or piece.blob is None:
             return
-        lines = await self._sources.lists.get(self._folder, piece.blob)
+        lines = await self._asking.lists.get(self._folder, piece.blob)
         if lines is None:
             return
         made = await self._run(rebuilt, stretches, lines, longest_list(self._ref.size))
         if made is not None:
-            await self._sources.lists.keep(self._folder, self._ref.hash, made)
+            await self._asking.lists.keep(self._folder, self._ref.hash, made)
 
     # -- what is not ----------------------------------------------------------------------------
 
@@ -164,7 +146,7 @@ class LargeFetch:
             try:
                 async with TaskGroup() as tasks:
                     tasks.create_task(self._hash())
-                    pulling = tasks.create_task(self._pull_all(only))
+                    pulling = tasks.create_task(self._pulling.run(only))
                     copying = [tasks.create_task(self._copy()) for _ in range(COPIERS)]
                     await asyncio.wait([pulling, *copying])
                     self._is_written = True
@@ -196,76 +178,6 @@ class LargeFetch:
                 self._wrote.clear()
                 await self._wrote.wait()
 
-    async def _pull_all(self, only: AgentId | None) -> bool:
-        failed: set[Lane] = set()
-        while self._filling.is_lacking:
-            lanes = [
-                lane
-                for lane in await self._sources.bulk_lanes(self._folder)
-                if lane not in failed
-                and (only is None or lane.agent == only)
-                and not self._sources.is_refused(lane.agent, self._ref.hash)
-            ]
-            if not lanes:
-                return False
-            try:
-                async with TaskGroup() as tasks:
-                    for lane in lanes:
-                        tasks.create_task(self._pull(lane, failed))
-            except* DizzyError as group:
-                raise group.exceptions[0] from None
-        return True
-
-    async def _pull(self, lane: Lane, failed: set[Lane]) -> None:
-        """Bring ranges over one lane, a window at a time, until none is left or it fails."""
-        window: deque[tuple[int, RangeAsk]] = deque()
-        try:
-            while True:
-                await self._top_up(lane, window)
-                if not window:
-                    return
-                if not await self._wait_range(lane, window[0][1]):
-                    break
-                ready: list[RangeAsk] = []
-                while window and window[0][1].is_whole and len(ready) < LANDED_AT_ONCE:
-                    ready.append(window.popleft()[1])
-                await self._top_up(lane, window)  # under way while these land
-                await self._land(lane, ready)
-            failed.add(lane)
-            if any(ask.is_refused for _, ask in window):
-                self._sources.refused(lane.agent, (self._ref.hash,))
-            for number, _ in window:
-                lane.cancel(number)
-            rest = [ask for _, ask in window]
-            await self._land(lane, rest)
-            window.clear()
-        finally:
-            for number, ask in window:
-                lane.cancel(number)
-                self._filling.give_back(ask.offset, ask.length)
-
-    async def _top_up(self, lane: Lane, window: deque[tuple[int, RangeAsk]]) -> None:
-        """Ask for ranges until WINDOW of them are under way or none is left."""
-        while len(window) < WINDOW and (unit := self._filling.take()) is not None:
-            ask = RangeAsk(self._folder, self._ref.hash, *unit)
-            window.append((0, ask))
-            await self._sources.download.take(unit[1])
-            window[-1] = (lane.ask(ask), ask)
-
-    async def _land(self, lane: Lane, asks: Sequence[RangeAsk]) -> None:
-        """Write what came of ranges, in one go; what did not come is lacking again."""
-        arrived = [(ask.offset, ask.pieces) for ask in asks if ask.arrived]
-        if arrived:
-            self._filling.sources.append(lane.agent)
-            is_hashing = self._filling.may_hash(arrived)
-            await self._run(self._filling.write_all, arrived, is_hashing=is_hashing)
-            self._filling.wrote(arrived, is_hashed=is_hashing)
-            self._wrote.set()
-            self._sources.received_bytes += sum(ask.arrived for ask in asks)
-        for ask in reversed(asks):
-            if ask.arrived < ask.length:
-                self._filling.give_back(ask.offset + ask.arrived, ask.length - ask.arrived)
-
     async def _run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a call on a sink to its end even if cancelled: its owner may close it then."""
         running = asyncio.ensure_future(self._runner.run(fn, *args, **kwargs))
@@ -275,25 +187,25 @@ class LargeFetch:
             await asyncio.wait([running])
             raise
 
-    async def _wait_range(self, lane: Lane, ask: RangeAsk) -> bool:
-        while True:
-            try:
-                async with asyncio.timeout(IDLE_S):
-                    return await ask.wait()
-            except TimeoutError:
-                if loop_time_s() - lane.last_arrival_s >= IDLE_S:
-                    return False
 
-
-async def learn_list(sources: Sources, folder: FolderId, ref: BlobRef) -> None:
+async def learn_list(asking: Asking, folder: FolderId, ref: BlobRef) -> None:
     """Ask for the chunk list of what was fetched, and keep it: an edit may follow."""
-    if await sources.lists.get(folder, ref.hash) is not None:
+    if await asking.lists.get(folder, ref.hash) is not None:
         return
-    for lane in await sources.bulk_lanes(folder):
+    async for lane in _ways(asking.sources, folder):
         lines = await _chunk_list(lane, folder, ref)
         if lines is not None:
-            await sources.lists.keep(folder, ref.hash, lines)
+            await asking.lists.keep(folder, ref.hash, lines)
             return
+
+
+async def _ways(sources: Sources, folder: FolderId) -> AsyncIterator[Lane]:
+    """Give a lane to each peer, and another one to a peer whose lane ended while it was asked."""
+    for lanes in await sources.lanes(folder, is_bulk=True):
+        for lane in lanes:
+            yield lane
+            if lane.is_open:
+                break
 
 
 async def _chunk_list(lane: Lane, folder: FolderId, ref: BlobRef) -> list[ChunkLine] | None:

@@ -94,8 +94,8 @@ class Replica(Protocol):
     def note_gone(self, agent: AgentId) -> None:
         """Note that a peer is disconnected: batches that it sent and that wait are dropped."""
 
-    def note_available(self, agent: AgentId, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
-        """Note that contents which a peer did not have before can be fetched now."""
+    def note_available(self, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
+        """Note that contents which no peer at hand had are to be tried again now."""
 
 
 Contents = Mapping[BlobHash, bytes]

@@ -109,6 +109,7 @@ class BlobServer:
         self._waiting = 0
         self._list_wants: deque[WantChunks | WantDifference] = deque()
         self._cancelled: set[int] = set()
+        self._serving = 0  # the request that is answered just now
         self._came = asyncio.Event()
         self._list_came = asyncio.Event()
         self.dropped = 0
@@ -121,7 +122,8 @@ class BlobServer:
     def accept(self, message: Want | WantSmall | WantChunks | WantDifference | Cancel) -> None:
         """Take a want; one that finds too many before it is dropped, and asked again later."""
         if isinstance(message, Cancel):
-            if any(want.request == message.request for want in self._wants):
+            is_known = any(want.request == message.request for want in self._wants)
+            if is_known or (message.request and message.request == self._serving):
                 self._cancelled.add(message.request)
         elif isinstance(message, WantChunks | WantDifference):
             if len(self._list_wants) < LISTS_WAITING_LIMIT:
@@ -153,18 +155,23 @@ class BlobServer:
                 await self._came.wait()
             want = self._wants.popleft()
             self._waiting -= _weight(want)
+            self._serving = want.request
             if want.request in self._cancelled:
-                self._cancelled.discard(want.request)
+                pass
             elif isinstance(want, Want):
                 await self._serve_range(want)
             else:
                 await self._serve_small(want)
+            self._cancelled.discard(want.request)
+            self._serving = 0
 
     async def _serve_range(self, want: Want) -> None:
         folder, blob = FolderId(want.folder), BlobHash(want.hash)
         offset, end = want.offset, want.offset + want.length
         while offset < end:
             await self._outbox.room(Rank.DATA)
+            if want.request in self._cancelled:
+                return
             size = self._upload.share(min(READ_BYTES, end - offset))
             await self._upload.take(size)
             content = await self._replica.read_blob(self._agent, folder, blob, offset, size)
@@ -185,6 +192,8 @@ class BlobServer:
         done = 0
         while done < len(hashes):
             await self._outbox.room(Rank.DATA)
+            if want.request in self._cancelled:
+                return
             found = await self._replica.read_small(
                 self._agent, folder, hashes[done:], SMALL_READ_BYTES
             )

@@ -99,7 +99,7 @@ class Session:
         self._strikes = Strikes()
         self._wrong_contents = 0
         self._outbox = Outbox()
-        self.lane = Lane(self.agent, self.send, loop_time_s)
+        self.lane = Lane(self.agent, self.send, loop_time_s, lambda: link.received_bytes)
         self.server = BlobServer(
             self.agent,
             self._replica,
@@ -130,9 +130,11 @@ class Session:
         self._heard_at_s = loop_time_s()
         ended = Ended(reason="closed")
         try:
-            await self._sessions.joined(self)
+            former = self._sessions.joined(self)
             await self._greet()
             async with TaskGroup() as tasks:
+                if former is not None:  # its goodbye may take a second
+                    tasks.create_task(former.link.close())
                 tasks.create_task(self._receive_all())
                 tasks.create_task(send_all(self.link, self._outbox))
                 tasks.create_task(self._take_in_all())
@@ -163,6 +165,13 @@ class Session:
     def shares(self, folder: FolderId) -> bool:
         """Whether both sides say that they share this folder."""
         return folder in self._folders
+
+    def follow(self, former: Session) -> None:
+        """Take the place of an earlier session: the peer shares what it did, until it says more.
+
+        So what was under way there goes on here at once.
+        """
+        self._offered = former._offered
 
     @property
     def folders(self) -> list[FolderId]:
@@ -319,6 +328,8 @@ class Session:
             is_importing=message.is_importing,
             is_applied=message.is_applied,
         )
+        if said.is_applied and said != shared.said:
+            self._sessions.fetcher.may_have_more(self.agent, folder)
         shared.said = said
         shared.tips = heads.by_log(said.heads)
         self._sessions.exchange(folder).heads_said(self.agent, heads.by_log(said.heads))
@@ -341,9 +352,7 @@ class Session:
 
     def _note_late(self, folder: FolderId, contents: Contents, blobs: Sequence[BlobHash]) -> None:
         if self.shares(folder):
-            here = self._sessions.fetcher.arrived_late(self.agent, folder, contents, blobs)
-            if here:
-                self._replica.note_available(self.agent, folder, here)
+            self._sessions.fetcher.arrived_late(self.agent, folder, contents, blobs)
 
     # -- batches in ---------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 RELAY_LIMIT_BYTES: Final = 64 * 1024  # larger batches of others are announced, not pushed on
 PACKED_LIMIT: Final = 8  # batches of at most 1 MiB that are kept ready to be sent
 REMEMBERED_PEERS_LIMIT: Final = 256
+PUSHED_LIMIT: Final = 64  # small contents that are sent without being asked for again
 WANTED_AGAIN_LIMIT: Final = 256  # wants of one peer that are looked up each time we settle
 
 
@@ -49,6 +50,7 @@ class Sessions:
         self.runner = runner
         self.fetcher = fetcher
         fetcher.on_wrong = self._wrong_content
+        fetcher.on_available = replica.note_available
         self.upload = upload or RateLimit()
         self.lists = fetcher.lists
         self.rejected: Counter[str] = Counter()
@@ -74,15 +76,15 @@ class Sessions:
         """
         return Session(link, self)
 
-    async def joined(self, session: Session) -> None:
-        """Take a session that begins."""
+    def joined(self, session: Session) -> Session | None:
+        """Take a session that begins; give the one that it replaces, whose link is to be closed."""
         former = self._sessions.get(session.agent)
         if former is not None:
+            session.follow(former)
             self.left(former)
         self._sessions[session.agent] = session
         self.fetcher.joined(session.lane, session.shares)
-        if former is not None:
-            await former.link.close()
+        return former
 
     def left(self, session: Session) -> None:
         """Let go of a session that has ended; one that was replaced is gone already."""
@@ -206,8 +208,10 @@ class Sessions:
             small, large = self.remembered(session.agent).take(folder, blobs)
             if not session.shares(folder):
                 continue
-            if small:
+            if len(small) <= PUSHED_LIMIT:
                 session.server.push(folder, small)
+            else:
+                large += small  # it asks for them as fast as it can take them
             for start in range(0, len(large), wire.WANTED_LIMIT):
                 part = tuple(large[start : start + wire.WANTED_LIMIT])
                 session.send(wire.Have(folder, part))

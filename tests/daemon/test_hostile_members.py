@@ -111,3 +111,22 @@ async def test_a_member_has_few_links_for_contents_at_a_time(tmp_path: Path) -> 
         assert owner.node.sessions.session(other.key.agent) is not None
         for link in links:
             await link.close()
+
+
+async def test_a_fault_while_contents_are_served_ends_the_link_and_not_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pair(tmp_path) as (owner, other):
+        faults: list[int] = []
+
+        async def fail(*_: object) -> None:
+            faults.append(1)
+            raise RuntimeError("a fault")
+
+        monkeypatch.setattr(owner.node.replica, "read_blob", fail)
+        owner.write("large", bytes(3 << 20))
+        await owner.look()
+        await eventually(lambda: len(faults) > 1)
+        monkeypatch.undo()
+
+        await eventually(lambda: other.has("large", bytes(3 << 20)), within_s=20)

@@ -44,6 +44,20 @@ def test_what_is_done_is_under_way_no_more() -> None:
     assert under_way.objects() == {2}
 
 
+def test_what_two_plans_were_about_at_a_time_is_planned_once_more() -> None:
+    """The later one did not know of a conflict copy that the earlier one put in place meanwhile."""
+    under_way = UnderWay()
+    under_way.begin([1, 2, 3])
+    under_way.begin([2])
+    under_way.begin([4])
+
+    assert under_way.end([4]) == []
+    assert under_way.end([1, 2, 3]) == []
+    assert under_way.end([2]) == [2]
+    under_way.begin([2])
+    assert under_way.end([2]) == []
+
+
 def test_two_large_versions_of_one_object_are_one_plan() -> None:
     """As two, the later one superseded the earlier one, whose content then never came."""
     steps = [

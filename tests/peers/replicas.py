@@ -123,6 +123,7 @@ class MemoryReplica:
         self.calls: Counter[str] = Counter()
         self.fails: Callable[[int], bool] = lambda offset: False
         self.corrupts = False
+        self.is_away: Callable[[], bool] = lambda: False  # nothing can be read just now
 
     def folders_shared_with(self, agent: AgentId) -> list[FolderId]:
         return [f for f in self.logs if {agent, self.key.agent} <= self.members[f]]
@@ -180,6 +181,8 @@ class MemoryReplica:
         content = self.blobs.get(folder, {}).get(blob)
         if content is None or not self.may_read(agent, folder) or self.fails(offset):
             return None
+        if self.is_away():
+            return None
         piece = content[offset : offset + length]
         return bytes([piece[0] ^ 1]) + piece[1:] if self.corrupts and piece else piece
 
@@ -188,6 +191,8 @@ class MemoryReplica:
     ) -> list[bytes | None]:
         self.calls["read_small"] += 1
         found: list[bytes | None] = []
+        if self.is_away():
+            return [None] * len(blobs)
         for blob in blobs:
             content = self.blobs.get(folder, {}).get(blob)
             if content is None or not self.may_read(agent, folder):
@@ -227,7 +232,7 @@ class MemoryReplica:
     def note_gone(self, agent: AgentId) -> None:
         self.calls["gone"] += 1
 
-    def note_available(self, agent: AgentId, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
+    def note_available(self, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
         self.available.extend(blobs)
 
     # -- what a test does
@@ -308,7 +313,11 @@ class PipeLink:
         self.random: Random | None = None
         self.loss = self.duplicate = self.reorder = 0.0
         self.cut_after: int | None = None
+        self.bytes_per_s: float | None = None  # how fast what this end sends arrives
+        self.line_free_s = 0.0
         self.sent_frames = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
         self.room = asyncio.Event()
 
     async def send(self, frame: bytes) -> None:
@@ -318,20 +327,42 @@ class PipeLink:
             self.room.clear()
             await self.room.wait()
         self.sent_frames += 1
+        self.sent_bytes += len(frame)
         if self.keeps_sent:
             self.sent.append(frame)
         if self.cut_after is not None and self.sent_frames > self.cut_after:
             await self.close()
             raise LinkClosed("pipe", "cut")
         loop = asyncio.get_running_loop()
+        if self.bytes_per_s is not None:
+            self._send_slowly(frame, self.bytes_per_s)
+            return
         if self.random is None:
-            self.other.frames.put_nowait(frame)
+            self.other.arrive(frame)
             return
         if self.random.random() < self.loss:
             return
         for _ in range(2 if self.random.random() < self.duplicate else 1):
             late = self.random.random() * 0.2 if self.random.random() < self.reorder else 0.001
-            loop.call_later(late, self.other.frames.put_nowait, frame)
+            loop.call_later(late, self.other.arrive, frame)
+
+    def _send_slowly(self, frame: bytes, bytes_per_s: float) -> None:
+        """Let a frame arrive bit by bit, behind those before it."""
+        loop = asyncio.get_running_loop()
+        start_s = max(loop.time(), self.line_free_s)
+        self.line_free_s = start_s + len(frame) / bytes_per_s
+        pieces = 1 + int(len(frame) / bytes_per_s)
+        for number in range(1, pieces):
+            at_s = start_s + (self.line_free_s - start_s) * number / pieces
+            loop.call_at(at_s, self.other.count, len(frame) // pieces)
+        loop.call_at(self.line_free_s, self.other.arrive, frame)
+
+    def count(self, size: int) -> None:
+        self.received_bytes += size
+
+    def arrive(self, frame: bytes) -> None:
+        self.received_bytes += len(frame)
+        self.frames.put_nowait(frame)
 
     async def receive(self) -> bytes:
         frame = None if self.is_closed else await self.frames.get()
@@ -374,7 +405,7 @@ def with_bulk(tasks: asyncio.TaskGroup, nodes: Sequence[Node]) -> list[PipeLink]
             tasks.create_task(by_agent[agent].sessions.serve_bulk(far))  # type: ignore[arg-type]
             return near  # type: ignore[return-value]
 
-        node.fetcher._open_bulk = open_bulk
+        node.fetcher.sources.open_bulk = open_bulk
         tasks.create_task(node.fetcher.run())
     return opened
 

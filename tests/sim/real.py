@@ -288,7 +288,7 @@ class RealNode:
         if FOLDER not in self.node.works:
             return False  # it is only starting
         retries = self.work._apply._retries
-        away, retries._away = retries._away, set()
+        away, retries._away = retries._away, {}
         try:
             return self.work.is_settled
         finally:
@@ -296,7 +296,8 @@ class RealNode:
 
     def lacking(self) -> set[bytes]:
         """Name the contents that no peer at hand has."""
-        away = self.work._apply._retries._away if FOLDER in self.node.works else set()
+        by_content = self.work._apply._retries._away if FOLDER in self.node.works else {}
+        away = set().union(*by_content.values())
         if not away:
             return set()
         entries = self.stored.view().entries(Changes(set(away), set()))[1]
