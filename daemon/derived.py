@@ -17,7 +17,7 @@ from store.records import PRIMARY, SyncedRow
 if TYPE_CHECKING:
     from store.fold import Fact
     from store.folder import StoredFolder
-    from store.state import ObjectRow
+    from store.objects import ObjectRow
 
 Rows = frozenset[tuple[object, ...]]
 

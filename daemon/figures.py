@@ -177,7 +177,7 @@ class FiguresReader:
     def _root(self, stored: StoredFolder, question: Question, memory: _Memory) -> bytes | None:
         """Hash the state where that is cheap, or where nothing else is to be done."""
         state = stored.state
-        if state.dirty_buckets > BUCKETS_AT_ONCE:
+        if state.buckets.dirty > BUCKETS_AT_ONCE:
             now_s = self._clock.monotonic_s()
             may_take_long = question.is_settled or not question.is_running
             if not may_take_long or now_s < memory.root_not_before_s:

@@ -196,7 +196,7 @@ class Inspection:
 
     def _root(self) -> tuple[bytes | None, int]:
         stored = self._stored
-        if stored.state.dirty_buckets > BUCKETS_LIMIT:
+        if stored.state.buckets.dirty > BUCKETS_LIMIT:
             return None, 0
         (newest,) = stored.db.execute(
             "SELECT coalesce(max(no), 0) FROM batch WHERE folder_no = ?", (stored.no,)

@@ -1,7 +1,7 @@
 """Plan what a folder's disk lacks of the view, from what changed since the last time.
 
 Runs on the database thread. The queue is the difference of state and synced, held by the state
-(store.state.Changes) and rebuilt from both; which steps follow is daemon.planner's to say.
+(store.objects.Changes) and rebuilt from both; which steps follow is daemon.planner's to say.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from daemon.portions import SMALL_BYTES
 from daemon.steps import Plan, Step, WriteFile, numbers_of
 from store.folder import StoredFolder
 from store.ids import Kind
+from store.objects import Changes
 from store.records import Entry, SyncedRow
-from store.state import Changes
 
 FEW_OBJECTS = 64  # from so many on it pays to leave out what agrees already
 PLAN_LIMIT = 8192  # objects in one plan, so that applying begins before all is known

@@ -29,9 +29,10 @@ from store.events import (
 from store.folder import StoredFolder
 from store.ids import EventId, Kind, ObjectId, object_id
 from store.log import OwnWriter
+from store.objects import ALIVE, HAD_DELETION, MANY, Changes, HeadRow, ObjectRow
 from store.records import PRIMARY, Entry, SyncedRow
 from store.signing import SignedBatch
-from store.state import ALIVE, HAD_DELETION, MANY, Changes, FolderState, HeadRow, ObjectRow
+from store.state import FolderState
 
 _UNHEARD_MS = 10 * 60 * 1000  # so long a rename of what no peer has heard of is a new name
 _KINDS = tuple(Kind)  # by number

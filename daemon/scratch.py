@@ -16,8 +16,9 @@ from store.errors import BadSignature, Malformed
 from store.folder import add_folder
 from store.ids import EPOCH_BYTES, Epoch, FolderId, short
 from store.log import FolderLog
+from store.objects import MANY, TAGGED
 from store.signing import SignedBatch, WireBatch, verify
-from store.state import MANY, TAGGED, FolderState
+from store.state import FolderState
 
 _COMPARED = (
     "kind",

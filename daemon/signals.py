@@ -34,5 +34,5 @@ class BatchesCommitted(FolderSignal):
 class ObjectsChanged(FolderSignal):
     """State changed for some objects: the view may want other things there.
 
-    Which ones the state knows (store.state.Changes), so that a large change costs no copy.
+    Which ones the state knows (store.objects.Changes), so that a large change costs no copy.
     """

@@ -28,7 +28,7 @@ from store.events import (
 from store.fold import Fact
 from store.folder import StoredFolder
 from store.ids import AgentId, BlobHash, Kind, ObjectId, blob_hash, object_id
-from store.state import ALIVE, ObjectRow
+from store.objects import ALIVE, ObjectRow
 
 CREATED: Final = "created"
 CHANGED: Final = "changed"

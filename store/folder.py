@@ -18,11 +18,13 @@ from store.ending import Ending, cut_events
 from store.events import Content, ContentChanged, EpochOpened, Granted, ObjectCreated, encode
 from store.ids import AgentId, BatchId, Epoch, FolderId, Kind, LogId, log_id
 from store.log import Admitted, AppliedBatch, FolderLog, Opening, OwnWriter
+from store.objects import OBJECT_COLUMNS, Changes
 from store.opening import LogHead
 from store.records import Entry
 from store.signing import AgentKey, SignedBatch, sign_folder_shared, verify
-from store.state import OBJECT_COLUMNS, Changes, FolderState, class_of
+from store.state import FolderState
 from store.synced import FolderSynced
+from store.unions import class_of
 from store.view import View
 
 
@@ -375,7 +377,7 @@ class StoredFolder:
             for directory in self.state.directories
             if directory.is_visible and not directory.is_alive
         )
-        for directory_no, first_no in self.state.unions():
+        for directory_no, first_no in self.state.unions.all():
             nos.update(
                 row[0]
                 for row in self.db.execute(

@@ -15,10 +15,12 @@ from store.access import Member
 from store.db import Database, chunked
 from store.events import ObjectCreated
 from store.ids import AgentId, Kind
+from store.objects import MANY, Changes, HeadRow, ObjectRow
+from store.objects import OBJECT_COLUMNS as _COLUMNS
 from store.paths import conflict_name
 from store.records import PRIMARY, Entry
-from store.state import MANY, Changes, FolderState, HeadRow, ObjectRow, class_of
-from store.state import OBJECT_COLUMNS as _COLUMNS
+from store.state import FolderState
+from store.unions import class_of
 
 _CONFLICT_MARK = b" (conflict "
 _HEX_DIGITS = 8

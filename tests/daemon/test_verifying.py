@@ -233,8 +233,8 @@ async def test_verify_finds_a_wrong_state_root(tmp_path: Path) -> None:
     async with alone(tmp_path) as node:
         await fill(node)
         node.stored.state.root()
-        node.stored.state._bucket_hashes[:32] = b"\x07" * 32
-        node.stored.state._root = None
+        node.stored.state.buckets._hashes[:32] = b"\x07" * 32
+        node.stored.state.buckets._root = None
 
         [text] = await findings_of(node)
 

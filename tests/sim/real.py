@@ -28,8 +28,8 @@ from store.db import Database, memory_database
 from store.errors import DizzyError, TryLater
 from store.folder import StoredFolder, add_folder, share_folder
 from store.ids import AgentId, Epoch, FolderId
+from store.objects import Changes
 from store.signing import AgentKey, verify
-from store.state import Changes
 from tests.sim.loop import Crashed, VirtualLoop
 from tests.sim.net import Port, Said
 

@@ -403,11 +403,11 @@ def _nothing_is_left_to_do(node: Node) -> None:
 
 def _rebuild_gives_the_same(node: Node, root: bytes) -> None:
     memory, tables = memory_of(node), tables_of(node)
-    void = set(node.stored.state._void)
+    void = set(node.stored.state.void)
     assert node.stored.rebuild() == root
     assert tables_of(node) == tables
     assert memory_of(node) == memory
-    assert node.stored.state._void == void
+    assert node.stored.state.void == void
     node.stored.reload()
     assert memory_of(node) == memory
     assert node.stored.state.root() == root

@@ -418,7 +418,7 @@ def test_P13_a_deletion_whose_placement_seen_comes_later_is_void_nowhere() -> No
 
     assert carl.stored.state.root() == dora.stored.state.root()
     assert carl.files() == dora.files()
-    assert carl.stored.state._void == dora.stored.state._void
+    assert carl.stored.state.void == dora.stored.state.void
     assert dora.stored.rebuild() == carl.stored.state.root()
     agree(anna, bert, carl, dora)
 

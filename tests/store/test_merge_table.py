@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from store.ids import Kind
-from store.state import Changes
+from store.objects import Changes
 from tests.store.nodes import Node, deliver, make_nodes, settle
 
 Story = Callable[[Node], object]

@@ -27,8 +27,8 @@ from store.events import (
     encode,
 )
 from store.ids import FolderId, blob_hash
+from store.objects import OBJECT_COLUMNS
 from store.signing import SignedBatch, WireBatch, verify_thinned
-from store.state import OBJECT_COLUMNS
 from tests.store.histories import SEEDS, history
 from tests.store.nodes import Node, deliver, looked, make_nodes, random_act, unchanged
 from tests.store.test_log import make_directory, sign
