@@ -168,7 +168,10 @@ class HistoryEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryObject:
-    """One object that stands or stood at the path; `path` is where it stands or stood last."""
+    """One object that stands or stood at the path; `path` is where it stands or stood last.
+
+    `left_out` versions were replaced before this node joined by a checkpoint: others know them.
+    """
 
     id: str
     kind: str
@@ -176,6 +179,7 @@ class HistoryObject:
     is_alive: bool
     is_here: bool
     events: tuple[HistoryEvent, ...]
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,10 @@ _STATE_TABLES = {
     "waiting_event": "SELECT w.object_id, b.id, w.position FROM waitingevent w"
     " LEFT JOIN batch b ON b.no = w.batch_no WHERE w.folder_no = ?",
 }
+_BURIED = (
+    "SELECT o.id, b.event, b.value FROM buried b JOIN object o ON o.no = b.object_no"
+    " WHERE o.folder_no = ?"
+)
 
 
 def log_tables(db: Database, folder_no: int) -> dict[str, Rows]:
@@ -69,10 +73,16 @@ def _ids_of(joined: bytes, ids: dict[int, bytes]) -> Iterator[bytes]:
 
 def state_tables(db: Database, folder_no: int) -> dict[str, Rows]:
     """Read what the state keeps beside its objects."""
-    return {
+    found = {
         table: frozenset(db.execute(query, (folder_no,)).fetchall())
         for table, query in _STATE_TABLES.items()
     }
+    # A database of an older dizzyd that is only read has no such table, and nothing for it.
+    is_restored = db.meta(f"restored/{folder_no}") is not None
+    found["buried"] = frozenset(
+        db.execute(_BURIED, (folder_no,)).fetchall() if is_restored else ()
+    )
+    return found
 
 
 def differing_tables(one: dict[str, Rows], other: dict[str, Rows]) -> list[str]:

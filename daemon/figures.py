@@ -17,7 +17,7 @@ from daemon.status import Behind, HistoryStatus, Pending
 from peers.heads import Heads, by_log, lacking
 from peers.wire import Head, Range
 from store.access import Member
-from store.codec import decode_header, split_events
+from store.codec import decode_header, split_thinned
 from store.events import FIRST_FOLDER_TAG, Content, decode, tag_of
 from store.folder import StoredFolder
 from store.ids import AgentId
@@ -263,7 +263,7 @@ def _counts(stored: StoredFolder, one: Range) -> list[tuple[int, int]]:
         f" WHERE l.id = ? AND b.seq > ? AND b.seq <= ? LIMIT {_HEADERS_LIMIT}",
         (one.log, after, one.through_seq),
     )
-    return [(no, decode_header(header).count) for no, header in rows]
+    return [(no, decode_header(header).count) for no, header in rows if header]
 
 
 def _estimate(one: Range, counts: Sequence[tuple[int, int]]) -> int:
@@ -281,8 +281,8 @@ def _weigh(stored: StoredFolder, batch_no: int) -> tuple[int, int]:
         "SELECT header, body FROM batch WHERE no = ?", (batch_no,)
     ).fetchone()
     files = size = 0
-    for raw in split_events(body, decode_header(header_bytes).count):
-        if tag_of(raw) >= FIRST_FOLDER_TAG:
+    for raw in split_thinned(body, decode_header(header_bytes).count):
+        if not raw or tag_of(raw) >= FIRST_FOLDER_TAG:
             continue
         content = getattr(decode(raw), "content", None)
         if isinstance(content, Content):

@@ -8,11 +8,10 @@ Pure: what is held is decided from what a full scan found; any other look keeps 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from daemon.acts import Act, Deleted, Edited
 from daemon.matching import HELD_FROM, ScanCause, is_mass_deletion
-from store.records import SyncedRow
 
 
 class HeldDeletions:
@@ -129,6 +128,7 @@ def may_be_reversion(act: Act, cause: ScanCause) -> bool:
     )
 
 
-def is_reversion(act: Edited, former: Collection[tuple[SyncedRow, Collection[bytes]]]) -> bool:
+def is_reversion(act: Edited, has_had: Callable[[int, bytes], bool]) -> bool:
     """Whether the bytes are those of a former version of all objects at the path."""
-    return all(act.looked.value != row.value and act.looked.value in old for row, old in former)
+    value = act.looked.value
+    return all(value != row.value and has_had(row.object_no, value) for row in act.rows)

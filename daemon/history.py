@@ -146,6 +146,7 @@ def _told(
             _told_version(one.kind, version, names, places, is_shown=version is shown)
             for version in one.versions
         ),
+        left_out=one.left_out,
     )
 
 

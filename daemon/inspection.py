@@ -24,7 +24,9 @@ from daemon.file_inspection import FileInspection
 from daemon.findings import NAMED_LIMIT, Lines, finding, pending, progress
 from daemon.positions import Position
 from daemon.scratch import KeptBatch, ObjectPage, Scratch, differing, read_objects
+from daemon.snapshot_parts import carry_snapshot
 from daemon.terminal import counted
+from store.errors import Malformed
 
 if TYPE_CHECKING:
     from daemon.answers import VerifyLine
@@ -69,6 +71,9 @@ class Inspection:
         """Prove every batch, fold them anew, and compare with the state in use."""
         scratch = await self._world.pool.run(Scratch, self._work.folder)
         try:
+            for text in await self._begin(scratch):
+                self.damages.log.append(text)
+                yield finding(self.name, text)
             async for line in self._read_log(scratch):
                 yield line
             for text in await self._world.pool.run(scratch.finish):
@@ -84,6 +89,19 @@ class Inspection:
                 yield line
         finally:
             await self._world.pool.run(scratch.close)
+
+    async def _begin(self, scratch: Scratch) -> list[str]:
+        """Begin where the log here does: with a snapshot, if the folder was joined by one."""
+        core, pool = self._world.core, self._world.pool
+        restored_no = self._stored.log.restored_no
+        if not restored_no:
+            return []
+        try:
+            checkpoint = await carry_snapshot(core, pool, self._stored, scratch.snapshot)
+        except Malformed as missing:
+            scratch.damaged += 1
+            return [str(missing)]
+        return await pool.run(scratch.begin_with, checkpoint, restored_no)
 
     async def _read_log(self, scratch: Scratch) -> Lines:
         """Take in all batches that were stored after those that scratch has."""

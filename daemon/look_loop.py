@@ -350,12 +350,8 @@ class LookLoop:
             return acts
 
         def find() -> list[Edited]:
-            stored = self._standing.stored
-            return [
-                act
-                for act in edits
-                if is_reversion(act, [(row, stored.values_of(row.object_no)) for row in act.rows])
-            ]
+            has_had = self._standing.stored.has_had
+            return [act for act in edits if is_reversion(act, has_had)]
 
         found = await self._tools.core.run(find)
         self._standing.reverted.suspect(found)

@@ -186,7 +186,7 @@ class NodeOperations:
         rows = self._node.shelf.db.execute(
             "SELECT b.no, f.name, b.header, l.agent, b.seq, b.id FROM batch b"
             " JOIN folder f ON f.no = b.folder_no JOIN log l ON l.no = b.log_no"
-            " WHERE b.no > ? ORDER BY b.no LIMIT 100",
+            " WHERE b.no > ? AND b.header != x'' ORDER BY b.no LIMIT 100",
             (cursor,),
         ).fetchall()
         return [report.change(*row) for row in rows]

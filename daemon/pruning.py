@@ -194,7 +194,9 @@ def _prunable(
         return frozenset()
     if object_no not in judged:
         facts = stored.state.facts(object_no)
-        judged[object_no] = frozenset() if was_in_conflict(facts) else _contents(facts)
+        # Of what a snapshot left out nobody here knows whether it was in conflict.
+        is_safe = not stored.state.buried(object_no).events and not was_in_conflict(facts)
+        judged[object_no] = _contents(facts) if is_safe else frozenset()
     return judged[object_no]
 
 

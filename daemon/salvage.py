@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from daemon.snapshot_parts import kept_of
 from store.codec import decode_header
 from store.db import Database, open_damaged
 from store.errors import BadSignature, Malformed
 from store.ids import BatchId, FolderId
+from store.joined import begin_with
 from store.signing import SignedBatch, WireBatch, verify
 
 if TYPE_CHECKING:
@@ -90,6 +92,25 @@ class Wreck:
                         found[signed.id] = (header.lamport, signed.id, wire)
         return sorted(found.values(), key=lambda one: one[:2])
 
+    def copy_snapshot(self, stored: StoredFolder) -> SignedBatch | None:
+        """Take over the pieces of the snapshot by which a folder was joined; gives what names it.
+
+        Nothing is proven here but who signed that.
+        """
+        for noted, piece_no, hash_, piece in self._rows(
+            "SELECT m.value, p.no, p.hash, p.piece FROM folder f"
+            " JOIN meta m ON m.key = 'checkpoint/' || f.no"
+            " JOIN meta r ON r.key = 'restored/' || f.no"
+            " JOIN snapshot_piece p ON p.folder_no = f.no WHERE f.id = ?",
+            stored.id,
+        ):
+            if not (isinstance(noted, bytes) and isinstance(hash_, bytes)):
+                continue
+            if isinstance(piece, bytes) and isinstance(piece_no, int):
+                kept_of(stored).keep(hash_, piece_no, piece)
+                stored.db.set_meta(f"checkpoint/{stored.no}", noted)
+        return kept_of(stored).checkpoint()
+
     def copy_notes(self, db: Database) -> None:
         """Take over what is of use though nothing proves it: peers, invites."""
         for row in self._rows("SELECT agent, name, addresses, last_seen_ms FROM peer"):
@@ -130,6 +151,7 @@ class Wreck:
 
 def take_in(wreck: Wreck, stored: StoredFolder) -> None:
     """Fold what the wreck has of a folder into a new one; what lacks a parent is left out."""
+    _begin(wreck, stored)
     part: list[SignedBatch] = []
     for _, _, wire in wreck.batches(stored.id):
         part.append(verify(wire))
@@ -140,6 +162,19 @@ def take_in(wreck: Wreck, stored: StoredFolder) -> None:
     stored.log.forget_waiting(b"")
     with stored.change():
         wreck.copy_kept(stored)
+
+
+def _begin(wreck: Wreck, stored: StoredFolder) -> None:
+    """Begin with the snapshot by which the folder was joined, if it is whole: else without."""
+    with stored.db.transaction():
+        signed = wreck.copy_snapshot(stored)
+    if signed is None:
+        return
+    with suppress(Malformed, BadSignature):
+        begin_with(stored, kept_of(stored), signed)
+        return
+    with stored.db.transaction():
+        kept_of(stored).forget()
 
 
 def _admit(stored: StoredFolder, batches: Sequence[SignedBatch]) -> None:

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from daemon.derived import Rows, events_of, log_tables, state_tables
+from store.checkpoint import take_in
 from store.db import Database, chunked, scratch_database
 from store.errors import BadSignature, Malformed
+from store.events import Checkpointed
 from store.folder import add_folder
 from store.ids import EPOCH_BYTES, Epoch, FolderId, short
+from store.kept_snapshot import KeptSnapshot
 from store.log import FolderLog
 from store.objects import MANY, TAGGED
 from store.signing import SignedBatch, WireBatch, verify
@@ -134,6 +137,8 @@ class Scratch:
         ).fetchone()
         self._log = FolderLog(self._db, self.no, folder)
         self._state = FolderState(self._db, self.no, folder, self.root_no)
+        self._snapshot = KeptSnapshot(self._db, self.no, folder)
+        self._restored_no = self._compared = 0  # what came with a snapshot, and was found so
         self.through_no = 0  # the newest batch of the node's database that was read
         self.damaged = 0
 
@@ -142,6 +147,23 @@ class Scratch:
         self._db.connection.close()
 
     # -- the log ----------------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> KeptSnapshot:
+        """Where the pieces of a snapshot are put before begin_with()."""
+        return self._snapshot
+
+    def begin_with(self, checkpoint: Checkpointed, restored_no: int) -> list[str]:
+        """Fold the snapshot with which the log here begins; give what is wrong with it."""
+        try:
+            with self._db.transaction():
+                pieces = self._snapshot.pieces(checkpoint.snapshot.hash)
+                take_in(self._log, self._state, self._state.apply, pieces, checkpoint)
+        except (Malformed, BadSignature) as wrong:
+            self.damaged += 1
+            return [f"the snapshot by which it was joined: {wrong.why or wrong}"]
+        self._restored_no = restored_no
+        return []
 
     def admit(self, batches: Sequence[KeptBatch]) -> list[str]:
         """Prove batches and fold them; give what is wrong with them."""
@@ -156,6 +178,8 @@ class Scratch:
         return found
 
     def _admit(self, kept: KeptBatch) -> str:
+        if kept.no <= self._restored_no:
+            return self._unlike_snapshot(kept)
         try:
             signed = verify(WireBatch(header=kept.header, signature=kept.signature, body=kept.body))
         except (Malformed, BadSignature) as wrong:
@@ -170,6 +194,19 @@ class Scratch:
             return self._misjudged(kept, admitted.applied)
         return ""  # it waits for a batch that has not come; see finish()
 
+    def _unlike_snapshot(self, kept: KeptBatch) -> str:
+        """Say where a batch that came with a snapshot is not what that says."""
+        told = self._db.execute(
+            "SELECT l.id, b.seq, b.lamport, b.is_applied, b.header, b.signature, b.body"
+            " FROM batch b JOIN log l ON l.no = b.log_no WHERE b.id = ?",
+            (kept.id,),
+        ).fetchone()
+        here = (kept.log, kept.seq, kept.lamport, kept.is_applied, kept.header, kept.signature)
+        if told != (*here, kept.body):
+            return "is not what the snapshot says by which it came"
+        self._compared += 1
+        return ""
+
     def _misjudged(self, kept: KeptBatch, applied: Sequence[bytes]) -> str:
         (is_void,) = self._db.execute(
             "SELECT is_void FROM batch WHERE id = ?", (kept.id,)
@@ -182,6 +219,8 @@ class Scratch:
 
     def finish(self) -> list[str]:
         """Give what is missing once all batches were admitted."""
+        if self._compared != self._log.restored_count():
+            return ["batches of the snapshot by which it was joined are missing"]
         if not self._log.waiting:
             return []
         if self.damaged:

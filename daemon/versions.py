@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from store.codec import decode_header, split_events
+from store.codec import decode_header, split_thinned
 from store.db import chunked
 from store.events import (
     AttributesChanged,
@@ -25,7 +25,7 @@ from store.events import (
     decode,
     tag_of,
 )
-from store.fold import Fact
+from store.fold import Buried, Fact
 from store.folder import StoredFolder
 from store.ids import AgentId, BlobHash, Kind, ObjectId, blob_hash, object_id
 from store.objects import ALIVE, ObjectRow
@@ -63,7 +63,10 @@ class Version(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ObjectVersions(Struct, frozen=True, kw_only=True):
-    """An object and all that became of it, oldest first. `value` is what it shows now."""
+    """An object and all that became of it, oldest first. `value` is what it shows now.
+
+    `left_out` versions were replaced before this node joined, and not told to it.
+    """
 
     no: int
     id: bytes
@@ -72,6 +75,7 @@ class ObjectVersions(Struct, frozen=True, kw_only=True):
     is_alive: bool
     value: bytes
     versions: tuple[Version, ...]
+    left_out: int = 0
 
     @property
     def contents(self) -> list[Version]:
@@ -151,13 +155,18 @@ def objects_moved_to(
     ).fetchall()
     ids: set[bytes] = set()
     for _, header, body in rows:
-        for raw in () if body is None else split_events(body, decode_header(header).count):
+        for raw in _events_of(header, body):
             if name in raw:
                 event = decode(raw)
                 if isinstance(event, ObjectMoved) and event.name == name:
                     ids.update([event.object] if event.parent in parents else [])
     following = rows[-1][0] if len(rows) == _BATCHES_AT_ONCE else None
     return set(stored.numbers(sorted(ids)).values()), following
+
+
+def _events_of(header: bytes, body: bytes | None) -> list[bytes]:
+    """Split a body that was found to hold something; what a snapshot left out is empty."""
+    return [] if body is None else split_thinned(body, decode_header(header).count)
 
 
 def path_of(stored: StoredFolder, parent_no: int, name: bytes) -> bytes:
@@ -187,7 +196,14 @@ def read_versions(stored: StoredFolder, object_no: int) -> ObjectVersions | None
         is_alive=bool(row.flags & ALIVE),
         value=row.value,
         versions=tuple(_Reading(stored, row).read(facts)),
+        left_out=_left_out(stored.state.buried(object_no), facts),
     )
+
+
+def _left_out(buried: Buried, facts: Sequence[Fact]) -> int:
+    """Count the versions that a snapshot left out; creates stay although they are buried."""
+    here = sum(buried.has_event(fact.event_id) for fact in facts)
+    return len(buried.events) - here
 
 
 class _Reading:
@@ -293,7 +309,7 @@ def summarise(stored: StoredFolder, batch_no: int, positions: Sequence[int]) -> 
         "SELECT header, body FROM batch WHERE no = ?", (batch_no,)
     ).fetchone()
     header = decode_header(header_bytes)
-    events = split_events(body, header.count)
+    events = split_thinned(body, header.count)
     counts: dict[str, int] = {}
     for position in positions:
         what = _WHAT_BY_TAG.get(tag_of(events[position]))
@@ -313,7 +329,7 @@ def find_size(
     ).fetchall()
     wanted = bytes(blob)
     for _, header, body in rows:
-        for raw in () if body is None else split_events(body, decode_header(header).count):
+        for raw in _events_of(header, body):
             content = getattr(decode(raw), "content", None) if wanted in raw else None
             if isinstance(content, Content) and content.hash == blob:
                 return content.size, None

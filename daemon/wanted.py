@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from daemon.history import find_objects
 from daemon.report import rfc3339
+from daemon.snapshot_parts import carry_snapshot, snapshot_moment_ms
 from daemon.versions import DELETED, ObjectVersions, Version, name_of
 from store.errors import DizzyError, UsageError
 from store.ids import BatchId, Kind
@@ -144,6 +145,8 @@ class Choosing:
             for version in one.contents:
                 if version.value != present:
                     return _one_version(one, version)
+        if any(one.left_out for one in found):
+            raise self._left_out()
         raise DizzyError(
             f"restore {self._shown}",
             "no earlier version was ever recorded",
@@ -172,6 +175,8 @@ class Choosing:
         here = {row.object_no for row in rows}
         present = next((one.id for one in found if one.no in here), None)
         now_ms = self._node.world.clock.now_ns() // 1_000_000
+        if at_ms < await self._node.world.core.run(snapshot_moment_ms, self._stored):
+            raise self._left_out()
         async for step in self._fold(
             lambda batches: cut_at(batches, at_ms, now_ms),
             present,
@@ -186,13 +191,19 @@ class Choosing:
         node, work = self._node, self._work
         core, pool = node.world.core, node.world.pool
         headers: list[Dated] = []
-        after_no = 0
+        after_no = self._stored.log.restored_no
         while read := await core.run(_read_headers, self._stored, after_no):
             after_no = read[-1][0]
             headers += [header for _, header in read]
-        batches = await pool.run(cut, sorted(headers, key=lambda one: (one.lamport, one.id)))
+        try:
+            batches = await pool.run(cut, sorted(headers, key=lambda one: (one.lamport, one.id)))
+        except KeyError:
+            raise self._left_out() from None
         past = await pool.run(Past, work.folder)
         try:
+            if self._stored.log.restored_no:
+                checkpoint = await carry_snapshot(core, pool, self._stored, past.snapshot)
+                await pool.run(past.begin_with, checkpoint)
             for start in range(0, len(batches), _BATCHES_AT_ONCE):
                 ids = [batch.id for batch in batches[start : start + _BATCHES_AT_ONCE]]
                 wires, _ = await core.run(self._stored.log.read, [], ids, 1 << 40)
@@ -201,6 +212,14 @@ class Choosing:
             self._choice = await pool.run(self._from_tree, past, identity, which)
         finally:
             await pool.run(past.close)
+
+    def _left_out(self) -> DizzyError:
+        """Say that this node cannot tell what was before it joined."""
+        return DizzyError(
+            f"restore {self._shown}",
+            "the log before the checkpoint by which this node joined is not here",
+            hint="ask a node that joined before, or give a later --at",
+        )
 
     def _from_tree(self, past: Past, identity: bytes | None, which: str) -> Choice:
         tree = past.tree()

@@ -278,7 +278,8 @@ class Work:
             no = waiting.pop()
             row = self._row(no)
             kind = KINDS[row.kind]
-            folded = fold(kind, state.facts(no), state.void.__contains__)
+            is_void = state.void.__contains__
+            folded = fold(kind, state.facts(no), is_void, state.buried(no))
             for deletion in self._turn_void(no, folded):
                 waiting.extend(
                     along

@@ -1,9 +1,9 @@
 """Say what a folder's state is at a frontier, and prove a snapshot by what was said.
 
 A checkpoint is the frontier, the version and root of the state there, and the content that is
-the snapshot of it (store.events.Checkpointed). Whoever restores one folds the snapshot in a
-database of its own and believes it only if content, frontier and root are the ones that were
-said; that whoever said so had the role is for the caller to know.
+the snapshot of it (store.events.Checkpointed). Whoever takes one in folds the snapshot and
+believes it only if content, frontier and root are the ones that were said; that the owner said
+so is for the caller to know (store.joined).
 
 It records no event, and it neither fetches nor keeps the content.
 """
@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from blake3 import blake3
+from msgspec import Struct
 
 from store import snapshot
 from store.db import Database, scratch_database
 from store.errors import DizzyError, Malformed
 from store.events import Checkpointed, Content
 from store.folder import add_folder
-from store.ids import EPOCH_BYTES, Epoch, FolderId
-from store.log import CUT_OFF, AppliedBatch, FolderLog
+from store.ids import EPOCH_BYTES, BatchId, Epoch, FolderId
+from store.log import AppliedBatch, Fold, FolderLog
+from store.records import Stub
 from store.signing import SignedBatch, verify_thinned
+from store.snapshot import Grave
 from store.state import STATE_VERSION, FolderState
 
 FRONTIER_LIMIT: Final = 1024  # batches in Checkpointed.frontier
@@ -33,28 +36,112 @@ class OlderLogNeeded(DizzyError):
     """What was left out of a snapshot counts again: only the whole log tells the state."""
 
 
+class Standing(Struct, frozen=True, gc=False):
+    """Where a folder stands: what is applied, and the root of what it folds to."""
+
+    frontier: tuple[BatchId, ...]
+    state_root: bytes
+
+
+def standing(log: FolderLog, state: FolderState) -> Standing | None:
+    """Tell where a folder stands, if a checkpoint can be made of it.
+
+    None where more logs stand open than an event has room for, where the folder was ended, and
+    where part of its log came with a snapshot and forked since.
+    """
+    frontier = log.frontier()
+    if len(frontier) > FRONTIER_LIMIT or log.endings or log.has_forked_below_snapshot():
+        return None
+    return Standing(frontier, state.root())
+
+
+def write(
+    database: Database,
+    folder_no: int,
+    folder: FolderId,
+    at: Standing,
+    keep: Callable[[bytes], None],
+) -> Iterator[Checkpointed | None]:
+    """Write the snapshot of a standing, each piece to `keep`; last comes what to say of it.
+
+    It gives None now and then, so that whoever runs it can rest or give up. The database must be
+    one transaction, and stand there: else nothing is written and nothing said.
+    """
+    here = database.execute(
+        "SELECT batch_id FROM frontier WHERE folder_no = ? ORDER BY batch_id", (folder_no,)
+    ).fetchall()
+    if tuple(batch for (batch,) in here) != at.frontier:
+        return
+    hasher, size = blake3(), 0
+    for piece in snapshot.write(database, folder_no, folder):
+        if piece:
+            hasher.update(piece)
+            size += len(piece)
+            keep(piece)
+        yield None
+    yield Checkpointed(
+        frontier=at.frontier,
+        state_version=STATE_VERSION,
+        state_root=at.state_root,
+        snapshot=Content(hash=hasher.digest(), size=size),
+    )
+
+
 def describe(
     database: Database, log: FolderLog, state: FolderState, keep: Callable[[bytes], None]
 ) -> Checkpointed | None:
-    """Write a snapshot of what is applied, each piece to `keep`, and say what it is.
-
-    None where more logs stand open than an event has room for, or where a copy of the owner's
-    home ended the folder; nothing is written then. The database must not change meanwhile.
-    """
-    frontier = log.frontier()
-    if len(frontier) > FRONTIER_LIMIT or _is_owner_cut_off(database, log):
+    """Write a snapshot of what is applied in one go, and say what it is; None as standing()."""
+    at = standing(log, state)
+    if at is None:
         return None
-    hasher, size = blake3(), 0
-    for piece in snapshot.write(database, log.folder_no, log.folder, log.owner()):
-        hasher.update(piece)
-        size += len(piece)
-        keep(piece)
-    return Checkpointed(
-        frontier=frontier,
-        state_version=STATE_VERSION,
-        state_root=state.root(),
-        snapshot=Content(hash=hasher.digest(), size=size),
-    )
+    told = [*write(database, log.folder_no, log.folder, at, keep)]
+    return told[-1] if told else None
+
+
+def take_in(
+    log: FolderLog,
+    state: FolderState,
+    fold: Fold,
+    pieces: Iterable[bytes],
+    checkpoint: Checkpointed,
+) -> None:
+    """Fold a snapshot into a folder that has no batch yet, and prove it by its checkpoint.
+
+    Inside a transaction, which is to be undone if this raises: Malformed or BadSignature where
+    anything is not as the checkpoint says. It stops at the first byte more than the size said.
+    """
+    if checkpoint.state_version != STATE_VERSION:
+        raise Malformed(
+            "checkpoint",
+            f"is of state version {checkpoint.state_version}, this dizzyd folds {STATE_VERSION}",
+        )
+    if log.batches:
+        raise Malformed("snapshot", "is for a folder of which nothing is here yet")
+    together: list[SignedBatch] = []
+    for one in snapshot.read(_proven(pieces, checkpoint.snapshot), log.folder):
+        if isinstance(one, Grave):
+            state.bury(one.object, one.marks)
+            continue
+        if isinstance(one, SignedBatch):
+            together.append(one)
+        if isinstance(one, Stub) or len(together) == _BATCHES_AT_ONCE:
+            _admit(log, fold, together)
+            together = []
+        if isinstance(one, Stub):
+            log.stand_in(one)
+    _admit(log, fold, together)
+    if log.waiting or log.endings:
+        raise Malformed("snapshot", "is of no folder that can go on")
+    log.settle(checkpoint.frontier)
+    if state.root() != checkpoint.state_root:
+        raise Malformed("snapshot", "folds to another state than its checkpoint says")
+
+
+def _admit(log: FolderLog, fold: Fold, batches: Sequence[SignedBatch]) -> None:
+    admitted = log.admit(batches, b"", fold)
+    if admitted.refused or admitted.missing:
+        reasons = ", ".join(sorted(admitted.refused)) or "what comes before it is missing"
+        raise Malformed("snapshot", f"has a batch that breaks a rule: {reasons}")
 
 
 class Restored:
@@ -80,21 +167,21 @@ class Restored:
     def admit(self, batches: Sequence[SignedBatch]) -> None:
         """Let batches take effect that come next.
 
-        Raises Malformed where one breaks a rule, OlderLogNeeded where one cuts off what was
-        settled; this state is of no use then.
+        Raises Malformed where one breaks a rule, OlderLogNeeded where one ends the folder without
+        what the snapshot rests on; this state is of no use then.
         """
         with self.db.transaction():
             admitted = self.log.admit(batches, b"", self.state.apply)
         if admitted.refused:
             reasons = ", ".join(sorted(admitted.refused))
             raise Malformed("snapshot", f"has a batch that breaks a rule: {reasons}")
+        if self.log.is_overruled:
+            raise OlderLogNeeded(
+                "snapshot",
+                "a copy of the owner's home ended the folder, without what its owner knew",
+                hint="the whole log is needed",
+            )
         if self.log.is_recut:  # an ending cut off, or let in, what has taken effect
-            if _is_owner_cut_off(self.db, self.log):
-                raise OlderLogNeeded(
-                    "snapshot",
-                    "a copy of the owner's home ended the folder, without what its owner knew",
-                    hint="the whole log is needed",
-                )
             self._fold_anew()
 
     def _fold_anew(self) -> None:
@@ -108,37 +195,18 @@ class Restored:
 
 
 def restore(pieces: Iterable[bytes], folder: FolderId, checkpoint: Checkpointed) -> Restored:
-    """Fold a snapshot and prove it by its checkpoint; the caller closes what it gets.
+    """Fold a snapshot beside and prove it by its checkpoint; the caller closes what it gets.
 
-    Raises Malformed or BadSignature where anything is not as the checkpoint says; it stops at
-    the first byte more than the snapshot's size.
+    Raises as take_in().
     """
-    if checkpoint.state_version != STATE_VERSION:
-        raise Malformed(
-            "checkpoint",
-            f"is of state version {checkpoint.state_version}, this dizzyd folds {STATE_VERSION}",
-        )
     restored = Restored(folder)
     try:
-        _fold(restored, _proven(pieces, checkpoint.snapshot), checkpoint)
+        with restored.db.transaction():
+            take_in(restored.log, restored.state, restored.state.apply, pieces, checkpoint)
     except BaseException:
         restored.close()
         raise
     return restored
-
-
-def _fold(restored: Restored, pieces: Iterable[bytes], checkpoint: Checkpointed) -> None:
-    together: list[SignedBatch] = []
-    for signed in snapshot.read(pieces, restored.log.folder):
-        together.append(signed)
-        if len(together) == _BATCHES_AT_ONCE:
-            restored.admit(together)
-            together = []
-    restored.admit(together)
-    if restored.log.waiting or restored.log.frontier() != checkpoint.frontier:
-        raise Malformed("snapshot", "is of another frontier than its checkpoint says")
-    if restored.state.root() != checkpoint.state_root:
-        raise Malformed("snapshot", "folds to another state than its checkpoint says")
 
 
 def _proven(pieces: Iterable[bytes], content: Content) -> Iterator[bytes]:
@@ -152,13 +220,3 @@ def _proven(pieces: Iterable[bytes], content: Content) -> Iterator[bytes]:
         yield piece
     if size != content.size or hasher.digest() != content.hash:
         raise Malformed("snapshot", "has other bytes than its checkpoint says")
-
-
-def _is_owner_cut_off(database: Database, log: FolderLog) -> bool:
-    """Whether an ending cuts off batches of the owner: then what they rest on is not settled."""
-    cut_off = database.execute(
-        "SELECT l.agent FROM batch b JOIN log l ON l.no = b.log_no"
-        " WHERE b.folder_no = ? AND b.is_void = ? GROUP BY l.agent",
-        (log.folder_no, CUT_OFF),
-    )
-    return bool(log.endings) and log.owner() in {agent for (agent,) in cut_off}

@@ -16,7 +16,7 @@ from pathlib import Path
 from store.errors import DatabaseDamaged, DatabaseNewer, DizzyError
 from store.schema import SCHEMA
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 IN_LIMIT = 500  # ids in one IN(): well below SQLite's limit of variables
 _ROWS_AT_ONCE = (64, 8)  # of one INSERT: 64 rows of 20 columns are 1280 of 32766 variables
 
@@ -34,6 +34,18 @@ COMMIT;"""
 _FROM_2 = """BEGIN;
 CREATE INDEX IF NOT EXISTS batch_unapplied ON batch (folder_no) WHERE is_applied = 0;
 PRAGMA user_version = 3;
+COMMIT;"""
+# Version 3 knew no snapshots.
+_FROM_3 = """BEGIN;
+CREATE TABLE IF NOT EXISTS buried (
+    object_no INTEGER NOT NULL, event BLOB NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (object_no, event)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS snapshot_piece (
+    hash BLOB NOT NULL, no INTEGER NOT NULL, folder_no INTEGER NOT NULL, piece BLOB NOT NULL,
+    PRIMARY KEY (hash, no)
+);
+PRAGMA user_version = 4;
 COMMIT;"""
 
 
@@ -249,7 +261,7 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
 
 def _renew(connection: sqlite3.Connection, version: int) -> None:
     """Bring the tables of an earlier schema to the present one, a transaction for each step."""
-    for earlier, change in ((1, _FROM_1), (2, _FROM_2)):
+    for earlier, change in ((1, _FROM_1), (2, _FROM_2), (3, _FROM_3)):
         if version <= earlier:
             connection.executescript(change)
 

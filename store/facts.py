@@ -13,7 +13,7 @@ from msgspec import Struct
 from store.codec import decode_header, split_thinned
 from store.db import Database
 from store.events import decode
-from store.fold import Fact
+from store.fold import Buried, Fact
 from store.ids import LogId, event_id
 from store.log import order_key
 
@@ -73,3 +73,11 @@ class FactReader:
         else:
             self._cache.move_to_end(batch_no)
         return stored
+
+
+def buried_of(database: Database, object_no: int) -> Buried:
+    """Read the marks of the versions of an object that a snapshot left out."""
+    marks = database.execute(
+        "SELECT event, value FROM buried WHERE object_no = ?", (object_no,)
+    ).fetchall()
+    return Buried(frozenset(mark[0] for mark in marks), frozenset(mark[1] for mark in marks))

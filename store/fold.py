@@ -24,6 +24,8 @@ from store.events import (
 )
 from store.ids import EventId, Kind
 
+MARK_BYTES = 16
+
 
 class Fact(Struct, frozen=True, gc=False):
     """An event that counts, with its id and its order key (44 bytes)."""
@@ -60,6 +62,27 @@ class Folded(Struct, frozen=True, kw_only=True):
     latest_lamport: int
 
 
+class Buried(Struct, frozen=True, gc=False):
+    """What is left of versions that a snapshot left out (store.burial): the marks of each.
+
+    A mark is the first 16 bytes of an event's id, and of the BLAKE3 of a content.
+    """
+
+    events: frozenset[bytes]
+    values: frozenset[bytes]
+
+    def has_event(self, event: bytes) -> bool:
+        """Whether an event is buried: it brings no version any more."""
+        return event[:MARK_BYTES] in self.events
+
+    def has_value(self, value: bytes) -> bool:
+        """Whether these bytes were once replaced by others."""
+        return value[:MARK_BYTES] in self.values
+
+
+NOTHING_BURIED = Buried(frozenset(), frozenset())
+
+
 def value_of(kind: Kind, content: Content | bytes | None) -> tuple[bytes, int] | None:
     """Give (value, size) of a version, or None where it does not fit the kind of the object."""
     if kind is Kind.FILE:
@@ -93,16 +116,23 @@ def head_of(kind: Kind, fact: Fact) -> Head | None:
 
 
 def fold(
-    kind: Kind, facts: Sequence[Fact], is_void: Callable[[EventId], bool]
+    kind: Kind,
+    facts: Sequence[Fact],
+    is_void: Callable[[EventId], bool],
+    buried: Buried = NOTHING_BURIED,
 ) -> Folded:
     """Fold all facts of one object; `is_void` tells of deletions of other objects (`with`).
 
     Facts about moves must be those whose new parent is a known directory. The two branches of a
     fork may hold the same event, with one id and two keys: the greater counts, whichever came
-    first.
+    first. `buried` is what stands for versions that are not among the facts any more.
     """
     facts = sorted(facts, key=_key)
-    versions = {head.event_id: head for f in facts if (head := head_of(kind, f)) is not None}
+    versions = {
+        head.event_id: head
+        for f in facts
+        if (head := head_of(kind, f)) is not None and not buried.has_event(head.event_id)
+    }
     previous = {
         f.event_id: f.event.prev  # type: ignore[union-attr]
         for f in facts
@@ -111,7 +141,9 @@ def fold(
     moves = [f for f in facts if isinstance(f.event, ObjectMoved)]
     void = _void_deletions(facts, moves, previous, is_void)
     deletions = {f.event_id for f in facts if isinstance(f.event, ObjectDeleted)}
-    heads = _heads(kind, versions, previous)
+    heads = _heads(kind, versions, previous, buried)
+    if not heads and buried.events:  # what replaced the buried ones has not come yet
+        return fold(kind, facts, is_void)
     shown = _shown(heads, versions, previous, void)
     last_move = max(moves, key=_key, default=None)
     mode, mtime_ns = _attributes(facts)
@@ -138,6 +170,7 @@ def _heads(
     kind: Kind,
     versions: dict[EventId, Head],
     previous: dict[EventId, tuple[bytes, ...]],
+    buried: Buried,
 ) -> tuple[Head, ...]:
     """Find the versions that nothing replaced.
 
@@ -154,6 +187,8 @@ def _heads(
                     old = versions.get(EventId(p))
                     if old is not None and not old.is_deletion and old.value != head.value:
                         outdated.add(old.value)
+    if buried.values:
+        outdated.update(one.value for one in versions.values() if buried.has_value(one.value))
     found = [
         head
         for event_id, head in versions.items()

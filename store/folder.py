@@ -21,7 +21,13 @@ from store.log import Admitted, AppliedBatch, FolderLog, Opening, OwnWriter
 from store.objects import OBJECT_COLUMNS, Changes
 from store.opening import LogHead
 from store.records import Entry
-from store.signing import AgentKey, SignedBatch, sign_folder_shared, verify
+from store.signing import (
+    AgentKey,
+    SignedBatch,
+    sign_folder_shared,
+    verify,
+    verify_thinned,
+)
 from store.state import FolderState
 from store.synced import FolderSynced
 from store.unions import class_of
@@ -94,14 +100,15 @@ class StoredFolder:
         """Give our own role in this folder, None before we were admitted."""
         return self.log.members().get(self.key.agent)
 
-    def values_of(self, no: int) -> set[bytes]:
-        """List the contents and link targets that an object ever had; it reads the log."""
-        found: set[bytes] = set()
+    def has_had(self, no: int, value: bytes) -> bool:
+        """Whether an object ever had a content or link target; it reads the log."""
         for fact in self.state.facts(no):
             if isinstance(fact.event, ObjectCreated | ContentChanged):
                 content = fact.event.content
-                found.add(content.hash if isinstance(content, Content) else content or b"")
-        return found
+                former = content.hash if isinstance(content, Content) else content or b""
+                if former == value:
+                    return True
+        return self.state.buried(no).has_value(value)
 
     def id_of(self, no: int) -> bytes:
         """Give the id of an object by its local number. Raises KeyError."""
@@ -338,7 +345,8 @@ class StoredFolder:
     def _fold_anew(self) -> None:
         self.state.forget()
         for no, wire, is_void in self.log.all_applied():
-            self.fold(AppliedBatch(no=no, signed=verify(wire), is_void=is_void))
+            prove = verify_thinned if no <= self.log.restored_no else verify
+            self.fold(AppliedBatch(no=no, signed=prove(wire), is_void=is_void))
 
     # -- the difference between view and disk ---------------------------------------------------
 

@@ -42,8 +42,16 @@ from store.ids import (
     log_id,
     numbered_event_id,
 )
-from store.opening import EventCount, LogHead, known_logs, unapplied
+from store.opening import (
+    EventCount,
+    LogHead,
+    known_logs,
+    note_restored,
+    restored,
+    unapplied,
+)
 from store.paths import is_reserved, safe_name
+from store.records import Stub
 from store.signing import (
     AgentKey,
     SignedBatch,
@@ -133,11 +141,15 @@ class FolderLog:
         self._kept: set[BatchId] = set()  # what counts since the folder was ended
         self._points: frozenset[BatchId] = frozenset()  # of all cuts
         self.is_recut = False  # applied batches were cut off, or let in: fold anew
+        self.restored_no = 0  # the batches up to here came with a snapshot
+        self._restored_frontier: tuple[BatchId, ...] = ()
+        self._set_of_stubs: dict[tuple[BatchId, ...], int] = {}
         self._load()
 
     def _load(self) -> None:
         db = self._db
-        known = known_logs(db, self.folder_no)
+        self.restored_no, self._restored_frontier = restored(db, self.folder_no)
+        known = known_logs(db, self.folder_no, self.restored_no)
         self._log_nos, self._heads, self.batches = known.numbers, known.heads, known.batches
         for batch, lamport in db.execute(
             "SELECT f.batch_id, b.lamport FROM frontier f JOIN batch b ON b.id = f.batch_id"
@@ -232,12 +244,17 @@ class FolderLog:
             header, signature, body = self._db.execute(
                 "SELECT header, signature, body FROM batch WHERE no = ?", (batch_no,)
             ).fetchone()
+            if batch_no <= self.restored_no and not is_whole(header, body):
+                continue  # a snapshot left something out of it: it cannot be proven
             found.append(WireBatch(header=header, signature=signature, body=body))
             total += size
         return found, False
 
     def all_applied(self) -> Iterable[tuple[int, WireBatch, bool]]:
-        """Give all applied batches (no, bytes, is_void) in the order they were applied."""
+        """Give all applied batches (no, bytes, is_void) in the order they were applied.
+
+        Those of a snapshot may be thinned; stubs are passed over.
+        """
         nos = self._db.execute(
             "SELECT no FROM batch WHERE folder_no = ? AND is_applied = 1 ORDER BY lamport, id",
             (self.folder_no,),
@@ -246,7 +263,8 @@ class FolderLog:
             header, signature, body, is_void = self._db.execute(
                 "SELECT header, signature, body, is_void FROM batch WHERE no = ?", (no,)
             ).fetchone()
-            yield no, WireBatch(header=header, signature=signature, body=body), bool(is_void)
+            if header:
+                yield no, WireBatch(header=header, signature=signature, body=body), bool(is_void)
 
     # -- membership ---------------------------------------------------------------------------
 
@@ -385,6 +403,95 @@ class FolderLog:
             self._offer(signed, source, fold, result)
         result.missing = self.missing() if self._waiting else set()
         return result
+
+    def stand_in(self, stub: Stub) -> None:
+        """Store the place of a batch of which a snapshot has left nothing else.
+
+        Inside the transaction that ends with settle(). Raises Malformed where it does not follow
+        what was stored before.
+        """
+        log = log_id(self.folder, stub.agent, stub.epoch)
+        former = [head for head in self._heads.values() if head.log == log]
+        if self.has(stub.id) or [head.seq + 1 for head in former] != [stub.seq] * bool(stub.seq):
+            raise Malformed("snapshot", "has a stub that follows nothing")
+        access_no = self._set_of_stubs.get(stub.members)
+        if access_no is None:
+            members = [self._stored(one) for one in stub.members]
+            if None in members:
+                raise Malformed("snapshot", "has a stub that names what is not there")
+            access_no = self._intern(tuple(sorted(row[0] for row in members if row is not None)))
+            self._set_of_stubs[stub.members] = access_no
+        self._db.execute(
+            "INSERT INTO batch (folder_no, id, log_no, seq, lamport, access_no, is_applied,"
+            " is_void, header, signature, body) VALUES (?,?,?,?,?,?,1,0,x'',x'',x'')",
+            (
+                self.folder_no,
+                stub.id,
+                self._number_of_log(log, stub.agent, stub.epoch),
+                stub.seq,
+                stub.lamport,
+                access_no,
+            ),
+        )
+        for head in former:
+            del self._heads[head.batch]
+        self._heads[stub.id] = LogHead(
+            log=log, agent=stub.agent, epoch=stub.epoch, seq=stub.seq, batch=stub.id
+        )
+        self.batches += 1
+
+    def settle(self, frontier: Sequence[bytes]) -> None:
+        """End what a snapshot brought: these batches are what nothing applied names.
+
+        Stubs do not tell what they rest on, so that some others seemed open. Raises Malformed
+        where one of them is not among those.
+        """
+        if any(batch not in self._frontier for batch in frontier):
+            raise Malformed("snapshot", "is of another frontier than its checkpoint says")
+        db, folder_no = self._db, self.folder_no
+        self._set_of_stubs.clear()
+        passed = [(folder_no, batch) for batch in self._frontier if batch not in set(frontier)]
+        db.executemany("DELETE FROM frontier WHERE folder_no = ? AND batch_id = ?", passed)
+        for _, batch in passed:
+            del self._frontier[batch]
+        (self.restored_no,) = db.execute(
+            "SELECT coalesce(max(no), 0) FROM batch WHERE folder_no = ?", (folder_no,)
+        ).fetchone()
+        self._restored_frontier = tuple(map(BatchId, frontier))
+        note_restored(db, folder_no, self.restored_no, frontier)
+
+    def restored_count(self) -> int:
+        """Count the batches that came with a snapshot."""
+        (number,) = self._db.execute(
+            "SELECT count(*) FROM batch WHERE folder_no = ? AND no <= ?",
+            (self.folder_no, self.restored_no),
+        ).fetchone()
+        return int(number)
+
+    def has_forked_below_snapshot(self) -> bool:
+        """Whether a log has forked of which a snapshot left only places: then none tells it."""
+        return any(
+            self._db.execute(
+                "SELECT 1 FROM batch WHERE log_no = ? AND header = x'' LIMIT 1",
+                (self._log_nos[head.log],),
+            ).fetchone()
+            for head in self._heads.values()
+            if self.restored_no and self._has_forked(head)
+        )
+
+    def _has_forked(self, head: LogHead) -> bool:
+        (number,) = self._db.execute(
+            "SELECT count(*) FROM batch WHERE log_no = ?", (self._log_nos[head.log],)
+        ).fetchone()
+        return bool(number != head.seq + 1)
+
+    @property
+    def is_overruled(self) -> bool:
+        """Whether the folder was ended without what a snapshot rests on: by a copied home.
+
+        What it left out would count again; here all that it holds counts on.
+        """
+        return bool(self.endings) and not self._kept.issuperset(self._restored_frontier)
 
     def has_held_to_apply(self) -> bool:
         """Whether something was held for a newer dizzyd, and this is it."""
@@ -629,8 +736,14 @@ class FolderLog:
         ).fetchone()
         if row is None:
             return None
+        if not row[0]:
+            return ()  # a stub; what a snapshot holds is never cut off
         header = decode_header(row[0])
         return header.deps if header.prev is None else (header.prev, *header.deps)
+
+    def _is_kept(self, no: int, batch: BatchId) -> bool:
+        """Whether an ending lets a batch count: it rests on all that a snapshot holds."""
+        return no <= self.restored_no or batch in self._kept
 
     def _cut_anew(self, batch_no: int, verdict: int) -> int:
         """Bring what is cut off in line with the cuts; gives the verdict on this batch.
@@ -639,13 +752,13 @@ class FolderLog:
         """
         self._kept = ending.kept_by(self.endings.values(), self._parents_of)
         turned = [
-            (0 if batch in self._kept else CUT_OFF, no)
+            (0 if self._is_kept(no, batch) else CUT_OFF, no)
             for no, batch, is_void in self._db.execute(
                 "SELECT no, id, is_void FROM batch"
                 " WHERE folder_no = ? AND is_applied = 1 AND is_void != ?",
                 (self.folder_no, RULED_OUT),
             ).fetchall()
-            if (batch in self._kept) == bool(is_void)
+            if self._is_kept(no, batch) == bool(is_void)
         ]
         self._db.executemany("UPDATE batch SET is_void = ? WHERE no = ?", turned)
         for new, no in turned:
@@ -672,12 +785,18 @@ class FolderLog:
     def _log_no(self, signed: SignedBatch) -> int:
         no = self._log_nos.get(signed.log)
         if no is None:
-            no = self._db.execute(
-                "INSERT INTO log (folder_no, id, agent, epoch) VALUES (?, ?, ?, ?) RETURNING no",
-                (self.folder_no, signed.log, signed.header.agent, signed.header.epoch),
-            ).fetchone()[0]
-            self._log_nos[signed.log] = no
+            header = signed.header
+            no = self._number_of_log(signed.log, AgentId(header.agent), Epoch(header.epoch))
         return no
+
+    def _number_of_log(self, log: LogId, agent: AgentId, epoch: Epoch) -> int:
+        no = self._log_nos.get(log)
+        if no is None:
+            no = self._log_nos[log] = self._db.execute(
+                "INSERT INTO log (folder_no, id, agent, epoch) VALUES (?, ?, ?, ?) RETURNING no",
+                (self.folder_no, log, agent, epoch),
+            ).fetchone()[0]
+        return int(no)
 
     def _stored(self, batch: bytes) -> tuple[int, int, int] | None:
         """Look a stored batch up: (no, is_applied, access_no)."""
@@ -733,6 +852,11 @@ class FolderLog:
                 self._stop_waiting(waiter)
                 result.refuse("parent-refused")
                 refused.append(waiter)
+
+
+def is_whole(header: bytes, body: bytes) -> bool:
+    """Whether a stored batch has all its events, as its header says."""
+    return bool(header) and decode_header(header).body_size == len(body)
 
 
 def order_key(lamport: int, batch: bytes, index: int) -> bytes:

@@ -6,12 +6,15 @@ branches of a forked log. It decides nothing and writes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from store.codec import decode_header
 from store.db import Database
-from store.ids import AgentId, BatchId, Epoch, LogId
+from store.ids import ID_BYTES, AgentId, BatchId, Epoch, LogId
 from store.signing import SignedBatch, WireBatch, verify
+
+_NUMBER_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +37,26 @@ class KnownLogs:
     batches: int
 
 
-def known_logs(database: Database, folder_no: int) -> KnownLogs:
-    """Read the heads of all logs of a folder.
+def restored(database: Database, folder_no: int) -> tuple[int, tuple[BatchId, ...]]:
+    """Give the number of the last batch that came with a snapshot, 0 if none; and its frontier."""
+    noted = database.meta(f"restored/{folder_no}")
+    if noted is None:
+        return 0, ()
+    starts = range(_NUMBER_BYTES, len(noted), ID_BYTES)
+    frontier = tuple(BatchId(noted[start : start + ID_BYTES]) for start in starts)
+    return int.from_bytes(noted[:_NUMBER_BYTES], "big"), frontier
+
+
+def note_restored(
+    database: Database, folder_no: int, batch_no: int, frontier: Sequence[bytes]
+) -> None:
+    """Remember what came with a snapshot: its last batch, and those that nothing of it names."""
+    noted = batch_no.to_bytes(_NUMBER_BYTES, "big") + b"".join(frontier)
+    database.set_meta(f"restored/{folder_no}", noted)
+
+
+def known_logs(database: Database, folder_no: int, restored_no: int) -> KnownLogs:
+    """Read the heads of all logs of a folder; batches up to `restored_no` came with a snapshot.
 
     A batch is stored after its prev. So a log with as many batches as its greatest seq says has
     one branch, and that batch is its head.
@@ -56,21 +77,29 @@ def known_logs(database: Database, folder_no: int) -> KnownLogs:
                 "SELECT id, seq FROM batch WHERE log_no = ? AND seq = ?", (no, last_seq)
             ).fetchall()
         else:
-            ends = _ends_of_branches(database, no)
+            ends = _ends_of_branches(database, no, restored_no)
         for batch, seq in ends:
             heads[batch] = LogHead(log=log, agent=agent, epoch=epoch, seq=seq, batch=batch)
     return KnownLogs(numbers=numbers, heads=heads, batches=batches)
 
 
-def _ends_of_branches(database: Database, log_no: int) -> list[tuple[BatchId, int]]:
-    """Find the batches of a log that no other of it names as its prev; it reads all headers."""
+def _ends_of_branches(
+    database: Database, log_no: int, restored_no: int
+) -> list[tuple[BatchId, int]]:
+    """Find the batches of a log that no other of it names as its prev; it reads all headers.
+
+    What a stub names is the batch before it that came with the same snapshot: no log had forked
+    that has stubs in it.
+    """
     seqs: dict[BatchId, int] = {}
     named: set[bytes] = set()
-    for batch, seq, header in database.execute(
-        "SELECT id, seq, header FROM batch WHERE log_no = ?", (log_no,)
+    before = b""
+    for no, batch, seq, header in database.execute(
+        "SELECT no, id, seq, header FROM batch WHERE log_no = ? ORDER BY no", (log_no,)
     ):
         seqs[batch] = seq
-        named.add(decode_header(header).prev or b"")
+        named.add((decode_header(header).prev or b"") if header else before)
+        before = batch if no <= restored_no else b""
     return [(batch, seq) for batch, seq in seqs.items() if batch not in named]
 
 
@@ -114,7 +143,8 @@ class EventCount:
                 (self._folder_no, self._noted_no),
             )
             self._total = sum(
-                (decode_header(header).count for (header,) in headers), self._total or 0
+                (decode_header(header).count for (header,) in headers if header),
+                self._total or 0,
             )
         return self._total
 

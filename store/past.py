@@ -14,11 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from store.checkpoint import take_in
 from store.codec import decode_header
 from store.db import scratch_database
 from store.errors import Malformed
+from store.events import Checkpointed
 from store.folder import add_folder
 from store.ids import EPOCH_BYTES, BatchId, Epoch, FolderId, Kind
+from store.kept_snapshot import KeptSnapshot
 from store.log import FolderLog
 from store.records import Entry
 from store.signing import WireBatch, verify
@@ -63,7 +66,10 @@ def cut_at(batches: Sequence[Dated], at_ms: int, now_ms: int) -> list[Dated]:
 
 
 def cut_before(batches: Sequence[Dated], batch: BatchId) -> list[Dated]:
-    """Choose what the author of a batch knew when it was recorded: all that it rests on."""
+    """Choose what the author of a batch knew when it was recorded: all that it rests on.
+
+    Raises KeyError where the batch is not among them.
+    """
     by_id: Mapping[BatchId, Dated] = {one.id: one for one in batches}
     waiting = list(by_id[batch].parents)
     known: set[BatchId] = set()
@@ -89,10 +95,22 @@ class Past:
         ).fetchone()
         self._log = FolderLog(self._db, self._no, folder)
         self._state = FolderState(self._db, self._no, folder, self._root_no)
+        self._snapshot = KeptSnapshot(self._db, self._no, folder)
 
     def close(self) -> None:
         """Let go of the database."""
         self._db.connection.close()
+
+    @property
+    def snapshot(self) -> KeptSnapshot:
+        """Where the pieces of a snapshot are put before begin_with()."""
+        return self._snapshot
+
+    def begin_with(self, checkpoint: Checkpointed) -> None:
+        """Fold the snapshot that was put here first. Raises Malformed, BadSignature."""
+        with self._db.transaction():
+            pieces = self._snapshot.pieces(checkpoint.snapshot.hash)
+            take_in(self._log, self._state, self._state.apply, pieces, checkpoint)
 
     def admit(self, batches: Sequence[WireBatch]) -> None:
         """Prove batches and let them take effect; parents come before or along.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from store.ids import BlobHash, Kind
+from store.ids import AgentId, BatchId, BlobHash, Epoch, Kind
 
 PRIMARY = b""  # the `copy` of an entry that is the object itself, not a conflict copy
 
@@ -73,3 +73,17 @@ class BlobRef(Struct, frozen=True, kw_only=True, gc=False):
 
     hash: BlobHash
     size: int
+
+
+class Stub(Struct, frozen=True, gc=False):
+    """The place of a batch of which a snapshot has left nothing else.
+
+    `members` are the membership batches in its past: what its author could know of roles.
+    """
+
+    id: BatchId
+    agent: AgentId
+    epoch: Epoch
+    seq: int
+    lamport: int
+    members: tuple[BatchId, ...]

@@ -20,6 +20,8 @@ CREATE INDEX batch_place ON batch (log_no, seq);
 CREATE INDEX batch_unapplied ON batch (folder_no) WHERE is_applied = 0;
 CREATE TABLE bucket ( folder_no INTEGER NOT NULL, no INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY
     KEY (folder_no, no) ) WITHOUT ROWID;
+CREATE TABLE buried ( object_no INTEGER NOT NULL, event BLOB NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (object_no, event) ) WITHOUT ROWID;
 CREATE TABLE chunk_list ( no INTEGER NOT NULL, folder_no INTEGER NOT NULL, value BLOB NOT NULL,
     chunks BLOB NOT NULL, PRIMARY KEY (no), UNIQUE (value, folder_no) );
 CREATE TABLE directory_move ( folder_no INTEGER NOT NULL, "key" BLOB NOT NULL, object_no INTEGER
@@ -61,6 +63,8 @@ CREATE TABLE object_tag ( object_no INTEGER NOT NULL, tag BLOB NOT NULL, PRIMARY
     tag) ) WITHOUT ROWID;
 CREATE TABLE peer ( agent BLOB NOT NULL, name VARCHAR NOT NULL, addresses BLOB NOT NULL,
     last_seen_ms INTEGER NOT NULL, PRIMARY KEY (agent) );
+CREATE TABLE snapshot_piece ( hash BLOB NOT NULL, no INTEGER NOT NULL, folder_no INTEGER NOT NULL,
+    piece BLOB NOT NULL, PRIMARY KEY (hash, no) );
 CREATE TABLE synced ( object_no INTEGER NOT NULL, copy_event BLOB NOT NULL, folder_no INTEGER NOT
     NULL, parent_no INTEGER NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL, value BLOB NOT
     NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns

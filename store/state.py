@@ -14,8 +14,8 @@ from store.buckets import Buckets
 from store.codec import decode_header
 from store.db import Database, chunked
 from store.events import FIRST_FOLDER_TAG, decode, tag_of
-from store.facts import FactReader
-from store.fold import Fact
+from store.facts import FactReader, buried_of
+from store.fold import NOTHING_BURIED, Buried, Fact
 from store.ids import FolderId, Kind, ObjectId
 from store.log import AppliedBatch
 from store.objects import ALIVE, OBJECT_COLUMNS, Changes, HeadRow, ObjectRow, heads_of
@@ -43,6 +43,7 @@ class FolderState:
         self.has_waiting = False  # events for objects that are not known yet
         self._facts = FactReader(database)
         self._kept_nos: dict[bytes, int] = {}
+        self._has_buried = database.meta(f"restored/{folder_no}") is not None
         self.at_hand: dict[bytes, ObjectRow] = {}  # see lent()
         self._load()
 
@@ -131,6 +132,20 @@ class FolderState:
     def facts(self, object_no: int) -> list[Fact]:
         """Load all events of an object that take effect."""
         return self._facts.facts(object_no)
+
+    def buried(self, object_no: int) -> Buried:
+        """Give the marks of the versions of an object that a snapshot left out."""
+        if not self._has_buried:
+            return NOTHING_BURIED
+        return buried_of(self.db, object_no)
+
+    def bury(self, identity: bytes, marks: Sequence[tuple[bytes, bytes]]) -> None:
+        """Note what a snapshot left out of an object, before any event of it is applied."""
+        self._has_buried = True
+        no = self.reserve(identity)
+        self.db.insert(
+            "INSERT OR IGNORE INTO buried", [(no, event, value) for event, value in marks]
+        )
 
     def author_of(self, key: bytes) -> tuple[bytes, int]:
         """Give the agent and the wall clock (ms) of the batch that an order key names."""

@@ -61,7 +61,10 @@ class Log(SQLModel, table=True):
 
 
 class Batch(SQLModel, table=True):
-    """A verified batch, as received."""
+    """A verified batch, as received; of one that came with a snapshot (store.restored) less.
+
+    Its body may be thinned, and of a stub there is nothing: header, signature and body are empty.
+    """
 
     __table_args__ = (
         Index("batch_place", "log_no", "seq"),
@@ -106,6 +109,15 @@ class Event(SQLModel, table=True):
     object_no: int = Field(primary_key=True)
     batch_no: int = Field(primary_key=True)
     position: int = Field(primary_key=True)
+
+
+class Buried(SQLModel, table=True):
+    """A version that a snapshot left out (store.burial): the marks of its event and its bytes."""
+
+    __table_args__ = {"sqlite_with_rowid": False}
+    object_no: int = Field(primary_key=True)
+    event: bytes = _blob(primary_key=True)
+    value: bytes = _blob()
 
 
 class WaitingEvent(SQLModel, table=True):
@@ -307,6 +319,19 @@ class ChunkList(SQLModel, table=True):
     folder_no: int
     value: bytes = _blob()
     chunks: bytes = _blob()
+
+
+class SnapshotPiece(SQLModel, table=True):
+    """A piece of a snapshot, kept for those who join; 1 MiB, the last one less.
+
+    One that is still being written or fetched stands beside the one in use.
+    """
+
+    __tablename__ = "snapshot_piece"
+    hash: bytes = _blob(primary_key=True)
+    no: int = Field(primary_key=True)
+    folder_no: int
+    piece: bytes = _blob()
 
 
 class Activity(SQLModel, table=True):

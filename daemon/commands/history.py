@@ -61,6 +61,9 @@ def run_history(arguments: Namespace, console: Console) -> int:
         console.out.write(f"{len(found.objects)} objects had this name\n\n")
     for index, one in enumerate(found.objects):
         console.out.write("\n" * bool(index) + _headline(one))
+        if one.left_out:
+            versions = counted(one.left_out, "earlier version")
+            console.out.write(f"{versions} from before this node joined: ask another node\n")
         console.out.write(table([_row(event, now) for event in one.events]))
     if found.inside:
         console.out.write("\n" + _inside(found.inside, now))

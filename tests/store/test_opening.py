@@ -82,7 +82,7 @@ def test_a_log_without_batches_has_no_head() -> None:
         (anna.stored.no, bytes(32), bytes(32), Epoch(bytes(16))),
     )
 
-    known = known_logs(database, anna.stored.no)
+    known = known_logs(database, anna.stored.no, 0)
 
     assert bytes(32) in known.numbers
     assert sorted(known.heads.values(), key=lambda one: one.log) == anna.stored.log.heads()

@@ -1,4 +1,4 @@
-"""Write snapshot-1.json: `python -m tests.vectors.make_snapshot`; only a new version may."""
+"""Write snapshot-2.json: `python -m tests.vectors.make_snapshot`; only a new version may."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from store.events import (
 )
 from store.ids import BatchId, Epoch, FolderId, Kind, ObjectId, blob_hash, object_id
 
-PATH = Path(__file__).with_name("snapshot-1.json")
+PATH = Path(__file__).with_name("snapshot-2.json")
 
 _OWNER = signing.AgentKey.from_seed(b"dizzyd vector: owner agent seed!")
 _MEMBER = signing.AgentKey.from_seed(b"dizzyd vector: member agent seed")
@@ -76,23 +76,26 @@ def batches() -> list[signing.SignedBatch]:
         [
             ObjectCreated(FOLDER, 0, 0, b"notes.txt", _content(b"one"), 0, 1, ()),
             ObjectCreated(FOLDER, 1, 0, b"trips", None, 0, 2, ()),
-            AttributesChanged(note, 1, None, None),  # left out: set again by what is settled
+            AttributesChanged(note, 1, None, None),  # left out: set again later
             Tagged(note, b"trip"),  # left out
         ],
     )
     refused = _batch(_READER, None, [granted], [Tagged(note, b"mine")])  # left out: a reader's
+    saved = _batch(  # a stub: its one version is buried
+        _MEMBER, created, (), [ContentChanged(note, _content(b"1"), 2, (created.event_ids[0],))]
+    )
     changed = _batch(
         _OWNER,
         granted,
-        [created],
+        [saved],
         [
-            ContentChanged(note, _content(b"two"), 3, (created.event_ids[0],)),
+            ContentChanged(note, _content(b"two"), 3, (saved.event_ids[0],)),
             AttributesChanged(note, 0, 4, None),
             Untagged(note, b"trip"),
         ],
     )
-    unsettled = _batch(_MEMBER, created, [changed], [AttributesChanged(note, None, 5, None)])
-    return [first, granted, created, refused, changed, unsettled]
+    last = _batch(_MEMBER, saved, [changed], [AttributesChanged(note, None, 5, None)])
+    return [first, granted, created, refused, saved, changed, last]
 
 
 def make() -> dict[str, object]:
@@ -104,11 +107,13 @@ def make() -> dict[str, object]:
     restored.close()
     assert checkpoint is not None
     return {
-        "format": "dizzyd snapshot, version 1; byte strings are hex",
+        "format": "dizzyd snapshot, version 2; byte strings are hex",
         "folder": FOLDER.hex(),
         "checkpointed": events.encode(checkpoint).hex(),
         "snapshot": b"".join(pieces).hex(),
         "left_out": [[3, 0], [2, 2], [2, 3]],  # (which of batches(), index), the reader's first
+        "stubs": [4],
+        "buried": [[2, 0], [4, 0]],
     }
 
 

@@ -1,0 +1,37 @@
+"""Begin a folder with a snapshot instead of its whole log.
+
+It takes effect whole or not at all: in one transaction the snapshot is folded, proven by the
+checkpoint that names it, and the checkpoint by the owner that the snapshot itself proves, up to
+the folder's own signature. The pieces must be here already (store.kept_snapshot).
+"""
+
+from __future__ import annotations
+
+from store.checkpoint import take_in
+from store.errors import Malformed
+from store.folder import StoredFolder
+from store.ids import short
+from store.kept_snapshot import KeptSnapshot, checkpoint_in
+from store.signing import SignedBatch
+
+
+def begin_with(stored: StoredFolder, kept: KeptSnapshot, signed: SignedBatch) -> None:
+    """Fold the kept snapshot that a checkpoint names into a folder that has no batch yet.
+
+    The checkpoint itself comes with the tail of the log. Raises Malformed or BadSignature where
+    anything is not as it says, or where it is not the owner's; then nothing has changed.
+    """
+    checkpoint = checkpoint_in(signed)
+    if checkpoint is None or signed.header.folder != stored.id:
+        raise Malformed(f"batch {short(signed.id)}", "is no checkpoint of this folder")
+    with stored.change():
+        take_in(
+            stored.log,
+            stored.state,
+            stored.fold,
+            kept.pieces(checkpoint.snapshot.hash),
+            checkpoint,
+        )
+        if stored.log.owner() != signed.header.agent:
+            raise Malformed("checkpoint", "was not made by the owner of the folder")
+        kept.note(signed)
