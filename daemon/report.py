@@ -83,6 +83,11 @@ def change(  # noqa: PLR0917 - the columns of one row
     )
 
 
+def _take_failure(reading: asyncio.Future[dict[int, Figures]]) -> None:
+    if not reading.cancelled():
+        reading.exception()
+
+
 class Reporter:
     """Answers status; made once for a node. `pid` is None for one that does not run."""
 
@@ -136,6 +141,8 @@ class Reporter:
             self._reading = asyncio.ensure_future(
                 self._node.world.core.run(self._reader.read, questions)
             )
+            # It may fail when nobody waits any more: then the next answer tells.
+            self._reading.add_done_callback(_take_failure)
         is_known = all(work.folder_no in self._figures for work in works)
         await asyncio.wait({self._reading}, timeout=PATIENCE_S if is_known else FIRST_PATIENCE_S)
         if self._reading.done():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sqlite3
@@ -522,6 +523,40 @@ async def test_status_does_not_wait_for_a_busy_database_thread(tmp_path: Path) -
         assert took_s < 0.15
         core.is_busy = False
         release.set()
+
+
+async def test_G9_figures_that_fail_when_nobody_waits_for_them_are_no_complaint(
+    tmp_path: Path,
+) -> None:
+    class Failing(InlineRunner):
+        gate: asyncio.Event | None = None
+
+        async def run(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if self.gate is not None:
+                await self.gate.wait()
+                raise sqlite3.OperationalError("disk I/O error")
+            return await super().run(fn, *args, **kwargs)
+
+    core = Failing()
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _loop, context: complaints.append(context["message"])
+    )
+    async with alone(tmp_path, core=core) as node:
+        await node.status()
+        core.gate = asyncio.Event()
+        await node.status()  # answered with the last figures
+        core.gate.set()
+        reading = node.reporter._reading
+        assert reading is not None
+        await asyncio.wait({reading})
+        core.gate = None
+
+        await node.status()
+        del reading
+        gc.collect()
+
+    assert not complaints
 
 
 async def test_status_beside_a_database_thread_of_its_own(tmp_path: Path) -> None:
