@@ -227,6 +227,8 @@ class Inspection:
         """Hold what this disk agreed to against the log; a damaged one explains nothing."""
         if self.damages.log:
             return
+        if await self._world.core.run(lambda: self._stored.is_epoch_astray):
+            yield pending(self.name, "our next change begins a new log: no log has our epoch")
         directories = await self._world.core.run(self._stored.synced.all_directories)
         for start in range(0, len(directories), DIRECTORIES_AT_ONCE):
             part = directories[start : start + DIRECTORIES_AT_ONCE]

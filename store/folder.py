@@ -217,9 +217,11 @@ class StoredFolder:
 
     def writer(self) -> OwnWriter:
         """Begin to write own events, in a new epoch if one is due."""
-        if self.next_epoch is None:
-            return self.log.writer(self.key, self.epoch)
         epoch = self.next_epoch
+        if epoch is None:
+            if not self.is_epoch_astray:
+                return self.log.writer(self.key, self.epoch)
+            epoch = self.epoch
         head = self._newest_own()
         event = EpochOpened(
             previous_log=self.own_log if head is None else head.log,
@@ -232,6 +234,20 @@ class StoredFolder:
             self.epoch, self.next_epoch = epoch, None
 
         return self.log.writer(self.key, epoch, Opening(event=encode(event), begun=begin))
+
+    @property
+    def is_epoch_astray(self) -> bool:
+        """Whether we have logs here and none is of the present epoch, which none is to replace.
+
+        The row is damaged, or was made anew before our logs came back: what is written next
+        opens the epoch, like any other that follows logs of ours.
+        """
+        agent = self.key.agent
+        return (
+            self.next_epoch is None
+            and self.log.own_head(agent, self.epoch) is None
+            and any(head.agent == agent for head in self.log.heads())
+        )
 
     def _newest_own(self) -> LogHead | None:
         """Find where our log ended: in the present epoch, or else in one that came back to us."""

@@ -109,6 +109,26 @@ async def test_verify_tells_of_a_file_that_is_gone_without_calling_it_damage(
         assert lines[-1].findings == 0
 
 
+async def test_G1_verify_tells_of_an_epoch_that_no_log_has(tmp_path: Path) -> None:
+    async with alone(tmp_path) as node:
+        await fill(node)
+        await node.stop()
+        with closing(sqlite3.connect(node.home.database)) as db:
+            db.execute("UPDATE folder SET epoch = ?", (b"another epoch...",))
+            db.commit()
+        node.open()
+        await node.start()
+
+        lines = await lines_of(node)
+
+        [told] = [line.text for line in lines if line.kind == "pending"]
+        assert "our next change begins a new log" in told
+        node.write("later.txt", b"later")
+        await node.look()
+        lines = await lines_of(node)
+        assert not [line for line in lines if line.kind in ("pending", "finding")]
+
+
 async def test_verify_names_a_path_as_it_is(tmp_path: Path) -> None:
     async with alone(tmp_path) as node:
         name = os.fsdecode(b"\xff\x1b[2J\n")

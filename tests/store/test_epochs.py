@@ -57,6 +57,30 @@ def test_a_new_epoch_begins_with_the_first_event_that_is_written() -> None:
     assert set(bert.files()) == {b"before", b"after"}
 
 
+def test_G1_a_flipped_epoch_begins_no_log_without_saying_so() -> None:
+    anna, bert = make_nodes(2)
+    anna.create(b"before", b"1")
+    before = anna.stored.own_log
+    head = anna.stored.log.own_head(anna.stored.key.agent, anna.stored.epoch)
+    assert head is not None
+    flipped = bytes([anna.stored.epoch[0] ^ 1]) + anna.stored.epoch[1:]
+    anna.stored.db.execute("UPDATE folder SET epoch = ?", (flipped,))
+
+    again = reopened(anna, anna.stored.db)
+    assert again.stored.is_epoch_astray
+    recorded = again.create(b"after", b"2")
+
+    opening, first = recorded.batches
+    event = decode(opening.events[0])
+    assert isinstance(event, EpochOpened)
+    assert (event.previous_log, event.previous_batch) == (before, head.batch)
+    assert first.header.prev == opening.id
+    assert again.stored.own_log == opening.log
+    deliver(again, bert)
+    assert bert.stored.state.root() == again.stored.state.root()
+    assert set(bert.files()) == {b"before", b"after"}
+
+
 def test_a_due_epoch_outlives_a_restart_and_writes_nothing_by_itself() -> None:
     (anna,) = make_nodes(1)
     batches = anna.stored.log.batches
