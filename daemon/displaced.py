@@ -101,6 +101,20 @@ def parse_history_name(name: bytes) -> HistoryName | None:
         return None
 
 
+def moment_in(name: bytes) -> bytes:
+    """Give what all history names of one displaced file begin with: its time and its object."""
+    return b"-".join(name.split(b"-", 2)[:2]) + b"-"
+
+
+def holding(name: bytes, row: SyncedRow, value: bytes) -> bytes:
+    """Give the history name of the same moment for other bytes than `row` says.
+
+    By its moment a recovery finds it, whatever bytes the file turned out to hold.
+    """
+    parsed = parse_history_name(name)
+    return name if parsed is None else history_name(parsed.at_ns, row, value)
+
+
 class Names:
     """Makes names that this node never used: one for all folders, since rows are named by them.
 
@@ -137,12 +151,12 @@ def is_as_displaced(stat: Stat, row: SyncedRow) -> bool:
     return (stat.inode, stat.size, stat.mtime_ns) == (row.inode, row.size, row.mtime_ns)
 
 
-def keep_unknown(disk: Disk, names: Names, stage: bytes) -> list[Outcome]:
-    """Keep a displaced file in history of which nothing is known; object 0 is no object."""
+def keep_unknown(disk: Disk, names: Names, stage: bytes, name: bytes = b"") -> list[Outcome]:
+    """Keep a displaced file in history of which its name at most is known; object 0 is none."""
     looked = disk.look_stage(stage)
     if not isinstance(looked, Looked):
         return []
-    row = stranger_row(stage, looked)
+    row = stranger_row(name or stage, looked)
     wished = history_name(names.moment_ns(), row)
     disk.keep_stage(stage, wished)
     return [Kept(wished, row)]
@@ -210,7 +224,7 @@ def settle(
         looked = found
         value = looked.value
     if value != row.value:
-        history = history_name(names.moment_ns(), row, value)
+        history = holding(history, row, value)
     kept, stat = keep(disk, stage, row, names, wished=history, value=value)
     if looked is not None and looked.value != row.value:
         return [Displaced(path, row, looked, kept), *_watch_kept(kept, path, row, looked, now_ns)]
@@ -227,6 +241,16 @@ def settle(
     if row.kind is Kind.SYMLINK:
         return [Kept(kept, row)]
     return [Kept(kept, row), Watched(watch)]
+
+
+def found_kept(
+    kept: bytes, path: bytes, row: SyncedRow, looked: Looked, now_ns: int
+) -> list[Outcome]:
+    """Say of a file that a crash left in history what it is: the version, or a user's change."""
+    watched = _watch_kept(kept, path, row, looked, now_ns)
+    if looked.value == row.value:
+        return [Kept(kept, row), *watched]
+    return [Displaced(path, row, looked, kept), *watched]
 
 
 def _watch_kept(

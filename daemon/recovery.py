@@ -25,15 +25,14 @@ from daemon.disk import (
     Disk,
     FileKind,
     Looked,
-    LookFailure,
     NameMissing,
     NameTaken,
     Stat,
     arriving_name,
 )
-from daemon.displaced import Clock, Names, keep_unknown, settle
+from daemon.displaced import Clock, Names, found_kept, keep_unknown, moment_in, settle
 from daemon.ledger import Ledger
-from daemon.outcomes import Agreed, Displaced, Intent, Kept, Outcome, Settled, Watched
+from daemon.outcomes import Agreed, Intent, Outcome, Settled, Watched
 from daemon.steps import (
     PARKING_PREFIX,
     Bind,
@@ -53,7 +52,7 @@ from daemon.steps import (
     key_of,
     row_for,
 )
-from daemon.taking import put_away
+from daemon.taking import put_away, put_away_unknown
 from daemon.whereabouts import DirectoryPaths
 from store.ids import BlobHash, Kind
 from store.records import Entry, SyncedRow
@@ -76,6 +75,7 @@ class Recovery:
         self._ledger = Ledger(())
         self._outcomes: list[Outcome] = []
         self._staged: set[bytes] = set()  # the names in tmp when this began
+        self._kept_at: dict[bytes, bytes] | None = None  # names in history by their moments
 
     def finish(
         self,
@@ -258,7 +258,9 @@ class Recovery:
             return  # it had not begun
         # Where its directory is gone too, what synced never knew goes back to the top.
         path = self._path(step.source) or step.source.name
-        away = put_away(self._disk, self._names, intent, path, self._clock.now_ns())
+        away = put_away(
+            self._disk, self._names, intent, path, self._clock.now_ns(), is_recovery=True
+        )
         if is_taken or away.outcomes:
             for removal in step.singly:
                 self._drop(removal.rows, intent.number)
@@ -275,17 +277,25 @@ class Recovery:
         for name in (intent.keep_as, intent.stage):
             if name and name in self._staged:
                 return self._finish_staged(intent, name, row, place, intended)
-        looked = self._disk.look_history(intent.history_name)
+        kept = self._find_kept(intent.history_name)
+        if kept is None:
+            return False
+        looked = self._disk.look_history(kept)
         if not isinstance(looked, Looked):
-            return looked is not LookFailure.GONE
+            return True
         path = self._path(place) or b""
-        if looked.value == row.value:
-            self._outcomes.append(Kept(intent.history_name, row))
-        else:
-            self._outcomes.append(Displaced(path, row, looked, intent.history_name))
+        self._outcomes += found_kept(kept, path, row, looked, self._clock.now_ns())
         # An earlier recovery may have kept it, and ended before it could say so.
         is_link = isinstance(intent.step, MakeLink)
         return is_link or not self._is_taken_away(intent, intent.keep_as)
+
+    def _find_kept(self, wished: bytes) -> bytes | None:
+        """Find in history what was displaced at a moment; its bytes may be none that we knew."""
+        if not wished:
+            return None
+        if self._kept_at is None:
+            self._kept_at = {moment_in(name): name for name, _ in self._disk.list_history()}
+        return self._kept_at.get(moment_in(wished))
 
     def _finish_staged(
         self, intent: Intent, name: bytes, row: SyncedRow, place: Place, intended: bytes | None
@@ -378,7 +388,11 @@ class Recovery:
                 value = bytes.fromhex(name[len(FETCH_PREFIX) :].partition(b"-")[0].decode())
                 if not is_wanted(BlobHash(value)):
                     self._disk.remove_stage(name)
-            elif name.startswith(_DISPLACED_PREFIX) and stat.kind is FileKind.FILE:
+            elif not name.startswith(_DISPLACED_PREFIX):
+                continue
+            elif stat.kind is FileKind.DIRECTORY:
+                self._outcomes += put_away_unknown(self._disk, self._names, name)
+            elif stat.kind in (FileKind.FILE, FileKind.SYMLINK):
                 self._outcomes += keep_unknown(self._disk, self._names, name)
 
 

@@ -15,13 +15,15 @@ from contextlib import suppress
 from msgspec import Struct, field
 
 from daemon.agreeing import is_as_synced
-from daemon.disk import Disk, DiskError, FileKind, NameMissing, NameTaken, NotEmpty, Stat
+from daemon.disk import Disk, DiskError, FileKind, Looked, NameMissing, NameTaken, NotEmpty, Stat
 from daemon.displaced import (
     LOOK_AGAIN_NS,
     Names,
+    found_kept,
     history_name,
     is_as_displaced,
     keep_unknown,
+    moment_in,
     settle,
 )
 from daemon.outcomes import Bundle, Intent, Kept, Outcome, Watch, Watched
@@ -83,13 +85,21 @@ def first_moment_ns(intent: Intent) -> int:
     return int(intent.keep_as.rpartition(b"-")[2])
 
 
-def put_away(disk: Disk, names: Names, intent: Intent, path: bytes, now_ns: int) -> Away:
+def put_away(
+    disk: Disk,
+    names: Names,
+    intent: Intent,
+    path: bytes,
+    now_ns: int,
+    *,
+    is_recovery: bool = False,
+) -> Away:
     """See to all that is in tmp as `intent.keep_as` and stood at `path`; then it is gone.
 
-    What a crash interrupted is gone on with: files are named in history as they were before.
-    Raises DiskError; what was not seen to is in tmp still.
+    What a crash interrupted is gone on with: files are named in tmp and in history as they were
+    before. Raises DiskError; what was not seen to is in tmp still.
     """
-    return _Putting(disk, names, intent, path, now_ns).put_away()
+    return _Putting(disk, names, intent, path, now_ns).put_away(is_recovery=is_recovery)
 
 
 class _Putting:
@@ -112,15 +122,19 @@ class _Putting:
             for removal in expected.values():
                 if isinstance(removal, RemoveFile):
                     self._unseen[id(removal)] = below, removal
+        self._asides: dict[int, bytes] = {}  # likewise: its name in tmp, if it was changed
         for number, removal in enumerate(step.inside):
             if isinstance(removal, RemoveFile):
+                self._asides[id(removal)] = b"displaced-tmp-%d" % (at_ns + 1 + number)
                 self._wished[id(removal)] = history_name(at_ns + number, removal.rows[0])
         self._watches: list[Watch] = []
         self._away = Away()
 
-    def put_away(self) -> Away:
+    def put_away(self, *, is_recovery: bool) -> Away:
+        if is_recovery:
+            self._finish_asides()
         self._put_away_all()
-        if self._unseen:
+        if self._unseen and is_recovery:
             self._find_kept_before()
         if self._watches:
             due_ns = self._now_ns + LOOK_AGAIN_NS
@@ -209,29 +223,48 @@ class _Putting:
 
     def _settle(self, inside: bytes, removal: RemoveFile) -> None:
         """Keep a file that was changed, perhaps this very moment, as its user's."""
-        at_ns = self._names.moment_ns()
-        aside = b"displaced-tmp-%d" % at_ns
+        aside = self._asides[id(removal)]
         self._disk.set_aside(_joined(self._top, inside), aside)
-        row = removal.rows[0]
+        self._settle_aside(aside, inside, removal)
+
+    def _settle_aside(self, aside: bytes, inside: bytes, removal: RemoveFile) -> None:
         del self._unseen[id(removal)]
         self._away.outcomes += settle(
             self._disk,
             self._names,
             aside,
             _joined(self._path, inside),
-            row,
-            history=history_name(at_ns, row),
+            removal.rows[0],
+            history=self._wished[id(removal)],
             is_unchanged=False,
             now_ns=self._now_ns,
         )
 
+    def _finish_asides(self) -> None:
+        """See to what a crash left aside."""
+        staged = {name for name, _ in self._disk.list_stages()}
+        for below, removal in list(self._unseen.values()):
+            aside = self._asides[id(removal)]
+            if aside in staged:
+                self._settle_aside(aside, _joined(below, removal.source.name), removal)
+
     def _find_kept_before(self) -> None:
         """Find what was moved into history before a crash; the rest somebody took away."""
-        listed = dict(self._disk.list_history())
+        listed = {moment_in(name): (name, stat) for name, stat in self._disk.list_history()}
         for below, removal in list(self._unseen.values()):
-            stat = listed.get(self._wished[id(removal)])
-            if stat is not None:
+            wished = self._wished[id(removal)]
+            kept, stat = listed.get(moment_in(wished), (b"", None))
+            if stat is None:
+                continue
+            row = removal.rows[0]
+            if kept == wished and is_as_displaced(stat, row):
                 self._note_kept(removal, below, stat)
+                continue
+            looked = self._disk.look_history(kept)
+            if isinstance(looked, Looked):
+                del self._unseen[id(removal)]
+                path = _joined(self._path, _joined(below, row.name))
+                self._away.outcomes += found_kept(kept, path, row, looked, self._now_ns)
 
     # -- what synced did not know ----------------------------------------------------------------
 
@@ -248,11 +281,9 @@ class _Putting:
         except (NameTaken, NameMissing):  # a file stands there, or above it
             if kind is FileKind.DIRECTORY:
                 return False
-            if kind not in _PLAIN:
-                raise
-            aside = b"displaced-tmp-%d" % self._names.moment_ns()
-            self._disk.set_aside(_joined(self._top, inside), aside)
-            self._away.outcomes += keep_unknown(self._disk, self._names, aside)
+            self._away.outcomes += _keep_aside(
+                self._disk, self._names, _joined(self._top, inside), kind
+            )
             return True
         self._away.returned.append(path)
         return True
@@ -266,6 +297,34 @@ class _Putting:
         if self._disk.stat(path) is None:
             with suppress(NameTaken):
                 self._disk.make_directory(path)
+
+
+def put_away_unknown(disk: Disk, names: Names, top: bytes) -> list[Outcome]:
+    """Keep all that is in a directory in tmp of which nothing tells any more; then it is gone."""
+    outcomes: list[Outcome] = []
+    directories = [top]
+    for directory in directories:  # grows on the way
+        for name, stat in disk.list_taken(directory):
+            inner = _joined(directory, name)
+            if stat.kind is FileKind.DIRECTORY:
+                directories.append(inner)
+            else:
+                outcomes += _keep_aside(disk, names, inner, stat.kind)
+    for directory in reversed(directories):
+        with suppress(NotEmpty, NameMissing):  # somebody is at work in it: the next start
+            disk.remove_taken(directory)
+    return outcomes
+
+
+def _keep_aside(disk: Disk, names: Names, inner: bytes, kind: FileKind) -> list[Outcome]:
+    """Keep in history what has no place in the tree; a socket or pipe only lies there."""
+    at_ns = names.moment_ns()
+    aside = b"displaced-tmp-%d" % at_ns
+    disk.set_aside(inner, aside)
+    if kind in _PLAIN:
+        return keep_unknown(disk, names, aside, inner.rpartition(b"/")[2])
+    disk.keep_stage(aside, b"special-%d" % at_ns)
+    return []
 
 
 def _joined(directory: bytes, name: bytes) -> bytes:

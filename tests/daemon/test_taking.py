@@ -14,7 +14,7 @@ from daemon.gathering import gather_removals
 from daemon.outcomes import Bundle, Why
 from daemon.planner import plan
 from daemon.steps import RemoveDirectory, RemoveFile, RemoveTree
-from store.ids import blob_hash
+from store.ids import Kind, blob_hash
 from tests.daemon.applying import Crash, World
 from tests.daemon.planning import (
     ROOT,
@@ -297,6 +297,55 @@ def test_E1_E6_a_fault_while_a_directory_is_put_away_is_gone_on_with(
         assert set(world.private("history")) >= _CONTENTS
         assert world.private("tmp") == []
         assert world.journal.intents == {}
+
+
+async def test_E13_a_pipe_put_into_a_directory_that_goes_holds_nothing_up(world: World) -> None:
+    # Given somebody who makes a pipe in it, and a file where that is to return
+    await world.converge(_TREE)
+    inside = os.open(world.root / "d", os.O_RDONLY)
+    take_tree, return_taken = world.linux.take_tree, world.linux.return_taken
+
+    def take(path: bytes, keep_as: bytes) -> Stat:
+        taken = take_tree(path, keep_as)
+        os.mkfifo("pipe", dir_fd=inside)
+        return taken
+
+    def give_back(inner: bytes, path: bytes) -> Stat:
+        (world.root / "d").mkdir(exist_ok=True)
+        (world.root / "d/pipe").write_bytes(b"by the user")
+        return return_taken(inner, path)
+
+    world.linux.take_tree = take  # type: ignore[method-assign]
+    world.linux.return_taken = give_back  # type: ignore[method-assign]
+
+    await world.apply(_AFTER)
+    os.close(inside)
+
+    assert world.journal.intents == {}
+    assert os.listdir(world.root / ".dizzyd/tmp") == []
+    assert (world.root / "d/pipe").read_bytes() == b"by the user"
+    assert set(world.private("history")) >= _CONTENTS
+    assert any(path.is_fifo() for path in (world.root / ".dizzyd/history").iterdir())
+
+
+async def test_F1_what_a_lost_database_left_in_tmp_goes_to_history(world: World) -> None:
+    # Given a directory and a link that were taken, and no intent that tells of them
+    tmp = world.root / ".dizzyd/tmp"
+    (tmp / "displaced-tmp-1/inner/empty").mkdir(parents=True)
+    (tmp / "displaced-tmp-1/inner/file").write_bytes(b"one")
+    (tmp / "displaced-tmp-1/link").symlink_to("target")
+    (tmp / "displaced-tmp-2").symlink_to("elsewhere")
+
+    await world.restart()
+
+    assert os.listdir(tmp) == []
+    assert b"one" in world.private("history")
+    kept = {(kept.row.kind, kept.row.value) for kept in world.journal.kept}
+    assert kept == {
+        (Kind.FILE, blob_hash(b"one")),
+        (Kind.SYMLINK, b"target"),
+        (Kind.SYMLINK, b"elsewhere"),
+    }
 
 
 async def test_E22_a_file_open_for_writing_in_a_directory_that_goes_is_watched(
