@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from daemon.gathering import gather_removals
+from daemon.gathering import gather_removals, plain_removals
 from daemon.ordering import Node, Ordering
 from daemon.pairing import Pairing
 from daemon.steps import (
@@ -95,6 +95,8 @@ def plan(
     looked_at = frozenset(
         [*objects, *(entry.object_no for entry in wanted), *(row.object_no for row in synced)]
     )
+    if not wanted and not occupants and (removals := plain_removals(synced)) is not None:
+        return Plan(steps=tuple(removals), objects=looked_at)
     plain, others = _part_new(wanted, synced, occupants)
     pairing = Pairing(others, synced, occupants, parent_of, looked_at)
     pairing.pair_directories()

@@ -88,11 +88,10 @@ def plan_changes(
         later = set(sorted(changes.objects)[PLAN_LIMIT:])
         changes.objects -= later
         stored.state.changes.objects |= later
+    if has_more:
+        _take_along(stored, changes, _hidden(stored, changes.objects))
     considered, wanted, rows = _compared(stored, changes, excluded)
-    if has_more and (inside := _inside_of_leaving(stored, wanted, rows)):
-        # A directory goes whole, with all that is in it, or else name by name.
-        changes.objects |= inside
-        stored.state.changes.objects -= inside
+    if has_more and _take_along(stored, changes, _leaving(wanted, rows)):
         considered, wanted, rows = _compared(stored, changes, excluded)
     occupants = stored.synced.others_at_places(places(wanted, rows), considered)
     made = plan(
@@ -116,17 +115,32 @@ def _compared(
     return considered, wanted, stored.synced.rows_of(sorted(considered))
 
 
-def _inside_of_leaving(
-    stored: StoredFolder, wanted: Sequence[Entry], rows: Sequence[SyncedRow]
-) -> set[int]:
-    """Give the objects, left for the next plan, that are inside of directories that leave."""
+def _hidden(stored: StoredFolder, object_nos: Iterable[int]) -> list[int]:
+    """Name the directories among these that state shows no more, without reading a row."""
+    known = [stored.state.directories.get(no) for no in object_nos]
+    return [each.no for each in known if each is not None and not each.is_visible]
+
+
+def _leaving(wanted: Sequence[Entry], rows: Sequence[SyncedRow]) -> list[int]:
+    """Name the directories on this disk that nothing is wanted of."""
     stay = {entry.object_no for entry in wanted}
-    leaving = [
+    return [
         row.object_no for row in rows if row.kind is Kind.DIRECTORY and row.object_no not in stay
     ]
+
+
+def _take_along(stored: StoredFolder, changes: Changes, leaving: Sequence[int]) -> bool:
+    """Plan with a directory what is inside of it, if it was left for the next plan.
+
+    A directory goes whole, with all that is in it, or else name by name.
+    """
     later = stored.state.changes.objects
-    inside = stored.synced.objects_inside(leaving) & later if leaving else set()
-    return inside if len(inside) <= TREE_LIMIT else set()
+    inside = stored.synced.objects_inside(leaving) & later if leaving and later else set[int]()
+    if not inside or len(inside) > TREE_LIMIT:
+        return False
+    changes.objects |= inside
+    later -= inside
+    return True
 
 
 def split_slow(made: Plan) -> tuple[Plan, list[Plan]]:

@@ -69,7 +69,8 @@ class View:
         state = self._state
         rows = state.rows(list(changes.objects))
         rows.pop(state.root_no, None)
-        self._add_at_slots(rows, changes.slots)
+        # What stands in the slots of these rows is found with them, below.
+        self._add_at_slots(rows, changes.slots - {(r.parent_no, r.name) for r in rows.values()})
         self._add_slot_mates(rows)
         marked = {r.parent_no for r in rows.values() if _CONFLICT_MARK in r.name}
         marked.update(parent_no for parent_no, name in changes.slots if _CONFLICT_MARK in name)

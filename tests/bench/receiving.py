@@ -16,11 +16,11 @@ from pathlib import Path
 from daemon.journal import _Writing
 from daemon.outcomes import Agreed
 from daemon.planning import UnderWay, plan_changes
-from daemon.steps import MakeDirectory, Plan, WriteFile
+from daemon.steps import MakeDirectory, Plan, RemoveTree, WriteFile
 from store.db import Database, open_database
-from store.events import Content, ObjectCreated, encode
+from store.events import Content, ObjectCreated, ObjectDeleted, encode
 from store.folder import StoredFolder, add_folder, share_folder
-from store.ids import Epoch, Kind, ObjectId, blob_hash, object_id
+from store.ids import Epoch, EventId, Kind, ObjectId, blob_hash, object_id
 from store.records import Entry, SyncedRow
 from store.signing import AgentKey, WireBatch, verify
 from tests.bench.stages import Stages
@@ -71,6 +71,23 @@ def _sent(files: int, sender: StoredFolder) -> list[WireBatch]:
     return [batch.wire for batch in batches]
 
 
+def _deleted(sender: StoredFolder) -> list[WireBatch]:
+    """Write what a sender's removal of all of it writes: directories first, files with them."""
+    writer, with_of = sender.writer(), dict[int, EventId]()
+    found = sender.db.execute(
+        "SELECT no, id, parent_no, head_event FROM object WHERE no != ? ORDER BY kind != ?, no",
+        (sender.root_no, int(Kind.DIRECTORY)),
+    ).fetchall()
+    with sender.change():
+        for no, number, parent_no, head in found:
+            event = ObjectDeleted(
+                object=number, prev=(head,), placement_seen=None, along_with=with_of.get(parent_no)
+            )
+            with_of[no] = writer.add(encode(event))
+        batches = writer.write(2, sender.fold)
+    return [batch.wire for batch in batches]
+
+
 def _row(entry: Entry) -> SyncedRow:
     return SyncedRow(
         object_no=entry.object_no,
@@ -97,6 +114,16 @@ def _commit(stored: StoredFolder, made: Plan, stages: Stages) -> None:
         outcomes = [Agreed((_row(step.claim.entry),)) for step in steps[start : start + _ROUND]]
         with stages.stage("commit synced"), stored.change():
             _Writing(stored).write(outcomes)
+
+
+def _receive_deletion(wires: list[WireBatch], stored: StoredFolder, stages: Stages) -> None:
+    signed = [verify(wire) for wire in wires]
+    with stages.stage("admit deletion"):
+        stored.admit(signed, b"peer")
+    with stages.stage("plan deletion"):
+        made, _ = plan_changes(stored, [], frozenset(), UnderWay())
+    if made is None or not all(isinstance(one, RemoveTree) for one in made.steps):
+        raise AssertionError("it does not leave whole")
 
 
 def _receive(wires: list[WireBatch], stored: StoredFolder, stages: Stages) -> None:
@@ -155,10 +182,13 @@ def main() -> None:
         sender, receiver = _folders(Path(where))
         wires = _sent(arguments.files, sender)
         stages, counts = Stages(arguments.profile), Stages()
-        _receive(wires, receiver("timed"), stages)
-        counted = receiver("counted")
+        timed, counted = receiver("timed"), receiver("counted")
+        _receive(wires, timed, stages)
         counted.db.connection.set_trace_callback(counts.count)
         _receive(wires, counted, counts)
+        deleted = _deleted(sender)
+        _receive_deletion(deleted, timed, stages)
+        _receive_deletion(deleted, counted, counts)
     stages.cpu_s.pop("")
     for name, cpu_s in stages.cpu_s.items():
         each_us = cpu_s / arguments.files * 1e6

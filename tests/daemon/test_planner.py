@@ -24,6 +24,7 @@ from daemon.planner import (
     plan,
 )
 from daemon.steps import encode_step, key_of
+from store.ids import Kind
 from store.records import Entry
 from tests.daemon.planning import (
     ROOT,
@@ -133,6 +134,46 @@ def test_what_is_plainly_new_is_planned_as_pairing_it_would(
         type(s) for s in paired.steps if not isinstance(s, WriteFile | MakeLink)
     ]
     assert {b.object_nos for b in parted.blocked} == {b.object_nos for b in paired.blocked}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(trees(), st.data())
+def test_what_only_leaves_is_planned_as_pairing_it_would(
+    before: list[Entry], data: st.DataObject
+) -> None:
+    # Given some objects that are gone from the view, and what stands at their places
+    held = [synced_as(entry) for entry in before]
+    some = set(data.draw(st.lists(st.sampled_from(held), unique=True))) if held else set()
+    mine = [row for row in held if row in some or data.draw(st.booleans())]
+    near = places([], mine)
+    others = [row for row in held if row not in mine and (row.parent_no, row.name) in near]
+
+    def made() -> list[tuple[object, ...]]:
+        steps = plan([], mine, occupants=others, parent_of=parents(before).get).steps
+        for step in steps:
+            gone: set[int] = set()
+            for each in step.singly if isinstance(step, RemoveTree) else (step,):
+                if not isinstance(each, RemoveFile | RemoveDirectory):
+                    continue
+                assert each.source.parent_no not in gone, "what is in a directory goes before it"
+                gone.update(row.object_no for row in each.rows if row.kind is Kind.DIRECTORY)
+        return sorted(
+            (
+                type(step).__name__,
+                encode_step(replace(step, inside=()) if isinstance(step, RemoveTree) else step),
+                sorted(map(encode_step, step.inside if isinstance(step, RemoveTree) else ())),
+            )
+            for step in steps
+        )
+
+    # When they are planned as they are, and as everything else is
+    quick = made()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "plain_removals", lambda _rows: None)
+        paired = made()
+
+    # Then the same is removed, and the same directories go whole
+    assert quick == paired
 
 
 def test_a_new_file_with_the_bytes_of_one_that_leaves_is_a_rename() -> None:
