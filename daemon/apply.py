@@ -19,7 +19,7 @@ from msgspec import Struct
 from daemon.ahead import FETCHED_AHEAD, Ahead, Staged
 from daemon.applied import Applied, Blobs, Journal
 from daemon.core import Runner
-from daemon.disk import Disk, DiskError, NewFile, Stage
+from daemon.disk import Disk, DiskError, NewFile, RootLost, Stage
 from daemon.displaced import Clock, Names, history_name
 from daemon.echoes import Echoes
 from daemon.outcomes import (
@@ -157,6 +157,11 @@ class Applier:
                     return
 
     @property
+    def is_in_doubt(self) -> bool:
+        """Whether an error left something half done that recovery has not seen to yet."""
+        return self._needs_recovery
+
+    @property
     def damages(self) -> int:
         """How many syncs failed so far: what was staged before one that failed is in doubt."""
         return self._damages
@@ -234,8 +239,14 @@ class Applier:
         run = _Run(number, self._placer(plan), Applied())
         try:
             if self._needs_recovery:
-                async with self.alone():
-                    recovered = await self._recover(lambda _hash: True)
+                try:
+                    async with self.alone():
+                        recovered = await self._recover(lambda _hash: True)
+                except RootLost:
+                    raise
+                except DiskError as cause:  # once more with the next try
+                    self._fail([Job(step) for step in plan.steps], cause, run)
+                    return run.applied
                 if recovered.agreed:  # the plan went out from what synced said before
                     self._postpone(plan, run)
                     return run.applied
@@ -439,7 +450,7 @@ class Applier:
                 await self._commit(waiting, run)
 
     def _give_up(self, put: _Put, cause: DiskError, run: _Run) -> None:
-        self._needs_recovery = True
+        run.is_unfinished = self._needs_recovery = True
         self._fail(put.jobs, cause, run)
         self._end_waiting(put)
 
@@ -592,6 +603,7 @@ class Applier:
                 await self._runner.run(self._make_durable, put.placed)
         except DiskError as cause:
             self._damages += 1
+            run.is_unfinished = True
             self._fail(jobs, cause, run)
             return
         await self._commit(put, run)

@@ -17,7 +17,7 @@ from daemon.journal import FolderJournal
 from daemon.looks import QUIET_S, Again, AgainReason
 from daemon.outcomes import Postponed, Why
 from daemon.planning import UnderWay, plan_changes, queue_unsynced, split_slow
-from daemon.retries import Retries
+from daemon.retries import FIRST_S, Retries
 from daemon.standing import Standing
 from daemon.steps import Plan, WriteFile
 from peers.cancelling import TaskGroup
@@ -208,7 +208,11 @@ class ApplyLoop:
             trouble.failed.clear()
         for failed in applied.failed:
             trouble.failed[failed.reason] = (failed.what, failed.remedy)
-            self._retries.put(failed.object_nos, _loop_s(), FAILED_RETRY_S)
+            applier = self._standing.applier
+            # No look may judge what is half done: that is seen to sooner.
+            is_in_doubt = applier is not None and applier.is_in_doubt
+            delay_s = FIRST_S if is_in_doubt else FAILED_RETRY_S
+            self._retries.put(failed.object_nos, _loop_s(), delay_s)
 
     def _note_postponed(self, steps: Sequence[Postponed], calls: int) -> None:
         """Look where a step found another disk than synced says; plan it again later.

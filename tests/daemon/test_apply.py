@@ -601,6 +601,34 @@ async def test_what_was_put_where_a_file_was_about_to_come_is_no_edit_of_that_on
     assert (world.private("tmp"), world.private("history")) == ([], [b"one"])
 
 
+async def test_what_a_failed_sync_left_is_seen_to_at_once_or_with_the_next_try(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = file_entry(1, ROOT, b"a", b"one"), file_entry(1, ROOT, b"a", b"two")
+    await world.converge([one])
+    sync, fails = world.linux.sync, [False, True, True, True]  # the first is that of the content
+
+    def fail() -> None:
+        if fails and fails.pop(0):
+            raise DiskError("sync", os.strerror(errno.EIO), errno=errno.EIO)
+        sync()
+
+    monkeypatch.setattr(world.faults, "sync", fail, raising=False)
+
+    for _ in range(2):
+        applied = await world.apply([two])
+
+        assert applied.failed
+        assert world.applier.is_in_doubt
+        assert world.applier.is_busy(b"a")
+    applied = await world.apply([two])
+
+    assert not applied.failed
+    assert not world.applier.is_in_doubt
+    assert world.journal.rows[1, b""].value == blob_hash(b"two")
+    assert not world.applier.is_busy(b"a")
+
+
 async def test_content_that_nobody_has_waits_alone(world: World) -> None:
     files = [file_entry(1, ROOT, b"a", b"unheard of"), file_entry(2, ROOT, b"b", b"one")]
 

@@ -1,0 +1,26 @@
+"""Tell a name from another one that a disk takes for the same.
+
+Such a disk finds `Notes.txt` by `notes.txt`. Names compare as exact bytes all the same: who asks
+by path asks here whether that very name is there. It changes nothing.
+"""
+
+from __future__ import annotations
+
+from daemon.disk import Disk, DiskError, RootLost
+
+
+def is_by_this_name(disk: Disk, path: bytes) -> bool:
+    """Whether what is found at a path has that very name, in the directory that is found there.
+
+    True of everything where the disk folds no names, and where that cannot be told.
+    """
+    if not disk.folds_names():
+        return True
+    parent, _, name = path.rpartition(b"/")
+    try:
+        listed = disk.list_directory(parent)
+    except RootLost:
+        raise
+    except DiskError:
+        return True
+    return any(other == name for other, _ in listed)
