@@ -8,17 +8,21 @@ a root is asked for. Nothing here changes the state.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 from blake3 import blake3
 
 from store.db import Database
-from store.objects import ALIVE, MANY, OBJECT_COLUMNS, TAGGED, ObjectRow, heads_of
+from store.objects import ALIVE, MANY, TAGGED, heads_of
 from store.placement import Directories
 
 BUCKETS = 4096
 UNSAVED_LIMIT = 64  # a start hashes so many again: less than a millisecond
 _DIGEST = 32
+_COLUMNS = (  # what is shared of a row, and what says where the rest of it is
+    "no, id, parent_no, name, place_event, head_event, value, size, mtime_ns, mode, flags"
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -98,68 +102,54 @@ class Buckets:
 
     def _hash(self, dirty: Sequence[int]) -> dict[int, bytes]:
         """Hash the rows of buckets, in order of object ids."""
-        empty = blake3(b"").digest()
-        hashed = dict.fromkeys(dirty, empty)
+        hashed = dict.fromkeys(dirty, blake3(b"").digest())
+        select = f"SELECT {_COLUMNS} FROM object WHERE folder_no = ?"
         if len(dirty) > BUCKETS // 4:
-            rows = self._db.execute(
-                f"SELECT {OBJECT_COLUMNS} FROM object WHERE folder_no = ? ORDER BY id",
-                (self._folder_no,),
-            )
-            self._hash_rows((ObjectRow(*row) for row in rows), hashed)
+            rows = self._db.execute(f"{select} ORDER BY id", (self._folder_no,))
+            self._hash_rows(rows, hashed)
             return hashed
         for no in dirty:
             low = (no << 4).to_bytes(2, "big")
             high = ((no + 1) << 4).to_bytes(3, "big")[-2:] if no + 1 < BUCKETS else b"\xff" * 33
             rows = self._db.execute(
-                f"SELECT {OBJECT_COLUMNS} FROM object WHERE folder_no = ? AND id >= ? AND id < ?"
-                " ORDER BY id",
-                (self._folder_no, low, high),
+                f"{select} AND id >= ? AND id < ? ORDER BY id", (self._folder_no, low, high)
             )
-            self._hash_rows((ObjectRow(*row) for row in rows), hashed)
+            self._hash_rows(rows, hashed)
         return hashed
 
-    def _hash_rows(self, rows: Iterable[ObjectRow], hashed: dict[int, bytes]) -> None:
-        hasher, current = blake3(), -1
-        for row in rows:
-            no = row.id[0] << 4 | row.id[1] >> 4
-            if no != current:
-                if current in hashed:
-                    hashed[current] = hasher.digest()
-                hasher, current = blake3(), no
-            if no in hashed and row.no != self._directories.root_no:
-                hasher.update(self._shared_row(row))
-        if current in hashed:
-            hashed[current] = hasher.digest()
+    def _hash_rows(self, rows: Iterable[tuple[Any, ...]], hashed: dict[int, bytes]) -> None:
+        """Encode what every node knows alike of each object, and hash it by buckets.
 
-    def _shared_row(self, row: ObjectRow) -> bytes:
-        """Encode what every node knows alike of an object."""
-        is_deletion = not row.flags & ALIVE
-        if row.flags & MANY:
-            heads = [
-                (head.event_id, bool(head.is_deletion), head.value, head.size)
-                for head in heads_of(self._db, row.no)
-                if head.is_head
-            ]
-            heads.sort()
-        else:
-            heads = [(row.head_event, is_deletion, row.value, row.size)]
-        tags: list[bytes] = []
-        if row.flags & TAGGED:
-            tags = [
-                tag
-                for (tag,) in self._db.execute(
-                    "SELECT tag FROM object_tag WHERE object_no = ? ORDER BY tag", (row.no,)
-                )
-            ]
-        return _encode(
-            (
-                row.id,
-                self._directories[row.parent_no].id,
-                row.name,
-                row.place_event,
-                heads,
-                row.mode,
-                row.mtime_ns,
-                tags,
-            )
+        A folder has many: nothing is made of a row here but what is hashed.
+        """
+        directories, root_no = self._directories, self._directories.root_no
+        encoded: list[bytes] = []
+        current = -1
+        for no, identity, parent_no, name, place, head, value, size, mtime_ns, mode, flags in rows:
+            bucket = identity[0] << 4 | identity[1] >> 4
+            if bucket != current:
+                if current in hashed:
+                    hashed[current] = blake3(b"".join(encoded)).digest()
+                encoded, current = [], bucket
+            if bucket not in hashed or no == root_no:
+                continue
+            heads: Sequence[tuple[bytes, bool, bytes, int]]
+            heads = self._heads(no) if flags & MANY else ((head, not flags & ALIVE, value, size),)
+            tags = self._tags(no) if flags & TAGGED else ()
+            parent = directories[parent_no].id
+            encoded.append(_encode((identity, parent, name, place, heads, mode, mtime_ns, tags)))
+        if current in hashed:
+            hashed[current] = blake3(b"".join(encoded)).digest()
+
+    def _heads(self, object_no: int) -> list[tuple[bytes, bool, bytes, int]]:
+        return sorted(
+            (head.event_id, bool(head.is_deletion), head.value, head.size)
+            for head in heads_of(self._db, object_no)
+            if head.is_head
         )
+
+    def _tags(self, object_no: int) -> list[bytes]:
+        rows = self._db.execute(
+            "SELECT tag FROM object_tag WHERE object_no = ? ORDER BY tag", (object_no,)
+        )
+        return [tag for (tag,) in rows]
