@@ -27,7 +27,7 @@ from daemon.outcomes import (
     Watch,
     Watched,
 )
-from daemon.record import prev_of
+from daemon.previous import prev_of
 from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
 from daemon.steps import Key

@@ -14,6 +14,7 @@ from daemon.acts import Act, Deleted, Edited, Moved
 from daemon.apply import Applier
 from daemon.differences import Differences, Problem, ProblemKind
 from daemon.disk import Disk, DiskError
+from daemon.draft import Recorded
 from daemon.durable import make_durable, names_facts
 from daemon.echoes import is_only_a_place, silenced
 from daemon.held import HeldDeletions, is_reversion, may_be_reversion
@@ -23,7 +24,6 @@ from daemon.join_gate import JoinGate
 from daemon.looks import Again, AgainReason, LookSchedule, LookSet
 from daemon.matching import ScanCause, match
 from daemon.procedures import RecordActs
-from daemon.record import Recorded
 from daemon.restless import Restless
 from daemon.scanner import scan
 from daemon.standing import Standing

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from daemon.acts import Act
+from daemon.draft import Recorded
 from daemon.planning import UnderWay
-from daemon.record import Recorded, Recorder
+from daemon.record import Recorder
 from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
 from daemon.subscription import Emit

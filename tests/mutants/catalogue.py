@@ -240,10 +240,10 @@ MUTANTS: Final = (
     # -- prev and merging ------------------------------------------------------------------------
     Mutant(
         rule="prev is what this disk held, not what the log has",
-        file="daemon/record.py",
-        old="    prev = dict.fromkeys(_split(row.events))\n    if current is None:\n"
+        file="daemon/previous.py",
+        old="    prev = dict.fromkeys(split_ids(row.events))\n    if current is None:\n"
         "        current = state.rows([row.object_no]).get(row.object_no)\n",
-        new="    prev = dict.fromkeys(_split(row.events))\n    if current is None:\n"
+        new="    prev = dict.fromkeys(split_ids(row.events))\n    if current is None:\n"
         "        current = state.rows([row.object_no]).get(row.object_no)\n"
         "    if current is not None:\n"
         "        prev[current.head_event] = None\n",
@@ -252,7 +252,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="every head of the same bytes is replaced along",
-        file="daemon/record.py",
+        file="daemon/previous.py",
         old="        elif current.flags & ALIVE and current.value == row.value:\n"
         "            prev[current.head_event] = None\n",
         new="",
@@ -260,7 +260,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="disk equal to a head binds and is no event",
-        file="daemon/record.py",
+        file="daemon/alterations.py",
         old="        bound = [row for row in rows if self._binds_head(row, act.looked)]\n",
         new="        bound: list[SyncedRow] = []\n",
         proofs=(_RECORDER,),

@@ -11,7 +11,8 @@ from itertools import count
 
 from daemon.acts import Act, Created, Deleted, Edited, Moved, Touched
 from daemon.disk import FileKind, Looked, Stat
-from daemon.record import Recorded, Recorder
+from daemon.draft import Recorded
+from daemon.record import Recorder
 from store.access import Role
 from store.db import memory_database
 from store.folder import StoredFolder, add_folder, share_folder

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from daemon.acts import Act, Created, Deleted, Edited, Moved, Touched
 from daemon.disk import FileKind
-from daemon.record import Recorded, Recorder
+from daemon.draft import Recorded
+from daemon.record import Recorder
 from store.access import Role
 from store.events import (
     AttributesChanged,
