@@ -62,8 +62,9 @@ class Procedures:
         stored = self._shelf[command.folder_no]
         with stored.change():
             recorder = Recorder(stored, command.wall_ms, command.covered_seq)
-            recorded = recorder.record(command.acts)
-            stored.drop_agreed(command.under_way.objects())
+            with stored.synced.noting() as agreeing:
+                recorded = recorder.record(command.acts)
+            stored.drop_agreed(command.under_way.objects(), among=agreeing)
         if recorded.batches:
             self._shelf.own.wrote(recorded.batches)
             emit(

@@ -441,18 +441,22 @@ class StoredFolder:
         ).fetchone()
         return files + copies, size + copies_size
 
-    def drop_agreed(self, under_way: AbstractSet[int] = frozenset()) -> None:
+    def drop_agreed(
+        self, under_way: AbstractSet[int] = frozenset(), *, among: AbstractSet[int] | None = None
+    ) -> None:
         """Take out of what is to be planned what synced agrees on already, in bulk.
 
         Own acts mostly: an import of many files plans nothing. Whatever shares a name with
         something else stays in, since the view decides about it, and so do the objects
-        `under_way`: what a plan is doing to them now is not in synced yet.
+        `under_way`: what a plan is doing to them now is not in synced yet. `among` names those
+        that synced has something new of: the others cannot agree now if they did not before.
         """
         changes = self.state.changes
+        asked = changes.objects if among is None else changes.objects & among
         agreed: set[int] = set()
         gone: list[tuple[int, int, bytes]] = []
         alone: dict[int, bool] = {}  # directories, whether their path is theirs only
-        for marks, part in chunked(list(changes.objects - under_way)):
+        for marks, part in chunked(list(asked - under_way)):
             for no, parent_no, name, is_alive in self.db.execute(
                 "SELECT o.no, o.parent_no, o.name, o.flags & 1 FROM object o LEFT JOIN synced s"
                 " ON s.object_no = o.no AND s.copy_event = x''"

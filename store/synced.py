@@ -7,7 +7,8 @@ Directories are in memory; files stay in the database.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from store.db import Database, chunked
@@ -36,6 +37,7 @@ class FolderSynced:
         self._directories: dict[int, tuple[int, bytes]] = {}
         self._inodes: dict[int, int] = {}  # of the directories
         self._children: dict[int, dict[bytes, list[int]]] = {}
+        self._noted: set[int] | None = None  # objects written, while somebody wants to know
         self._marked: set[Key] = set()  # what may be a conflict copy, by its name
         self.files = 0
         self.file_bytes = 0
@@ -289,6 +291,17 @@ class FolderSynced:
 
     # -- writing ------------------------------------------------------------------------------
 
+    @contextmanager
+    def noting(self) -> Iterator[set[int]]:
+        """Gather the objects of which rows are written or removed in the block."""
+        outer, self._noted = self._noted, set()
+        try:
+            yield self._noted
+        finally:
+            if outer is not None:
+                outer |= self._noted
+            self._noted = outer
+
     def put(self, rows: Sequence[SyncedRow]) -> None:
         """Write rows, replacing those of the same object and copy; of equals the last counts."""
         rows = list({(row.object_no, row.copy): row for row in rows}.values())
@@ -300,6 +313,8 @@ class FolderSynced:
         self._write("INSERT", rows)
 
     def _write(self, how: str, rows: Sequence[SyncedRow]) -> None:
+        if self._noted is not None:
+            self._noted.update(row.object_no for row in rows)
         self._db.insert(
             f"{how} INTO synced ({_COLUMNS}, folder_no)",
             [_values(row, self.folder_no) for row in rows],
@@ -316,6 +331,8 @@ class FolderSynced:
     def remove(self, keys: Iterable[Key]) -> None:
         """Remove rows; unknown ones are left alone."""
         wanted = set(keys)
+        if self._noted is not None:
+            self._noted.update(no for no, _ in wanted)
         for marks, part in chunked([no for no, copy in wanted if copy == PRIMARY]):
             self._uncount(
                 self._db.execute(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from msgspec.structs import replace
 
@@ -9,6 +11,8 @@ from daemon import planning
 from daemon.acts import Created, Deleted, Moved
 from daemon.disk import FileKind
 from daemon.planning import UnderWay, plan_changes, split_slow
+from daemon.procedures import Procedures, RecordActs
+from daemon.shelf import Shelf
 from daemon.steps import Claim, Plan, RemoveTree, WriteFile
 from tests.daemon.planning import file_entry
 from tests.store.nodes import Node, deliver, looked, make_nodes
@@ -32,6 +36,38 @@ def test_a_deletion_that_comes_while_the_file_is_fetched_stays_to_be_planned() -
     bert.stored.drop_agreed(under_way.objects())
 
     assert set(bert.stored.take_changes().objects) == set(made.objects)
+
+
+def test_a_bunch_that_binds_asks_about_what_it_bound_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Asking each time about all that is not bound yet costs the square of a first meeting."""
+    anna, bert = pair()
+    names = [b"f%d" % number for number in range(6)]
+    anna.record(*(Created(name, looked(name)) for name in names))
+    deliver(anna, bert)
+    asked: list[int] = []
+    drop = bert.stored.drop_agreed
+
+    def noted(under_way: frozenset[int], *, among: set[int]) -> None:
+        asked.append(len(among))
+        drop(under_way, among=among)
+
+    monkeypatch.setattr(bert.stored, "drop_agreed", noted)
+    procedures = Procedures(cast("Shelf", {bert.stored.no: bert.stored}))
+
+    for bunch in (names[:2], names[2:]):
+        command = RecordActs(
+            folder_no=bert.stored.no,
+            acts=tuple(Created(name, looked(name)) for name in bunch),
+            wall_ms=1,
+            covered_seq=-1,
+            under_way=UnderWay(),
+        )
+        procedures.record(command, cast(Any, None))
+
+    assert asked == [2, 4]
+    assert not bert.stored.take_changes().objects
 
 
 def test_what_is_done_is_under_way_no_more() -> None:

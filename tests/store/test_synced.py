@@ -19,3 +19,18 @@ def test_known_among_gives_the_paths_at_which_a_row_stands() -> None:
 
     assert known == [b"a", b"d", b"d/x", b"d/y", b"a"]
     assert known == [path for path in paths if synced.rows_at(path)]
+
+
+def test_noting_gathers_the_objects_written_and_removed_in_the_block() -> None:
+    synced = FolderSynced(memory_database(), 1, ROOT)
+    synced.put([synced_as(entry) for entry in UNION])
+
+    with synced.noting() as outer:
+        synced.add([synced_as(FILES[0])])
+        with synced.noting() as inner:
+            synced.put([synced_as(FILES[1])])
+            synced.remove([(2, b"")])
+    synced.add([synced_as(FILES[2])])
+
+    assert inner == {2, 4}
+    assert outer == {2, 3, 4}
