@@ -35,7 +35,7 @@ help:
 	@echo "make crash    kill nodes at random moments, N=100 times (SEED=)"
 	@echo "make powercut cut the power under an ext4 image, N=150 times (SEED=; root)"
 	@echo "make sweep    fail every system call of an import, an apply, an exchange (N= of each; cc)"
-	@echo "make mutants  break 49 safety rules, one at a time: tests must notice each (WORD=)"
+	@echo "make mutants  break 56 safety rules, one at a time: tests must notice each (WORD=)"
 	@echo "make soak     three nodes at work for MINUTES=$(MINUTES): what grows is told"
 	@echo "make bench    measure the speed"
 	@echo "make format   set the code in its form"

@@ -201,11 +201,25 @@ MUTANTS: Final = (
     Mutant(
         rule="what a crash left in tmp and is not ours goes to history",
         file="daemon/recovery.py",
-        old="            elif name.startswith(_DISPLACED_PREFIX) and stat.kind is FileKind.FILE:\n"
+        old="            elif stat.kind in (FileKind.FILE, FileKind.SYMLINK):\n"
         "                self._outcomes += keep_unknown(self._disk, self._names, name)\n",
-        new="            elif name.startswith(_DISPLACED_PREFIX) and stat.kind is FileKind.FILE:\n"
+        new="            elif stat.kind in (FileKind.FILE, FileKind.SYMLINK):\n"
         "                self._disk.remove_stage(name)\n",
         proofs=(_APPLY, "-k", "lost or crash"),
+    ),
+    Mutant(
+        rule="a user's displaced bytes that a crash left in history are found by their moment",
+        file="daemon/displaced.py",
+        old="        history = holding(history, row, value)\n",
+        new="        history = history_name(names.moment_ns(), row, value)\n",
+        proofs=("tests/daemon/test_crash_beside_user.py", "-k", "replaced"),
+    ),
+    Mutant(
+        rule="a verify that goes on tells again what it had found",
+        file="daemon/file_inspection.py",
+        old="        if not (damages.files or damages.history or damages.other):\n",
+        new="        if not damages.other:\n",
+        proofs=("tests/daemon/test_verify_resumes.py",),
     ),
     Mutant(
         rule="a synced row read in the tick of its change is racy",
