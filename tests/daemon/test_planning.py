@@ -64,7 +64,7 @@ def test_a_bunch_that_binds_asks_about_what_it_bound_alone(
             covered_seq=-1,
             under_way=UnderWay(),
         )
-        procedures.record(command, cast(Any, None))
+        procedures.record(command, cast("Any", lambda _signal: None))
 
     assert asked == [2, 4]
     assert not bert.stored.take_changes().objects
