@@ -58,7 +58,7 @@ from store.records import BlobRef
 
 __all__ = ["Applied", "Applier", "Blobs", "DirectoryPaths", "Journal"]
 
-_LARGE_AT_ONCE = 4
+_LARGE_AT_ONCE = 16  # each has a file open, and up to 16 MiB asked of each peer
 
 
 class _Put(Struct):
@@ -102,6 +102,7 @@ class Applier:
         self._paths = paths
         self._is_ignored = is_ignored
         self._names = names
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)  # of all plans together
         self._placing = asyncio.Lock()  # never held while waiting for the network
         self._hands = asyncio.Lock()  # two threads of short calls trade the interpreter at each
         self.echoes = Echoes()
@@ -296,9 +297,8 @@ class Applier:
         await self._do_segments(names, run)
         try:
             async with TaskGroup() as group:
-                gate = asyncio.Semaphore(_LARGE_AT_ONCE)
                 for step in large:
-                    group.create_task(self._do_large(step, run, gate))
+                    group.create_task(self._do_large(step, run))
                 await self._do_rounds(small, run, group)
                 await self._do_segments(rest, run)
         except BaseExceptionGroup as several:
@@ -545,9 +545,9 @@ class Applier:
 
     # -- large contents ------------------------------------------------------------------------
 
-    async def _do_large(self, step: WriteFile, run: _Run, gate: asyncio.Semaphore) -> None:
+    async def _do_large(self, step: WriteFile, run: _Run) -> None:
         entry = step.claim.entry
-        async with gate, self._fetch_name(entry.value) as name:
+        async with self._large, self._fetch_name(entry.value) as name:
             if not self._live([step], run):
                 return
             old_path = run.placer.path_of_place(step.claim.place) if step.before else None

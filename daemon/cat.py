@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 
 from daemon.disk import Disk, DiskError
+from daemon.recovery import FETCH_PREFIX
 from daemon.versions import find_size
 from store.errors import DizzyError, TryLater
 from store.ids import BlobHash, Kind
@@ -98,19 +99,21 @@ async def _fetch(node: Node, work: FolderWork, blob: BlobHash) -> AsyncGenerator
             yield found[blob]
             yield b""
         return
-    disk, pool = work.disk, node.world.pool
-    if disk is None:
+    disk, applier, pool = work.disk, work.applier, node.world.pool
+    if disk is None or applier is None:
         return
-    name = b"fetch-tmp-%b-cat-%b" % (blob.hex().encode(), node.world.random_bytes(8).hex().encode())
-    stage = await pool.run(disk.open_stage, name)
-    try:
-        if await node.fetcher.fetch_large(work.folder, ref, stage):
-            for offset in range(0, size, _PIECE_BYTES):
-                yield await pool.run(stage.read, offset, _PIECE_BYTES)
-            yield b""
-    finally:
-        stage.close()
-        await pool.run(disk.remove_stage, name)
+    salt = node.world.random_bytes(8).hex().encode()
+    name = FETCH_PREFIX + b"%b-cat-%b" % (blob.hex().encode(), salt)
+    with applier.holding(name):  # else a folder at rest takes it for one that came to nothing
+        stage = await pool.run(disk.open_stage, name)
+        try:
+            if await node.fetcher.fetch_large(work.folder, ref, stage):
+                for offset in range(0, size, _PIECE_BYTES):
+                    yield await pool.run(stage.read, offset, _PIECE_BYTES)
+                yield b""
+        finally:
+            stage.close()
+            await pool.run(disk.remove_stage, name)
 
 
 async def _size(node: Node, work: FolderWork, blob: BlobHash) -> int | None:

@@ -234,29 +234,39 @@ class _Repairing:
         )
         ref = BlobRef(hash=BlobHash(lost.value), size=lost.size)
         name = FETCH_PREFIX + lost.value.hex().encode() + b"-kept"
+        applier = self._work.applier
+        if applier is None:
+            return None
         try:
-            stage = await world.pool.run(disk.open_stage, name, lost.size)
-            try:
-                if lost.size <= _SMALL_BYTES:
-                    content = (await contents.small([ref])).get(ref.hash)
-                    if content is None:
-                        return None
-                    await world.pool.run(stage.write, 0, content)
-                elif not await contents.large(ref, stage, None):
-                    return None
-                if await world.pool.run(stage.hash) != ref.hash:
-                    return None
-                await world.pool.run(disk.sync)
-            finally:
-                await world.pool.run(stage.close)
-            looked = await world.pool.run(disk.look_stage, name)
-            if not isinstance(looked, Looked):
-                return None
-            wished = beside(lost.name)
-            await world.pool.run(disk.keep_stage, name, wished)
-            await world.pool.run(disk.sync)
+            with applier.holding(name):  # else a folder at rest takes it for an idle download
+                return await self._fetch_into(disk, name, contents, ref, beside(lost.name))
         except (DiskError, DizzyError):
             return None
+
+    async def _fetch_into(
+        self, disk: Disk, name: bytes, contents: FolderContents, ref: BlobRef, wished: bytes
+    ) -> bytes | None:
+        """Fetch a content into tmp and move it to history; its name there, None if it is away."""
+        pool = self._world.pool
+        stage = await pool.run(disk.open_stage, name, ref.size)
+        try:
+            if ref.size <= _SMALL_BYTES:
+                content = (await contents.small([ref])).get(ref.hash)
+                if content is None:
+                    return None
+                await pool.run(stage.write, 0, content)
+            elif not await contents.large(ref, stage, None):
+                return None
+            if await pool.run(stage.hash) != ref.hash:
+                return None
+            await pool.run(disk.sync)
+        finally:
+            await pool.run(stage.close)
+        looked = await pool.run(disk.look_stage, name)
+        if not isinstance(looked, Looked):
+            return None
+        await pool.run(disk.keep_stage, name, wished)
+        await pool.run(disk.sync)
         return wished
 
     def _tell_version(self, lost: LostVersion, kept: bytes | None) -> None:

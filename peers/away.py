@@ -54,6 +54,11 @@ class Away:
         refused = self._refused.get((agent, blob))
         return refused is not None and now_s < refused[1]
 
+    def begin_anew(self) -> None:
+        """Make the pauses short again: there is somebody else to be asked."""
+        for key, (_, due_s) in self._awaited.items():
+            self._awaited[key] = (0, due_s)
+
     def gone(self, agent: AgentId) -> None:
         """Forget what a peer said that is connected no more."""
         for key in [key for key in self._refused if key[0] == agent]:
@@ -61,11 +66,13 @@ class Away:
 
     # -- what is awaited ------------------------------------------------------------------------
 
-    def left_out(self, folder: FolderId, blobs: Iterable[BlobHash], now_s: float) -> None:
-        """Note that a fetch ended without these; they are due again after a pause."""
+    def left_out(
+        self, folder: FolderId, blobs: Iterable[BlobHash], now_s: float, *, was_asked: bool
+    ) -> None:
+        """Note that a fetch ended without these; if somebody was asked, they are due again."""
         for blob in blobs:
             times, due_s = self._awaited.pop((folder, blob), (0, None))
-            if due_s is None or due_s <= now_s:
+            if was_asked and (due_s is None or due_s <= now_s):
                 due_s = now_s + _pause_s(times)
                 times += 1
                 heapq.heappush(self._due, (due_s, folder, blob))

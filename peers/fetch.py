@@ -108,6 +108,7 @@ class Fetcher:
     def joined(self, lane: Lane, has_folder: HasFolder) -> None:
         """Take a session's lane as a source for the folders that are exchanged over it."""
         self.sources.joined(lane, has_folder)
+        self._away.begin_anew()
 
     def left(self, lane: Lane) -> None:
         """Lose a session's lane, and the bulk link that went with it."""
@@ -181,7 +182,8 @@ class Fetcher:
 
     def _left_out(self, folder: FolderId, blobs: Collection[BlobHash]) -> None:
         if blobs:
-            self._away.left_out(folder, blobs, loop_time_s())
+            was_asked = bool(self.sources.agents(folder))
+            self._away.left_out(folder, blobs, loop_time_s(), was_asked=was_asked)
             self._has_away.set()
 
     # -- small contents -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from blake3 import blake3
+from msgspec.structs import astuple
 
 from peers import wire
 from peers.chunks import FEED_BYTES, Cutter, FineChunk, fine_chunks
@@ -119,12 +120,8 @@ class Filling:
         """Take some for lacking and the rest for what `old` holds."""
         self.begin(spans, has_reused=True)
         self._old = old
-        for one in copies:
-            done = 0
-            while done < one.length:  # cut where a disk writes whole blocks
-                length = min(COPY_BYTES - (one.offset + done) % COPY_BYTES, one.length - done)
-                self._copies.append(Copy(one.offset + done, one.source + done, length))
-                done += length
+        # cut as they are taken: a size may be a lie (A20)
+        self._copies.extend(one for one in copies if one.length)
 
     # -- what lacks -------------------------------------------------------------------------------
 
@@ -188,8 +185,15 @@ class Filling:
         return bool(self._copies)
 
     def take_copies(self) -> list[Copy]:
-        """Take out what one call is to copy."""
-        return [self._copies.popleft() for _ in range(min(len(self._copies), COPIES_AT_ONCE))]
+        """Take out what one call is to copy, cut where a disk writes whole blocks."""
+        taken: list[Copy] = []
+        while self._copies and len(taken) < COPIES_AT_ONCE:
+            offset, source, length = astuple(self._copies.popleft())
+            first = min(COPY_BYTES - offset % COPY_BYTES, length)
+            taken.append(Copy(offset, source, first))
+            if first < length:
+                self._copies.appendleft(Copy(offset + first, source + first, length - first))
+        return taken
 
     def copy(self, copies: Sequence[Copy]) -> list[wire.Buffer | None]:
         """Copy from the old content; give the bytes, None for what it does not hold any more.

@@ -2,7 +2,8 @@
 
 It is the replica that says what the peer may have, list or no list; an older version that is named
 counts only in the same folder, so that nothing is told of any other (A17). One question costs at
-most the cutting of one content, or of PART_BYTES of it where the list is kept.
+most the cutting of one content, or of PART_BYTES of it where the list is kept, and is paid for:
+beyond its budget a peer waits for the answers.
 """
 
 from __future__ import annotations
@@ -15,18 +16,28 @@ from peers import wire
 from peers.chunks import FEED_BYTES, Cutter, fine_chunks, pack_fine
 from peers.difference import Placed, compare, is_worth_refining, part
 from peers.wire import ChunkLine, Chunks, Difference, Stretch, WantChunks, WantDifference
+from peers.work import LINE_BYTES
 from store.ids import AgentId, BlobHash, FolderId
 
 if TYPE_CHECKING:
     from peers.chunk_lists import ChunkLists
     from peers.replica import Replica, Runner
+    from peers.work import WorkBudget
 
 
 class ListServer:
     """Serves chunk lists, whole and as differences."""
 
-    def __init__(self, agent: AgentId, replica: Replica, runner: Runner, lists: ChunkLists) -> None:
-        """Serve `agent`; lists that had to be worked out are kept in `lists`."""
+    def __init__(
+        self,
+        agent: AgentId,
+        replica: Replica,
+        runner: Runner,
+        lists: ChunkLists,
+        budget: WorkBudget,
+    ) -> None:
+        """Serve `agent` within `budget`; lists that had to be worked out are kept in `lists`."""
+        self._budget = budget
         self._agent = agent
         self._replica = replica
         self._runner = runner
@@ -58,6 +69,7 @@ class ListServer:
             lines = None if old_lines is None else await self._list_of(folder, blob)
             if lines is None or old_lines is None:
                 return None
+            await self._budget.take(LINE_BYTES * len(old_lines))
             self._placed = await self._runner.run(compare, old_lines, lines)
             self._compared, self._total = (folder, blob, old), len(lines)
         taken = part(self._placed, want.first)
@@ -76,6 +88,7 @@ class ListServer:
         """Cut the new chunks of a stretch finely; None if they cannot be read any more."""
         if not placed.fresh_bytes:
             return b""
+        await self._budget.take(placed.fresh_bytes)
         content = await self._replica.read_blob(
             self._agent, folder, blob, placed.offset, placed.fresh_bytes
         )
@@ -90,6 +103,7 @@ class ListServer:
             return None
         kept = await self._lists.get(folder, blob)
         if kept is not None:
+            await self._budget.take(LINE_BYTES * len(kept))
             return kept
         cutter = Cutter()
         lines: list[ChunkLine] = []
@@ -98,6 +112,7 @@ class ListServer:
             content = await self._replica.read_blob(self._agent, folder, blob, offset, FEED_BYTES)
             if content is None:
                 return None
+            await self._budget.take(len(content))
             lines += await self._runner.run(cutter.feed, content)
             offset += len(content)
             if len(content) < FEED_BYTES:

@@ -1,6 +1,7 @@
 """Hold what is to be sent over one link, control before log before data.
 
-It never sends by itself and never drops: who fills it asks first whether there is room.
+It never sends by itself and never drops: who fills it asks first whether there is room. A long log
+leaves every eighth frame to contents, so that they do not wait for its end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Rank(IntEnum):
     DATA = 2
 
 
+LOG_FRAMES: Final = 7  # in a row, while contents wait
 ROOM_BYTES: Final = 4 * 1024 * 1024  # of one rank, before its sources wait
 
 
@@ -32,6 +34,7 @@ class Outbox:
         self._queues: tuple[deque[bytes], ...] = (deque(), deque(), deque())
         self._waiting_bytes = [0, 0, 0]
         self._stream = 0
+        self._log_frames = 0  # since contents had a turn
         self._error: Exception | None = None
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -68,12 +71,22 @@ class Outbox:
         while True:
             if self._error is not None:
                 raise self._error
-            for rank, queue in enumerate(self._queues):
-                if queue:
-                    frame = queue.popleft()
-                    self._waiting_bytes[rank] -= len(frame)
-                    if self._waiting_bytes[rank] < ROOM_BYTES:
-                        self._emptied.set()
-                    return frame
+            rank = self._next_rank()
+            if rank is not None:
+                frame = self._queues[rank].popleft()
+                self._waiting_bytes[rank] -= len(frame)
+                if self._waiting_bytes[rank] < ROOM_BYTES:
+                    self._emptied.set()
+                return frame
             self._filled.clear()
             await self._filled.wait()
+
+    def _next_rank(self) -> Rank | None:
+        control, log, contents = self._queues
+        if control:
+            return Rank.CONTROL
+        if log and not (contents and self._log_frames >= LOG_FRAMES):
+            self._log_frames += 1
+            return Rank.LOG
+        self._log_frames = 0
+        return Rank.DATA if contents else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from peers.asks import RangeAsk
 from peers.cancelling import TaskGroup
-from peers.lane import CHECK_EVERY_S, Lane, loop_time_s
+from peers.lane import ANSWER_S, CHECK_EVERY_S, Lane, loop_time_s
 from store.errors import DizzyError
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class _Pull:
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.window: deque[RangeAsk] = deque()
+        self.arrived = 0  # bytes of ranges that were asked here, as of moved_at_s
+        self.moved_at_s = loop_time_s()
         self.slow_looks = 0  # at it since a range was whole, while another lane was idle
         self.is_ending = False  # asks for nothing more
         self.has_failed = False
@@ -65,6 +67,13 @@ class _Pull:
     def is_waiting(self) -> bool:
         """Whether something that was asked is still to come."""
         return any(ask.number and not ask.is_whole for ask in self.window)
+
+    def has_stopped(self) -> bool:
+        """Whether nothing came for what is asked here, whatever else the lane brings."""
+        arrived = sum(ask.arrived for ask in self.window)
+        if arrived != self.arrived or not self.is_waiting:
+            self.arrived, self.moved_at_s = arrived, loop_time_s()
+        return loop_time_s() - self.moved_at_s > ANSWER_S
 
     def give_up(self) -> None:
         """Take back all that is under way; what arrived stays."""
@@ -173,7 +182,7 @@ class Pulling:
             if pull.is_waiting and pull.lane.has_lapsed(has_other=bool(others)):
                 pull.lane.lapses += 1
                 pull.give_up()
-            elif pull.slow_looks > SLOW_LOOKS:
+            elif pull.slow_looks > SLOW_LOOKS or pull.has_stopped():
                 pull.give_up()
             elif pull.slow_looks > 1:
                 for ask in reversed(pull.shed()):

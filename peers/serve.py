@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from peers.chunk_lists import ChunkLists
     from peers.limits import RateLimit
     from peers.replica import Replica, Runner
+    from peers.work import WorkBudget
 
 WAITING_LIMIT: Final = 64 * 1024  # hashes (and ranges) that wait to be served on one link
 LISTS_WAITING_LIMIT: Final = 64
@@ -97,18 +98,23 @@ class BlobServer:
         upload: RateLimit,
         lists: ChunkLists,
         remember: Remember,
+        budget: WorkBudget,
     ) -> None:
-        """Serve `agent` through `outbox`; `remember` gets what is not here."""
+        """Serve `agent` through `outbox`; `remember` gets what is not here.
+
+        Work for short questions is paid from the `budget`.
+        """
         self._agent = agent
         self._replica = replica
         self._outbox = outbox
         self._upload = upload
-        self._lists = ListServer(agent, replica, runner, lists)
+        self._lists = ListServer(agent, replica, runner, lists, budget)
         self._remember = remember
         self._wants: deque[Want | WantSmall] = deque()
         self._waiting = 0
         self._list_wants: deque[WantChunks | WantDifference] = deque()
         self._cancelled: set[int] = set()
+        self._was_small = False  # served last, before its turn
         self._serving = 0  # the request that is answered just now
         self._came = asyncio.Event()
         self._list_came = asyncio.Event()
@@ -120,8 +126,9 @@ class BlobServer:
         return not self._wants and not self._list_wants
 
     def accept(self, message: Want | WantSmall | WantChunks | WantDifference | Cancel) -> None:
-        """Take a want; one that finds too many before it is dropped, and asked again later."""
+        """Take a want; one that finds too many before it is refused, and asked again later."""
         if isinstance(message, Cancel):
+            self._forget_list(message.request)
             is_known = any(want.request == message.request for want in self._wants)
             if is_known or (message.request and message.request == self._serving):
                 self._cancelled.add(message.request)
@@ -129,12 +136,30 @@ class BlobServer:
             if len(self._list_wants) < LISTS_WAITING_LIMIT:
                 self._list_wants.append(message)
                 self._list_came.set()
+            else:
+                self._refuse(message.request, (message.hash,))
         elif self._waiting + _weight(message) <= WAITING_LIMIT:
             self._waiting += _weight(message)
             self._wants.append(message)
             self._came.set()
         else:
-            self.dropped += 1
+            self._refuse(
+                message.request,
+                (message.hash,) if isinstance(message, Want) else message.hashes,
+            )
+
+    def _refuse(self, request: int, hashes: tuple[bytes, ...]) -> None:
+        """Say no where too many wait, so that it is asked again later; a flood gets no answer."""
+        self.dropped += 1
+        if request and self._outbox.has_room(Rank.CONTROL):
+            self._outbox.put(Rank.CONTROL, NotHave(request, hashes))
+
+    def _forget_list(self, request: int) -> None:
+        """Leave out a question for a list that is taken back before it is answered."""
+        for want in self._list_wants:
+            if want.request == request:
+                self._list_wants.remove(want)
+                return
 
     def push(self, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
         """Send small contents that were wanted before they were here."""
@@ -153,7 +178,7 @@ class BlobServer:
             while not self._wants:
                 self._came.clear()
                 await self._came.wait()
-            want = self._wants.popleft()
+            want = self._next_want()
             self._waiting -= _weight(want)
             self._serving = want.request
             if want.request in self._cancelled:
@@ -164,6 +189,21 @@ class BlobServer:
                 await self._serve_small(want)
             self._cancelled.discard(want.request)
             self._serving = 0
+
+    def _next_want(self) -> Want | WantSmall:
+        """Take out what is served next: small contents first, by turns, if ranges are before them.
+
+        The ranges of large contents that wait may be a minute's work on a slow line.
+        """
+        first = self._wants[0]
+        if isinstance(first, Want) and not self._was_small:
+            small = next((want for want in self._wants if isinstance(want, WantSmall)), None)
+            if small is not None:
+                self._was_small = True
+                self._wants.remove(small)
+                return small
+        self._was_small = False
+        return self._wants.popleft()
 
     async def _serve_range(self, want: Want) -> None:
         folder, blob = FolderId(want.folder), BlobHash(want.hash)

@@ -108,6 +108,7 @@ class Session:
             upload=sessions.upload,
             lists=sessions.lists,
             remember=sessions.remembered(self.agent).add,
+            budget=sessions.budget(self.agent),
         )
         self._batch_server = BatchServer(
             self.agent, self._replica, self._runner, self._outbox, shares=self.shares

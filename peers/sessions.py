@@ -16,11 +16,12 @@ from peers.limits import RateLimit
 from peers.outbox import Outbox
 from peers.serve import BlobServer, Remembered, serve_link
 from peers.session import Session
+from peers.work import WorkBudget
 from store.errors import Malformed
 from store.ids import AgentId, BatchId, BlobHash, FolderId
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from peers.fetch import Fetcher
     from peers.link import Link
@@ -58,6 +59,8 @@ class Sessions:
         self._exchanges: dict[FolderId, Exchange] = {}
         self._packed: dict[BatchId, wire.PackedBatch] = {}
         self._remembered: dict[AgentId, Remembered] = {}
+        self._budgets: dict[AgentId, WorkBudget] = {}
+        self.new_budget: Callable[[], WorkBudget] = WorkBudget
 
     # -- who is connected ---------------------------------------------------------------------
 
@@ -122,6 +125,14 @@ class Sessions:
             del self._remembered[next(iter(self._remembered))]
         return self._remembered[agent]
 
+    def budget(self, agent: AgentId) -> WorkBudget:
+        """Give the work that one peer may cause over all its links; it outlives its session."""
+        found = self._budgets.pop(agent, None)
+        self._budgets[agent] = found if found is not None else self.new_budget()
+        while len(self._budgets) > REMEMBERED_PEERS_LIMIT:
+            del self._budgets[next(iter(self._budgets))]
+        return self._budgets[agent]
+
     async def serve_bulk(self, link: Link) -> None:
         """Serve contents over a bulk link that a peer opened, until it closes.
 
@@ -136,6 +147,7 @@ class Sessions:
             upload=self.upload,
             lists=self.lists,
             remember=self.remembered(link.agent).add,
+            budget=self.budget(link.agent),
         )
         try:
             await serve_link(link, server, outbox)

@@ -16,7 +16,7 @@ from blake3 import blake3
 from msgspec import Struct
 
 from peers import wire
-from peers.lane import CHECK_EVERY_S, Answer, Lane, loop_time_s
+from peers.lane import ANSWER_S, CHECK_EVERY_S, Answer, Lane, loop_time_s
 from peers.wire import NotHave, Small, WantSmall
 from store.ids import AgentId, BlobHash, FolderId
 
@@ -45,13 +45,14 @@ class _Group(Struct, frozen=True):
 class _Ask:
     """A group under way on one lane."""
 
-    __slots__ = ("failed", "group", "job", "lane", "left", "number")
+    __slots__ = ("answered_at_s", "failed", "group", "job", "lane", "left", "number")
 
     def __init__(self, job: SmallFetch, lane: Lane, group: _Group) -> None:
         self.job = job
         self.lane = lane
         self.group = group
         self.number = 0
+        self.answered_at_s = loop_time_s()
         self.left = set(group.hashes)
         self.failed: set[BlobHash] = set()
 
@@ -59,6 +60,7 @@ class _Ask:
         return WantSmall(number, self.job.folder, tuple(self.group.hashes))
 
     def take(self, answer: Answer) -> bool:
+        self.answered_at_s = loop_time_s()
         if isinstance(answer, Small):
             for one in answer.contents:
                 self._take_content(BlobHash(one.hash), one.content)
@@ -232,7 +234,8 @@ class SmallFetch:
                 other = self._lane_for(elsewhere, peers, Counter())
                 lapsed[lane] = lane.has_lapsed(has_other=other is not None and not other.lapses)
                 lane.lapses += lapsed[lane]
-            if lapsed[lane]:
+            # one that is passed over while others are answered has lapsed too
+            if lapsed[lane] or loop_time_s() - ask.answered_at_s > ANSWER_S:
                 lane.cancel(ask.number)
                 ask.lose()
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from daemon import repairing
+from daemon.contents import FolderContents
 from daemon.repairing import beside, repair
-from store.ids import blob_hash
+from store.ids import BlobHash, blob_hash
 from tests.daemon.test_verifying import findings_of, flip, rot
 from tests.daemon.working import Working, alone, eventually, pair
 
@@ -104,8 +105,10 @@ async def test_G1_a_wrong_record_of_a_good_file_is_put_right(tmp_path: Path) -> 
         assert not await findings_of(node)
 
 
-@pytest.mark.parametrize("how", ["flipped", "gone"])
-async def test_G8_a_version_in_history_is_fetched_again(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["flipped", "gone", "flipped, and the folder tidies up meanwhile"])
+async def test_G8_a_version_in_history_is_fetched_again(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with pair(tmp_path) as (owner, other):
         await filled(owner, other)
         other.write("same.txt", b"alpha")  # so that the version can still be had
@@ -118,19 +121,35 @@ async def test_G8_a_version_in_history_is_fetched_again(tmp_path: Path, how: str
         await other.settled()
         [kept] = (other.root / ".dizzyd" / "history").iterdir()
         other.db.execute("DELETE FROM displaced")
-        if how == "flipped":
-            kept.write_bytes(flip(kept.read_bytes()))
-        else:
+        if how == "gone":
             kept.unlink()
+        else:
+            kept.write_bytes(flip(kept.read_bytes()))
         assert len(await findings_of(other)) == 1
+        if "tidies" in how:
+            monkeypatch.setattr(FolderContents, "small", _tidying(other))
 
         texts, summary = await repaired(other)
 
         assert [text.rpartition(": ")[2] for text in texts] == ["a good copy is kept again"]
         assert summary.exit_code == 0
         assert b"alpha" in other.history()
-        assert len(other.history()) == (2 if how == "flipped" else 1)
+        assert len(other.history()) == (1 if how == "gone" else 2)
         assert not await findings_of(other)
+
+
+def _tidying(node: Working) -> Any:
+    """Fetch small contents, and remove what downloads left in tmp, as a folder at rest does."""
+    applier, small = node.work.applier, FolderContents.small
+    assert applier is not None
+
+    async def tidied_meanwhile(self: FolderContents, *arguments: Any) -> dict[BlobHash, bytes]:
+        found = await small(self, *arguments)
+        applier._may_have_left = True
+        await applier.forget_downloads()
+        return found
+
+    return tidied_meanwhile
 
 
 async def test_G1_a_wrong_state_is_folded_anew(tmp_path: Path) -> None:

@@ -462,6 +462,37 @@ async def test_cat_reads_what_is_true_from_disk_history_or_a_peer(
         assert [path.name for path in (owner.root / ".dizzyd/tmp").iterdir()] == []
 
 
+async def test_the_download_of_a_cat_is_left_alone_by_a_folder_at_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = random.Random(2).randbytes(3 << 20)
+    async with pair(tmp_path) as (owner, other):
+        owner.write("a", content)
+        await owner.look()
+        await eventually(lambda: other.has("a", content))
+        owner.write("a", b"new", mtime_ns=1_600_000_001_000_000_000)
+        await owner.look()
+        await eventually(lambda: other.has("a", b"new"))
+        await owner.settled()
+        applier, stages = owner.work.applier, owner.root / ".dizzyd/tmp"
+        assert applier is not None
+        fetch = owner.node.fetcher.fetch_large
+        seen: list[int] = []
+
+        async def tidied_meanwhile(*arguments: Any) -> bool:
+            is_whole = await fetch(*arguments)
+            applier._may_have_left = True  # the download of somebody else ended
+            await applier.forget_downloads()
+            seen.append(len(list(stages.iterdir())))
+            return is_whole
+
+        monkeypatch.setattr(owner.node.fetcher, "fetch_large", tidied_meanwhile)
+
+        assert await _cat(owner, blob_hash(content)) == content
+        assert seen == [1]
+        assert not list(stages.iterdir())
+
+
 async def test_cat_never_shows_damaged_bytes(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
         owner.write("a", b"one")
