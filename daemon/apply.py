@@ -23,6 +23,7 @@ from daemon.disk import Disk, DiskError, NewFile, RootLost, Stage
 from daemon.displaced import Clock, Names, history_name
 from daemon.echoes import Echoes
 from daemon.outcomes import (
+    Agreed,
     Failed,
     Intent,
     Outcome,
@@ -185,9 +186,12 @@ class Applier:
         At start, before anything is scanned. Raises RootLost, DiskError.
         """
         async with self.alone():
-            return await self._recover(is_wanted)
+            outcomes = await self._recover(is_wanted)
+        applied = Applied()
+        applied.add(outcomes)
+        return applied
 
-    async def _recover(self, is_wanted: Callable[[BlobHash], bool]) -> Applied:
+    async def _recover(self, is_wanted: Callable[[BlobHash], bool]) -> Sequence[Outcome]:
         intents = list(await self._journal.open_intents())
         watches = list(await self._journal.watches(1 << 62))
         recovery = Recovery(self._disk, self._paths, self._clock, self._names)
@@ -198,9 +202,25 @@ class Applier:
         await self._runner.run(recovery.sweep)
         self._needs_recovery = False
         self._busy.clear()
-        applied = Applied()
-        applied.add(outcomes)
-        return applied
+        return outcomes
+
+    async def _recover_within(self, run: _Run) -> bool:
+        """Finish what an error left half done; its objects are planned again.
+
+        Whether synced says anything else now.
+        """
+        async with self.alone():
+            outcomes = await self._recover(lambda _hash: True) if self._needs_recovery else ()
+        objects = {
+            no
+            for outcome in outcomes
+            if isinstance(outcome, Agreed)
+            for no, _ in (*map(key_of, outcome.rows), *outcome.gone)
+        }
+        if objects:
+            again = Postponed(b"", tuple(sorted(objects)), Why.BLOCKED)
+            run.applied.postponed.append(again)
+        return bool(objects)
 
     async def forget_downloads(self) -> None:
         """Remove downloads that came to nothing, once nothing is left to be applied.
@@ -241,19 +261,18 @@ class Applier:
         try:
             if self._needs_recovery:
                 try:
-                    async with self.alone():
-                        recovered = await self._recover(lambda _hash: True)
+                    is_stale = await self._recover_within(run)
                 except RootLost:
                     raise
                 except DiskError as cause:  # once more with the next try
                     self._fail([Job(step) for step in plan.steps], cause, run)
                     return run.applied
-                if recovered.agreed:  # the plan went out from what synced said before
+                if is_stale:  # the plan went out from what synced said before
                     self._postpone(plan, run)
                     return run.applied
             await self._carry_out(plan, run)
             if run.is_unfinished:
-                await self._finish_at_once()
+                await self._finish_at_once(run)
         finally:
             self._running.discard(run.number)
             if not self._running:
@@ -267,15 +286,13 @@ class Applier:
             for step in plan.steps
         ]
 
-    async def _finish_at_once(self) -> None:
+    async def _finish_at_once(self, run: _Run) -> None:
         """See to what an error left half done: until then no look may judge those paths.
 
         Where that fails too, the next apply begins with it.
         """
-        async with self.alone():
-            if self._needs_recovery:
-                with suppress(DiskError):
-                    await self._recover(lambda _hash: True)
+        with suppress(DiskError):
+            await self._recover_within(run)
 
     def _placer(self, plan: Plan) -> Placer:
         return Placer(

@@ -629,6 +629,26 @@ async def test_what_a_failed_sync_left_is_seen_to_at_once_or_with_the_next_try(
     assert not world.applier.is_busy(b"a")
 
 
+async def test_what_recovery_found_in_the_middle_of_work_is_planned_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, fails = world.linux.sync_directories, [True]
+
+    def fail(paths: Sequence[bytes]) -> None:
+        if fails and fails.pop():
+            raise DiskError("sync", os.strerror(errno.EACCES), errno=errno.EACCES)
+        sync(paths)
+
+    monkeypatch.setattr(world.faults, "sync_directories", fail, raising=False)
+
+    # Given a directory whose making failed for once, and that recovery finds made
+    applied = await world.apply([directory_entry(7, ROOT, b"d")])
+
+    # Then who plans is told, also if the view wants no directory by then
+    assert world.journal.rows[7, b""].name == b"d"
+    assert [postponed.object_nos for postponed in applied.postponed] == [(7,)]
+
+
 async def test_content_that_nobody_has_waits_alone(world: World) -> None:
     files = [file_entry(1, ROOT, b"a", b"unheard of"), file_entry(2, ROOT, b"b", b"one")]
 
