@@ -15,8 +15,8 @@ from store.access import may_write
 from store.events import Event, encode
 from store.folder import StoredFolder
 from store.ids import EventId, Kind, ObjectId
-from store.log import OwnWriter
 from store.objects import ObjectRow
+from store.own_writer import OwnWriter
 from store.records import PRIMARY, Entry, SyncedRow
 from store.signing import SignedBatch
 

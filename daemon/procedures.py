@@ -15,8 +15,8 @@ from daemon.record import Recorder
 from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
 from daemon.subscription import Emit
+from store.admitted import Admitted
 from store.ids import AgentId
-from store.log import Admitted
 from store.signing import SignedBatch
 
 

@@ -24,8 +24,8 @@ from daemon.shelf import Shelf
 from peers.heads import Heads, sayable
 from peers.wire import HEADS_LIMIT, Fork, Head, Range, SignedAddresses
 from store.access import Member
+from store.admitted import Admitted
 from store.ids import AgentId, BatchId, BlobHash, FolderId, short
-from store.log import Admitted
 from store.signing import SignedBatch, WireBatch
 from store.state import STATE_VERSION
 

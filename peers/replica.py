@@ -14,7 +14,7 @@ from store.ids import AgentId, BatchId, BlobHash, FolderId
 if TYPE_CHECKING:
     from peers.heads import Heads
     from peers.wire import Fork, Range, SignedAddresses
-    from store.log import Admitted
+    from store.admitted import Admitted
     from store.signing import SignedBatch, WireBatch
 
 P = ParamSpec("P")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from store.admitted import AppliedBatch
 from store.db import Database
 from store.events import (
     AttributesChanged,
@@ -21,7 +22,6 @@ from store.events import (
 )
 from store.fold import Fact, Folded, fold, value_of
 from store.ids import KINDS, FolderId, Kind, ObjectId, object_id
-from store.log import AppliedBatch
 from store.objects import (
     ALIVE,
     HAD_DELETION,

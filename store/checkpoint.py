@@ -17,12 +17,13 @@ from blake3 import blake3
 from msgspec import Struct
 
 from store import snapshot
+from store.admitted import AppliedBatch, Fold
 from store.db import Database, scratch_database
 from store.errors import DizzyError, Malformed
 from store.events import Checkpointed, Content
 from store.folder import add_folder
 from store.ids import EPOCH_BYTES, BatchId, Epoch, FolderId
-from store.log import AppliedBatch, Fold, FolderLog
+from store.log import FolderLog
 from store.records import Stub
 from store.signing import SignedBatch, verify_thinned
 from store.snapshot import Grave
@@ -181,7 +182,7 @@ class Restored:
                 "a copy of the owner's home ended the folder, without what its owner knew",
                 hint="the whole log is needed",
             )
-        if self.log.is_recut:  # an ending cut off, or let in, what has taken effect
+        if self.log.cuts.is_recut:  # an ending cut off, or let in, what has taken effect
             self._fold_anew()
 
     def _fold_anew(self) -> None:
@@ -191,7 +192,7 @@ class Restored:
                 self.state.apply(
                     AppliedBatch(no=no, signed=verify_thinned(wire), is_void=is_void)
                 )
-            self.log.is_recut = False
+            self.log.cuts.is_recut = False
 
 
 def restore(pieces: Iterable[bytes], folder: FolderId, checkpoint: Checkpointed) -> Restored:

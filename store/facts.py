@@ -14,8 +14,7 @@ from store.codec import decode_header, split_thinned
 from store.db import Database
 from store.events import decode
 from store.fold import Buried, Fact
-from store.ids import LogId, event_id
-from store.log import order_key
+from store.ids import LogId, event_id, order_key
 
 _CACHED_BATCHES = 32
 

@@ -12,14 +12,16 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 from store.access import Member, Role, is_membership
+from store.admitted import Admitted, AppliedBatch
 from store.codec import decode_header
 from store.db import Database, chunked
 from store.ending import Ending, cut_events
 from store.events import Content, ContentChanged, EpochOpened, Granted, ObjectCreated, encode
 from store.ids import AgentId, BatchId, Epoch, FolderId, Kind, LogId, log_id
-from store.log import Admitted, AppliedBatch, FolderLog, Opening, OwnWriter
+from store.log import FolderLog
 from store.objects import OBJECT_COLUMNS, Changes
 from store.opening import LogHead
+from store.own_writer import Opening, OwnWriter
 from store.records import Entry
 from store.signing import (
     AgentKey,
@@ -314,9 +316,9 @@ class StoredFolder:
 
     def _fold_what_is_left(self) -> None:
         """Fold the state anew where an ending cut off what had taken effect here."""
-        if self.log.is_recut:
+        if self.log.cuts.is_recut:
             self._fold_anew()
-            self.log.is_recut = False
+            self.log.cuts.is_recut = False
 
     def grant(
         self,

@@ -71,6 +71,11 @@ def event_ids(log: LogId, seq: int, events: list[bytes]) -> list[EventId]:
     ]
 
 
+def order_key(lamport: int, batch: bytes, index: int) -> bytes:
+    """Give the 44 bytes by which events are ordered: lamport, batch id, index."""
+    return lamport.to_bytes(8, "big") + batch + index.to_bytes(4, "big")
+
+
 def object_id(
     folder: FolderId, parent: ObjectId, kind: int, generation: int, name: bytes
 ) -> ObjectId:

@@ -9,39 +9,19 @@ Two branches of one log (a fork) are both kept: the primary key is the batch id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Iterable, Mapping, Sequence
 
 from store import access, ending
-from store.codec import DEPS_LIMIT, decode_header, split_events
+from store.access_sets import RULED_OUT, AccessSets
+from store.admitted import Admitted, AppliedBatch, Fold
+from store.codec import DEPS_LIMIT
+from store.cuts import CUT_OFF, Cuts
 from store.db import Database, chunked
+from store.decoding import decoded_events, is_whole, needs_newer
 from store.ending import Ending
-from store.errors import Malformed, UnsafePath
-from store.events import (
-    FIRST_OPTIONAL_TAG,
-    ContentChanged,
-    CutPoint,
-    Event,
-    FolderShared,
-    Granted,
-    ObjectCreated,
-    ObjectMoved,
-    decode,
-    tag_of,
-)
-from store.ids import (
-    AgentId,
-    BatchId,
-    Epoch,
-    EventId,
-    FolderId,
-    LogId,
-    ObjectId,
-    event_id_prefix,
-    log_id,
-    numbered_event_id,
-)
+from store.errors import Malformed
+from store.events import CutPoint, Event, decode
+from store.ids import AgentId, BatchId, Epoch, EventId, FolderId, LogId, ObjectId, log_id
 from store.opening import (
     EventCount,
     LogHead,
@@ -50,72 +30,12 @@ from store.opening import (
     restored,
     unapplied,
 )
-from store.paths import is_reserved, safe_name
+from store.own_writer import Opening, OwnWriter, Part
 from store.records import Stub
-from store.signing import (
-    AgentKey,
-    SignedBatch,
-    WireBatch,
-    sign_batch,
-    verify_folder_shared,
-)
+from store.signing import AgentKey, SignedBatch, WireBatch, sign_batch
+from store.waiting import WaitingRoom
 
-PENDING_LIMIT = 10_000  # batches that wait for others, for each peer that sent them
-PENDING_LIMIT_BYTES = 64 * 1024 * 1024
-EVENTS_LIMIT = 4096  # events in one batch
-BODY_LIMIT_BYTES = 1024 * 1024
-RULED_OUT = 1  # is_void: its author had not the role
-CUT_OFF = 2  # is_void: it had, and the folder was ended without it
 FOLDER_SHARED_TAG = 16
-_KNOWN_TAGS = frozenset((1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21))
-
-
-class Verdict(Enum):
-    """What became of an offered batch."""
-
-    NEW = "new"  # stored, and applied if all that it needs was
-    KNOWN = "known"
-    GAP = "gap"  # waits for its prev or deps
-    REFUSED = "refused"  # breaks a rule; not stored
-    FULL = "full"  # would wait, but the waiting room of that peer is full
-
-
-@dataclass(slots=True, kw_only=True)
-class Admitted:
-    """What became of a delivery."""
-
-    stored: list[SignedBatch] = field(default_factory=list)
-    applied: list[BatchId] = field(default_factory=list)
-    missing: set[bytes] = field(default_factory=set)
-    known: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    forked: set[AgentId] = field(default_factory=set)
-
-    def refuse(self, reason: str) -> None:
-        """Count one refusal."""
-        self.refused[reason] = self.refused.get(reason, 0) + 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AppliedBatch:
-    """A batch that takes effect now, as the fold receives it."""
-
-    no: int
-    signed: SignedBatch
-    is_void: bool
-    fresh: set[bytes] = field(default_factory=set)  # objects known to be new; what is made leaves
-    made: Mapping[EventId, ObjectId] = field(default_factory=dict)  # what some events create
-    decoded: Sequence[Event | None] = ()  # of signed.events, None for unknown kinds; or nothing
-
-
-Fold = Callable[[AppliedBatch], None]
-
-
-@dataclass(slots=True)
-class _Waiting:
-    signed: SignedBatch
-    source: bytes
-
 
 class FolderLog:
     """All logs of one folder in one database. Owned by the database thread."""
@@ -128,19 +48,13 @@ class FolderLog:
         self._log_nos: dict[LogId, int] = {}
         self._heads: dict[BatchId, LogHead] = {}
         self._frontier: dict[BatchId, int] = {}  # -> lamport
-        self._waiting: dict[BatchId, _Waiting] = {}
-        self._waited_for: dict[bytes, set[BatchId]] = {}
-        self._waiting_of: dict[bytes, tuple[int, int]] = {}
-        self._access_sets: dict[int, tuple[int, ...]] = {}
-        self._members_at: dict[tuple[int, ...], dict[AgentId, access.Member]] = {}
+        self._room = WaitingRoom()
+        self._access = AccessSets(database, folder_no)
+        self.cuts = Cuts(database, folder_no)
         self.batches = 0
         self._events = EventCount(database, folder_no)
         self.held_by_newer: set[AgentId] = set()  # logs with an unknown mandatory event
         self._has_unapplied = False  # such, or what follows them
-        self.endings: dict[int, Ending] = {}  # by the number of the batch
-        self._kept: set[BatchId] = set()  # what counts since the folder was ended
-        self._points: frozenset[BatchId] = frozenset()  # of all cuts
-        self.is_recut = False  # applied batches were cut off, or let in: fold anew
         self.restored_no = 0  # the batches up to here came with a snapshot
         self._restored_frontier: tuple[BatchId, ...] = ()
         self._set_of_stubs: dict[tuple[BatchId, ...], int] = {}
@@ -157,18 +71,14 @@ class FolderLog:
             (self.folder_no,),
         ):
             self._frontier[batch] = lamport
-        for no, joined in db.execute(
-            "SELECT no, batches FROM access_set WHERE folder_no = ?", (self.folder_no,)
-        ):
-            self._access_sets[no] = _split_nos(joined)
         for no in self._membership_nos():
-            self._note_ending(no)
+            self.cuts.note(no)
         held = self._unapplied()
         self._has_unapplied = bool(held)
         self.held_by_newer = {
             AgentId(signed.header.agent)
             for _, signed in held
-            if _needs_newer(signed)
+            if needs_newer(signed)
         }
 
     def _unapplied(self) -> list[tuple[int, SignedBatch]]:
@@ -196,7 +106,7 @@ class FolderLog:
     @property
     def waiting(self) -> int:
         """The number of batches that wait for others."""
-        return len(self._waiting)
+        return len(self._room)
 
     def count_events(self) -> int:
         """Count the events of all stored batches: of a long log slow once, then noted."""
@@ -204,7 +114,7 @@ class FolderLog:
 
     def missing(self) -> set[bytes]:
         """List the ids of batches that are waited for and not here."""
-        return {batch for batch in self._waited_for if batch not in self._waiting}
+        return self._room.missing()
 
     def read(
         self,
@@ -274,12 +184,12 @@ class FolderLog:
         Once the folder was ended everybody may only read; whoever was let in too late for the
         owner to know is among them, so that it can be told.
         """
-        known = self._members_of(self._membership_nos())
+        known = self._access.members_of(self._membership_nos())
         return access.read_only(known) if self.endings else known
 
     def owner(self) -> AgentId | None:
         """Give whose folder it is, None before that is known."""
-        known = self._members_of(self._membership_nos())
+        known = self._access.members_of(self._membership_nos())
         return next((agent for agent, one in known.items() if access.is_owner(one)), None)
 
     def frontier(self) -> tuple[BatchId, ...]:
@@ -292,53 +202,8 @@ class FolderLog:
         for batch in self._frontier:
             row = self._stored(batch)
             if row is not None:
-                nos.update(self._set(row[2]))
+                nos.update(self._access.get(row[2]))
         return tuple(sorted(nos))
-
-    def _members_of(self, batch_nos: tuple[int, ...]) -> dict[AgentId, access.Member]:
-        """Fold a set of membership batches."""
-        known = self._members_at.get(batch_nos)
-        if known is None:
-            known = access.members(grant for no in batch_nos for grant in self._grants_in(no))
-            self._members_at[batch_nos] = known
-        return known
-
-    def _grants_in(self, batch_no: int) -> list[access.Grant]:
-        header_bytes, body, batch, is_void = self._db.execute(
-            "SELECT header, body, id, is_void FROM batch WHERE no = ?", (batch_no,)
-        ).fetchone()
-        if is_void == RULED_OUT:
-            return []
-        header = decode_header(header_bytes)
-        grants = []
-        for index, raw in enumerate(split_events(body, header.count)):
-            event = decode(raw)
-            if isinstance(event, FolderShared | Granted):
-                grants.append(
-                    access.Grant(
-                        key=order_key(header.lamport, batch, index),
-                        author=AgentId(header.agent),
-                        event=event,
-                    )
-                )
-        return grants
-
-    def _set(self, access_no: int) -> tuple[int, ...]:
-        return self._access_sets.get(access_no, ())
-
-    def _intern(self, nos: tuple[int, ...]) -> int:
-        """Give the number of a set of membership batches (0: the empty set)."""
-        if not nos:
-            return 0
-        for access_no, known in self._access_sets.items():
-            if known == nos:
-                return access_no
-        access_no = self._db.execute(
-            "INSERT INTO access_set (folder_no, batches) VALUES (?, ?) RETURNING no",
-            (self.folder_no, b"".join(no.to_bytes(8, "big") for no in nos)),
-        ).fetchone()[0]
-        self._access_sets[access_no] = nos
-        return int(access_no)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -357,9 +222,10 @@ class FolderLog:
             writer.add(raw)
         return writer.write(wall_ms, fold)
 
-    def _write_own(
-        self, key: AgentKey, epoch: Epoch, part: _Part, wall_ms: int, fold: Fold
+    def write_own(
+        self, key: AgentKey, epoch: Epoch, part: Part, wall_ms: int, fold: Fold
     ) -> SignedBatch:
+        """Sign, store and apply one batch of our own: for OwnWriter."""
         head = self.own_head(key.agent, epoch)
         prev = None if head is None else head.batch
         deps = self._deps(prev)
@@ -401,7 +267,7 @@ class FolderLog:
         result = Admitted()
         for signed in sorted(batches, key=lambda one: (one.header.lamport, one.id)):
             self._offer(signed, source, fold, result)
-        result.missing = self.missing() if self._waiting else set()
+        result.missing = self.missing() if self._room else set()
         return result
 
     def stand_in(self, stub: Stub) -> None:
@@ -419,7 +285,8 @@ class FolderLog:
             members = [self._stored(one) for one in stub.members]
             if None in members:
                 raise Malformed("snapshot", "has a stub that names what is not there")
-            access_no = self._intern(tuple(sorted(row[0] for row in members if row is not None)))
+            nos = sorted(row[0] for row in members if row is not None)
+            access_no = self._access.intern(tuple(nos))
             self._set_of_stubs[stub.members] = access_no
         self._db.execute(
             "INSERT INTO batch (folder_no, id, log_no, seq, lamport, access_no, is_applied,"
@@ -491,7 +358,7 @@ class FolderLog:
 
         What it left out would count again; here all that it holds counts on.
         """
-        return bool(self.endings) and not self._kept.issuperset(self._restored_frontier)
+        return bool(self.endings) and not self.cuts.kept.issuperset(self._restored_frontier)
 
     def has_held_to_apply(self) -> bool:
         """Whether something was held for a newer dizzyd, and this is it."""
@@ -500,9 +367,9 @@ class FolderLog:
     def _is_readable(self, signed: SignedBatch) -> bool:
         """Whether what was held can take effect; what others refuse by now never will."""
         return (
-            not _needs_newer(signed)
+            not needs_newer(signed)
             and self._has_applied_parents(signed)
-            and not _decoded(signed)[1]
+            and not decoded_events(signed)[1]
         )
 
     def apply_held(self, fold: Fold) -> list[BatchId]:
@@ -520,30 +387,29 @@ class FolderLog:
 
     def forget_waiting(self, source: bytes) -> None:
         """Drop what a peer sent that waits for others: it is gone, or it misbehaved."""
-        for batch in [b for b, waiting in self._waiting.items() if waiting.source == source]:
-            self._stop_waiting(batch)
+        self._room.forget(source)
 
     def _offer(self, signed: SignedBatch, source: bytes, fold: Fold, result: Admitted) -> None:
         if signed.header.folder != self.folder:
             result.refuse("wrong-folder")
             return
-        if signed.id in self._waiting or self.has(signed.id):
+        if signed.id in self._room or self.has(signed.id):
             result.known += 1
             return
         missing = self._missing_parents(signed)
         if missing:
-            if not self._wait(signed, source, missing):
+            if not self._room.put(signed, source, missing):
                 result.refuse("pending-full")
             return
         ready = [signed]
         while ready:
             signed = ready.pop(0)
             reason = self._broken_rule(signed)
-            decoded, broken = ((), reason) if reason else _decoded(signed)
+            decoded, broken = ((), reason) if reason else decoded_events(signed)
             broken = broken or self._strangeness(signed)
             if broken:
                 result.refuse(broken)
-                self._drop_waiters(signed.id, result)
+                self._room.drop_waiters(signed.id, result)
                 continue
             if any(h.log == signed.log and h.seq >= signed.header.seq for h in self._of(signed)):
                 result.forked.add(AgentId(signed.header.agent))
@@ -552,7 +418,7 @@ class FolderLog:
             result.stored.append(signed)
             if is_applied:
                 result.applied.append(signed.id)
-            ready.extend(self._released_by(signed.id))
+            ready.extend(self._room.released_by(signed.id, self._missing_parents))
 
     def _strangeness(self, signed: SignedBatch) -> str:
         """Name what is wrong with an author whom nobody in the batch's past ever let in.
@@ -562,7 +428,7 @@ class FolderLog:
         """
         if FOLDER_SHARED_TAG in signed.tags or not self._has_applied_parents(signed):
             return ""
-        is_known = AgentId(signed.header.agent) in self._members_of(self._past(signed))
+        is_known = AgentId(signed.header.agent) in self._access.members_of(self._past(signed))
         return "" if is_known else "stranger"
 
     def _past(self, signed: SignedBatch) -> tuple[int, ...]:
@@ -571,7 +437,7 @@ class FolderLog:
         for parent in _parents(signed):
             row = self._stored(parent)
             if row is not None:
-                nos.update(self._set(row[2]))
+                nos.update(self._access.get(row[2]))
         return tuple(sorted(nos))
 
     def _of(self, signed: SignedBatch) -> list[LogHead]:
@@ -606,7 +472,7 @@ class FolderLog:
         return "" if header.lamport == lamport + 1 else "bad-lamport"
 
     def _can_apply(self, signed: SignedBatch) -> bool:
-        if _needs_newer(signed):
+        if needs_newer(signed):
             self.held_by_newer.add(AgentId(signed.header.agent))
             self._has_unapplied = True
             return False
@@ -671,25 +537,30 @@ class FolderLog:
     def _judge(self, batch_no: int, signed: SignedBatch) -> bool:
         """Note what the author of a stored batch could know of roles; tell whether it is void."""
         past = self._past(signed)
-        verdict = 0 if self._counts(signed, self._members_of(past)) else RULED_OUT
+        verdict = 0 if self._counts(signed, self._access.members_of(past)) else RULED_OUT
         is_ending = False
         if not verdict and signed.is_about_folder:
             if access.is_membership(signed.events[0]):
                 past = tuple(sorted({*past, batch_no}))
             is_ending = ending.is_ending(AgentId(signed.header.agent), signed.events)
-        if not verdict and self.endings and not is_ending and signed.id not in self._kept:
+        if not verdict and self.endings and not is_ending and signed.id not in self.cuts.kept:
             verdict = CUT_OFF
         self._db.execute(
             "UPDATE batch SET access_no = ?, is_void = ? WHERE no = ?",
-            (self._intern(past), verdict, batch_no),
+            (self._access.intern(past), verdict, batch_no),
         )
         if is_ending:
-            self._note_ending(batch_no)
-        if is_ending or signed.id in self._points:
-            verdict = self._cut_anew(batch_no, verdict)
+            self.cuts.note(batch_no)
+        if is_ending or signed.id in self.cuts.points:
+            verdict = self.cuts.cut_anew(batch_no, verdict, self.restored_no)
         return bool(verdict)
 
     # -- the end ------------------------------------------------------------------------------
+
+    @property
+    def endings(self) -> Mapping[int, Ending]:
+        """What ended the folder for all, by the number of the batch."""
+        return self.cuts.endings
 
     def cut_points(self) -> list[CutPoint]:
         """Give the cut of an ending made now: what is applied here and nothing applied follows.
@@ -704,69 +575,6 @@ class FolderLog:
             ).fetchone()
             points.append(CutPoint(log=log, seq=seq, batch=batch))
         return points
-
-    def _note_ending(self, batch_no: int) -> None:
-        """Take a membership batch that counts as an ending, if it is one."""
-        header_bytes, body, batch, log = self._db.execute(
-            "SELECT b.header, b.body, b.id, l.id FROM batch b JOIN log l ON l.no = b.log_no"
-            " WHERE b.no = ?",
-            (batch_no,),
-        ).fetchone()
-        header = decode_header(header_bytes)
-        events = split_events(body, header.count)
-        author = AgentId(header.agent)
-        if not ending.is_ending(author, events):
-            return
-        self.endings[batch_no] = Ending(
-            no=batch_no,
-            batch=batch,
-            log=log,
-            agent=author,
-            epoch=Epoch(header.epoch),
-            seq=header.seq,
-            wall_ms=header.wall_ms,
-            points=ending.points_of(author, events),
-        )
-        self._kept = ending.kept_by(self.endings.values(), self._parents_of)
-        self._points = frozenset().union(*(one.points for one in self.endings.values()))
-
-    def _parents_of(self, batch: BatchId) -> Sequence[BatchId] | None:
-        row = self._db.execute(
-            "SELECT header FROM batch WHERE id = ? AND folder_no = ?", (batch, self.folder_no)
-        ).fetchone()
-        if row is None:
-            return None
-        if not row[0]:
-            return ()  # a stub; what a snapshot holds is never cut off
-        header = decode_header(row[0])
-        return header.deps if header.prev is None else (header.prev, *header.deps)
-
-    def _is_kept(self, no: int, batch: BatchId) -> bool:
-        """Whether an ending lets a batch count: it rests on all that a snapshot holds."""
-        return no <= self.restored_no or batch in self._kept
-
-    def _cut_anew(self, batch_no: int, verdict: int) -> int:
-        """Bring what is cut off in line with the cuts; gives the verdict on this batch.
-
-        A cut may name a batch that comes later than the ending: what it holds counts then.
-        """
-        self._kept = ending.kept_by(self.endings.values(), self._parents_of)
-        turned = [
-            (0 if self._is_kept(no, batch) else CUT_OFF, no)
-            for no, batch, is_void in self._db.execute(
-                "SELECT no, id, is_void FROM batch"
-                " WHERE folder_no = ? AND is_applied = 1 AND is_void != ?",
-                (self.folder_no, RULED_OUT),
-            ).fetchall()
-            if self._is_kept(no, batch) == bool(is_void)
-        ]
-        self._db.executemany("UPDATE batch SET is_void = ? WHERE no = ?", turned)
-        for new, no in turned:
-            if no == batch_no:
-                verdict = new
-            else:
-                self.is_recut = True
-        return verdict
 
     def _counts(self, signed: SignedBatch, known: Mapping[AgentId, access.Member]) -> bool:
         author = AgentId(signed.header.agent)
@@ -810,195 +618,6 @@ class FolderLog:
             self._db.execute("SELECT lamport FROM batch WHERE id = ?", (batch,)).fetchone()[0]
         )
 
-    # -- waiting ------------------------------------------------------------------------------
-
-    def _wait(self, signed: SignedBatch, source: bytes, missing: Iterable[bytes]) -> bool:
-        count, size = self._waiting_of.get(source, (0, 0))
-        if count >= PENDING_LIMIT or size + len(signed.body) > PENDING_LIMIT_BYTES:
-            return False
-        self._waiting_of[source] = (count + 1, size + len(signed.body))
-        self._waiting[signed.id] = _Waiting(signed, source)
-        for parent in missing:
-            self._waited_for.setdefault(parent, set()).add(signed.id)
-        return True
-
-    def _stop_waiting(self, batch: BatchId) -> SignedBatch:
-        waiting = self._waiting.pop(batch)
-        count, size = self._waiting_of[waiting.source]
-        self._waiting_of[waiting.source] = (count - 1, size - len(waiting.signed.body))
-        header = waiting.signed.header
-        for parent in (*header.deps, header.prev):
-            if parent is not None and parent in self._waited_for:
-                self._waited_for[parent].discard(batch)
-                if not self._waited_for[parent]:
-                    del self._waited_for[parent]
-        return waiting.signed
-
-    def _released_by(self, batch: BatchId) -> list[SignedBatch]:
-        waiters = self._waited_for.pop(batch, set())
-        ready = [
-            waiter
-            for waiter in waiters
-            if not self._missing_parents(self._waiting[waiter].signed)
-        ]
-        released = [self._stop_waiting(waiter) for waiter in ready]
-        return sorted(released, key=lambda one: (one.header.lamport, one.id))
-
-    def _drop_waiters(self, batch: BatchId, result: Admitted) -> None:
-        """Drop everything that can never apply because `batch` was refused."""
-        refused = [batch]  # a list: a chain of waiting batches can be thousands long
-        while refused:
-            for waiter in list(self._waited_for.get(refused.pop(), ())):
-                self._stop_waiting(waiter)
-                result.refuse("parent-refused")
-                refused.append(waiter)
-
-
-def is_whole(header: bytes, body: bytes) -> bool:
-    """Whether a stored batch has all its events, as its header says."""
-    return bool(header) and decode_header(header).body_size == len(body)
-
-
-def order_key(lamport: int, batch: bytes, index: int) -> bytes:
-    """Give the 44 bytes by which events are ordered: lamport, batch id, index."""
-    return lamport.to_bytes(8, "big") + batch + index.to_bytes(4, "big")
-
-
 def _parents(signed: SignedBatch) -> list[BatchId]:
     header = signed.header
     return list(header.deps) if header.prev is None else [header.prev, *header.deps]
-
-
-def _needs_newer(signed: SignedBatch) -> bool:
-    return any(tag < FIRST_OPTIONAL_TAG for tag in signed.tags - _KNOWN_TAGS)
-
-
-def _decoded(signed: SignedBatch) -> tuple[Sequence[Event | None], str]:
-    """Decode every event once, and name the rule that one breaks.
-
-    None stands for what is of an unknown kind, and for what a snapshot left out (it is empty).
-    The schema is the rule, and names and links are proven here, for all that follows.
-    """
-    is_known = signed.tags <= _KNOWN_TAGS
-    folder = signed.header.folder
-    found: list[Event | None] = []
-    try:
-        for raw in signed.events:
-            if not raw or (not is_known and tag_of(raw) not in _KNOWN_TAGS):
-                found.append(None)
-                continue
-            event = decode(raw)
-            found.append(event)
-            if isinstance(event, ObjectCreated | ObjectMoved):
-                name = safe_name(event.name)
-                if is_reserved(event.parent == folder, name):
-                    return (), "unsafe-name"
-            if isinstance(event, ObjectCreated | ContentChanged):
-                content = event.content
-                if isinstance(content, bytes) and b"\0" in content:
-                    return (), "unsafe-link"
-            elif isinstance(event, FolderShared) and (
-                event.folder != folder or not verify_folder_shared(event)
-            ):
-                return (), "bad-signature"
-    except Malformed:
-        return (), "malformed"
-    except UnsafePath:
-        return (), "unsafe-name"
-    return found, ""
-
-
-def _split_nos(joined: bytes) -> tuple[int, ...]:
-    return tuple(
-        int.from_bytes(joined[start : start + 8], "big") for start in range(0, len(joined), 8)
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
-    """The first event of a new epoch, written with the first of other events or not at all."""
-
-    event: bytes
-    begun: Callable[[], None]  # called inside the transaction that writes it
-
-
-@dataclass(slots=True)
-class _Part:
-    """The events of one batch to be, with their ids."""
-
-    prefix: bytes  # of what is hashed for an event's id
-    fresh: set[bytes]  # of all parts: objects that are to be created, and have not been yet
-    made: dict[EventId, ObjectId]  # of all parts: which event creates which of them
-    events: list[bytes] = field(default_factory=list)
-    ids: list[EventId] = field(default_factory=list)
-    size: int = 0
-    is_full: bool = False
-
-    def has_room(self, size: int) -> bool:
-        if self.is_full or len(self.events) >= EVENTS_LIMIT:
-            return False
-        return self.size + size <= BODY_LIMIT_BYTES
-
-
-class OwnWriter:
-    """Collects own events and knows each one's id before it is written.
-
-    Events of one family only (objects, or folder); the caller has made sure of the role.
-    """
-
-    def __init__(
-        self, log: FolderLog, key: AgentKey, epoch: Epoch, opening: Opening | None = None
-    ) -> None:
-        """Continue the own log, or open an epoch; nothing else may be appended until write()."""
-        self._log = log
-        self._key = key
-        self._epoch = epoch
-        head = log.own_head(key.agent, epoch)
-        self._log_id = log_id(log.folder, key.agent, epoch)
-        self._next_seq = 0 if head is None else head.seq + 1
-        self._parts: list[_Part] = []
-        self._fresh: set[bytes] = set()
-        self._made: dict[EventId, ObjectId] = {}
-        self._opening = opening
-        if opening is not None:
-            self.add(opening.event)
-            # It stands in a batch of its own, as all that is no object's event does.
-            self._parts[-1].is_full = True
-
-    def add(self, event: bytes) -> EventId:
-        """Take an encoded event and give the id that it will have."""
-        size = len(event) + 2
-        if not self._parts or not self._parts[-1].has_room(size):
-            prefix = event_id_prefix(self._log_id, self._next_seq)
-            self._parts.append(_Part(prefix, self._fresh, self._made))
-            self._next_seq += 1
-        part = self._parts[-1]
-        identity = numbered_event_id(part.prefix, len(part.events), event)
-        part.size += size
-        part.events.append(event)
-        part.ids.append(identity)
-        return identity
-
-    def creates(self, event: EventId, identity: ObjectId) -> None:
-        """Note that an event added now creates an object that state has no row of."""
-        self._fresh.add(identity)
-        self._made[event] = identity
-
-    @property
-    def unmade(self) -> set[bytes]:
-        """The objects of creates() that have not come to be: all before write()."""
-        return self._fresh
-
-    def write(self, wall_ms: int, fold: Fold) -> list[SignedBatch]:
-        """Sign, store and apply what was added, inside the caller's transaction.
-
-        That transaction must have committed before a byte of them is sent.
-        """
-        if self._opening is not None:
-            if len(self._parts) == 1:
-                return []
-            self._opening.begun()
-        return [
-            self._log._write_own(self._key, self._epoch, part, wall_ms, fold)  # noqa: SLF001
-            for part in self._parts
-        ]

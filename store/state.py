@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from store.admitted import AppliedBatch
 from store.applying import Work
 from store.buckets import Buckets
 from store.codec import decode_header
@@ -17,7 +18,6 @@ from store.events import FIRST_FOLDER_TAG, decode, tag_of
 from store.facts import FactReader, buried_of
 from store.fold import NOTHING_BURIED, Buried, Fact
 from store.ids import FolderId, Kind, ObjectId
-from store.log import AppliedBatch
 from store.objects import ALIVE, OBJECT_COLUMNS, Changes, HeadRow, ObjectRow, heads_of
 from store.placement import Directories, Directory, DirectoryMove
 from store.unions import Unions

@@ -21,6 +21,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from store.access_sets import RULED_OUT
 from store.burial import burials
 from store.codec import decode_header, split_thinned
 from store.db import Database, scratch_database
@@ -35,7 +36,6 @@ from store.events import (
 )
 from store.facts import FactReader, buried_of
 from store.ids import BatchId, Kind
-from store.log import RULED_OUT
 
 _ATTRIBUTES, _TAGGED, _UNTAGGED = 5, 6, 7
 _MODE, _MTIME, _TAG = b"\0", b"\1", b"\2"

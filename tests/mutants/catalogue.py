@@ -384,7 +384,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="nobody sends a `.dizzyd`",
-        file="store/log.py",
+        file="store/decoding.py",
         old='                    return (), "unsafe-name"\n',
         new="                    pass\n",
         proofs=(_LOG,),

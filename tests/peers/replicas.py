@@ -13,8 +13,8 @@ from peers.fetch import Fetcher
 from peers.heads import Heads
 from peers.link import Link, LinkClosed
 from peers.sessions import Sessions
+from store.admitted import Admitted
 from store.ids import AgentId, BatchId, BlobHash, Epoch, FolderId, blob_hash
-from store.log import Admitted
 from store.records import BlobRef
 from store.signing import AgentKey, SignedBatch, WireBatch, sign_batch, verify
 

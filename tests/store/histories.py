@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from store.events import ContentChanged, Event, ObjectCreated, ObjectDeleted, ObjectMoved, decode
-from store.ids import EventId, Kind, ObjectId, object_id
-from store.log import order_key
+from store.ids import EventId, Kind, ObjectId, object_id, order_key
 from store.signing import SignedBatch
 from tests.store.nodes import Node, deliver, make_nodes, random_act, settle
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from store import log as log_module
+from store import waiting
 from store.access import Role
 from store.codec import DEPS_LIMIT
 from store.db import memory_database
@@ -79,7 +79,7 @@ def memory_of(log: FolderLog) -> dict[str, object]:
         "heads": log.heads(),
         "frontier": dict(log._frontier),
         "logs": dict(log._log_nos),
-        "sets": dict(log._access_sets),
+        "sets": dict(log._access.sets),
         "batches": log.batches,
         "held": set(log.held_by_newer),
         "members": log.members(),
@@ -102,7 +102,7 @@ def assert_reload_changes_nothing(node: Node) -> None:
 
 
 def test_A13_what_waits_is_bounded_for_each_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_module, "PENDING_LIMIT", 3)
+    monkeypatch.setattr(waiting, "PENDING_LIMIT", 3)
     anna, bert = make_nodes(2)
     batches = chain(bert, 7)
 
@@ -118,15 +118,15 @@ def test_A13_what_waits_is_bounded_for_each_peer(monkeypatch: pytest.MonkeyPatch
     assert anna.stored.log.waiting == 2
     assert anna.stored.log.missing() == {batches[4].id}
     anna.stored.log.forget_waiting(b"another")
-    assert not anna.stored.log._waited_for
-    assert anna.stored.log._waiting_of == {SOURCE: (0, 0), b"another": (0, 0)}
+    assert not anna.stored.log._room._waited_for
+    assert anna.stored.log._room._waiting_of == {SOURCE: (0, 0), b"another": (0, 0)}
     assert len(anna.stored.admit(batches, SOURCE).applied) == 7
 
 
 def test_A13_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     anna, bert = make_nodes(2)
     batches = chain(bert, 4)
-    monkeypatch.setattr(log_module, "PENDING_LIMIT_BYTES", 2 * len(batches[1].body))
+    monkeypatch.setattr(waiting, "PENDING_LIMIT_BYTES", 2 * len(batches[1].body))
 
     assert anna.stored.admit(batches[1:], SOURCE).refused == {"pending-full": 1}
 
@@ -143,7 +143,7 @@ def test_A13_a_long_chain_behind_a_refused_batch_is_dropped() -> None:
 
     assert admitted.refused == {"unsafe-name": 1, "parent-refused": 1499}
     assert anna.stored.log.waiting == 0
-    assert not anna.stored.log._waited_for
+    assert not anna.stored.log._room._waited_for
     assert not admitted.missing
 
 
@@ -157,7 +157,7 @@ def test_A13_a_long_chain_is_applied_when_its_first_batch_comes() -> None:
     assert not waiting.applied
     assert admitted.applied == [batch.id for batch in batches]
     assert anna.stored.log.waiting == 0
-    assert anna.stored.log._waiting_of[SOURCE] == (0, 0)
+    assert anna.stored.log._room._waiting_of[SOURCE] == (0, 0)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -624,7 +624,7 @@ def test_A19_what_was_held_is_applied_once_a_newer_dizzyd_can_read_it(
     ]
     batches.append(branch(bert, batches[0], [Tagged(object=first, tag=b"t")]))
     batches.append(branch(bert, batches[1], [directory(bert, b"after")[1]]))
-    monkeypatch.setattr("store.log._KNOWN_TAGS", frozenset({1, 2, 3, 4, 5, 16, 17}))
+    monkeypatch.setattr("store.decoding.KNOWN_TAGS", frozenset({1, 2, 3, 4, 5, 16, 17}))
     for one in batches:
         anna.stored.admit([one], b"b")
     assert anna.files() == {b"before": None}

@@ -10,11 +10,11 @@ import pytest
 from daemon.acts import Created, Edited
 from daemon.disk import FileKind
 from store.access import Role
+from store.admitted import Admitted
 from store.db import memory_database
 from store.events import Content, ContentChanged, ObjectCreated, ObjectDeleted, encode
 from store.folder import StoredFolder, add_folder
 from store.ids import Epoch, EventId, Kind, blob_hash
-from store.log import Admitted
 from store.signing import AgentKey, SignedBatch, sign_batch
 from tests.store.histories import (
     SEEDS,

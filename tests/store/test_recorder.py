@@ -100,7 +100,7 @@ def test_an_act_in_a_directory_that_is_not_known_is_looked_at_again(anna: Node) 
 def test_acts_whose_events_stand_in_several_batches_give_the_state_of_the_log(
     anna: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.log.EVENTS_LIMIT", 1)
+    monkeypatch.setattr("store.own_writer.EVENTS_LIMIT", 1)
     anna.make_directory(b"d")
     for name in (b"a", b"b", b"d/c"):
         anna.create(name, b"in " + name)
