@@ -14,10 +14,11 @@ import pytest
 from daemon.acts import Created, Deleted, Edited, Moved, Touched
 from daemon.differences import ProblemKind, is_racy
 from daemon.disk import DiskError, FileKind, Looked, LookFailure, RootLost, Stat
+from daemon.harvest import BUNCH_FILES, FIRST_BUNCH_FILES
 from daemon.ignore import IgnoreRules
 from daemon.looks import EVERYTHING, Again, AgainReason, LookSet
 from daemon.matching import HELD_FROM, ScanCause, is_mass_deletion, match
-from daemon.scanner import BUNCH_FILES, FIRST_BUNCH_FILES, scan
+from daemon.scanner import scan
 from tests.daemon.looking import Bench, DictTree, Fold, Inline, WallClock, names
 from tests.sim.disk import MemoryDisk
 from tests.sim.files import Files
