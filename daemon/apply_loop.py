@@ -14,7 +14,8 @@ from daemon.apply import Applied, Applier
 from daemon.disk import Disk
 from daemon.headroom import missing_bytes, shortage
 from daemon.journal import FolderJournal
-from daemon.looks import QUIET_S, Again, AgainReason
+from daemon.look_set import Again, AgainReason
+from daemon.looks import QUIET_S
 from daemon.outcomes import Postponed, Why
 from daemon.planning import UnderWay, plan_changes, queue_unsynced, split_slow
 from daemon.retries import FIRST_S, Retries

@@ -15,7 +15,7 @@ from store.ids import Kind
 
 if TYPE_CHECKING:
     from daemon.disk import Looked, Stat
-    from daemon.looks import Again
+    from daemon.look_set import Again
     from store.records import SyncedRow
 
 RACY_MARGIN_NS = 20_000_000

@@ -23,7 +23,7 @@ from daemon.held import HeldDeletions, HeldReversions
 from daemon.hints import WatchState
 from daemon.journal import FolderJournal
 from daemon.look_loop import LookLoop
-from daemon.looks import LookSet
+from daemon.look_set import LookSet
 from daemon.own_tail import OwnTail
 from daemon.planning import UnderWay
 from daemon.pruning import Pruner

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from daemon.differences import Carried, Differences, Found, Missing, Problem, ProblemKind
-from daemon.looks import Again, AgainReason
+from daemon.look_set import Again, AgainReason
 
 if TYPE_CHECKING:
     from daemon.disk import DiskError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from daemon.comparing import Job, Rows, inodes_in, join
 from daemon.differences import Carried, Found
 from daemon.disk import Looked, Stat
-from daemon.looks import LookSet, parent_of
+from daemon.look_set import LookSet, parent_of
 from daemon.matching import is_same_directory
 from store.ids import Kind
 

@@ -21,7 +21,8 @@ from daemon.held import HeldDeletions, is_reversion, may_be_reversion
 from daemon.hint_box import HintBox
 from daemon.hints import Hint, HintKind, Watcher, WatchState
 from daemon.join_gate import JoinGate
-from daemon.looks import Again, AgainReason, LookSchedule, LookSet
+from daemon.look_set import Again, AgainReason, LookSet
+from daemon.looks import LookSchedule
 from daemon.matching import ScanCause, match
 from daemon.procedures import RecordActs
 from daemon.restless import Restless

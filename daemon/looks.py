@@ -7,14 +7,15 @@ happened, and forgetting everything it holds costs time, not truth (docs/design.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
+from daemon.going import Going
 from daemon.hints import Hint, HintKind
 from daemon.ignore import is_private
+from daemon.look_set import Again, AgainReason, LookSet, parent_of
+from daemon.renames import Renames, remember
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -32,49 +33,6 @@ CHANGING_LIMIT_S = 5.0  # doubling up to this
 PATHS_OF_ONE_DIRECTORY = 64  # more are cheaper by listing it
 PATHS_LIMIT = 16_384  # more in all: list their directories
 DIRECTORIES_LIMIT = 1024  # more: a full scan
-_REMEMBERED_LIMIT = 4096
-
-_T = TypeVar("_T")
-
-
-class AgainReason(IntEnum):
-    """Why a path is to be looked at once more."""
-
-    RACY = 0  # read too soon after it changed to be sure
-    CHANGING = 1  # it changed while it was read, or is being written
-    UNSURE = 2  # it went or came while we looked, or could not be read
-    UNLISTED = 3  # a directory that could not be listed: all below is to be looked at
-
-
-class Again(Struct, frozen=True, gc=False):
-    """A path to look at once more, not before `delay_s` from now."""
-
-    path: bytes
-    reason: AgainReason
-    delay_s: float
-
-
-class LookSet(Struct, frozen=True, kw_only=True):
-    """Where the scanner is to look now.
-
-    `paths` one by one; `directories` listed, without the known directories below them; `trees`
-    with all below. `moves` gives for a path where a rename took it from. `settled` are paths
-    that were closed after writing. `is_full` means the whole folder, whatever else is named.
-    """
-
-    paths: tuple[bytes, ...] = ()
-    directories: tuple[bytes, ...] = ()
-    trees: tuple[bytes, ...] = ()
-    moves: dict[bytes, bytes] = {}
-    settled: frozenset[bytes] = frozenset()
-    is_full: bool = False
-
-    def __bool__(self) -> bool:
-        """Whether there is anywhere to look."""
-        return bool(self.is_full or self.paths or self.directories or self.trees)
-
-
-EVERYTHING = LookSet(is_full=True)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,15 +44,6 @@ class _Waiting:
     is_settled: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class _Gone:
-    """Names that went below one directory, judged together."""
-
-    due_s: float
-    first_s: float
-    names: set[bytes] = field(default_factory=set)
-
-
 class _Table(IntEnum):
     """Which table an entry of the queue speaks of."""
 
@@ -102,11 +51,6 @@ class _Table(IntEnum):
     DIRECTORY = 1
     GONE = 2
     TREE = 3
-
-
-def parent_of(path: bytes) -> bytes:
-    """Name the directory that holds a path; the root's is the root."""
-    return path[: path.rfind(b"/")] if b"/" in path else b""
 
 
 class LookSchedule:
@@ -121,10 +65,8 @@ class LookSchedule:
         self._paths: dict[bytes, _Waiting] = {}
         self._directories: dict[bytes, _Waiting] = {}
         self._trees: dict[bytes, _Waiting] = {}
-        self._gone: dict[bytes, _Gone] = {}
-        self._origins: dict[bytes, bytes] = {}  # where a path came from, by renames
-        self._targets: dict[bytes, bytes] = {}  # and the other way
-        self._came_from: dict[bytes, bytes] = {}  # the latest renames, known or not
+        self._going = Going()
+        self._renames = Renames()
         self._counts: dict[bytes, int] = {}  # waiting paths of each directory
         # paths handed out lately: when last, and how many saves may still be looked at at once
         self._recent: dict[bytes, tuple[float, float]] = {}
@@ -174,15 +116,15 @@ class LookSchedule:
             if again.reason is AgainReason.CHANGING:
                 attempts = self._attempts.get(again.path, 0)
                 delay_s = max(delay_s, min(CHANGING_FIRST_S * 2**attempts, CHANGING_LIMIT_S))
-                _remember(self._attempts, again.path, min(attempts + 1, 16))
-            if again.path not in self._paths and not self._is_going(again.path):
+                remember(self._attempts, again.path, min(attempts + 1, 16))
+            if again.path not in self._paths and not self._going.has(again.path):
                 self._wait(again.path, now_s + delay_s, now_s + delay_s)
         self._bound(now_s)
 
     def miss(self, paths: Iterable[bytes], now_s: float) -> None:
         """Take note of known names that were not found; what is known to go is not put off."""
         for path in paths:
-            if not self._is_going(path):
+            if not self._going.has(path):
                 self._go(path, now_s, is_known=True)
         self._bound(now_s)
 
@@ -222,17 +164,16 @@ class LookSchedule:
         if source is None or is_private(source):
             self._settle(target, now_s, is_known=target in known)
             return
-        if self._is_carried(target, source):
+        if self._renames.is_carried(target, source):
             return
         self._drop_path(source)
-        if self._came_from.get(source) == target:
+        if self._renames.came_back(source, target):
             # There and back, or the second half of an exchange: something may stand there.
             self._stir(source, now_s)
-        _remember(self._came_from, target, source)
-        former = self._forget_move(source)
+        former = self._renames.forget(source)
         origin = source if former is None else former
-        self._forget_move(target)
-        if former is None and (source not in known or source in self._targets):
+        self._renames.forget(target)
+        if former is None and (source not in known or self._renames.has_left(source)):
             # Unknown, also where the known object of that name had been renamed before.
             self._settle(target, now_s, is_known=target in known)
             if hint.is_directory and target in known and self._has_below(source):
@@ -247,37 +188,16 @@ class LookSchedule:
         if source != origin and source in known:
             # What stood there was overwritten, or this is an exchange of names.
             self._go(source, now_s, is_known=True)
-        if origin != target:
-            self._origins[target] = origin
-            self._targets[origin] = target
+        self._renames.note(origin, target)
 
     def _has_below(self, directory: bytes) -> bool:
         """Whether anything below a directory waits to be looked at."""
         prefix = directory + b"/"
         return any(
             path == directory or path.startswith(prefix)
-            for table in (self._paths, self._directories, self._trees, self._gone)
+            for table in (self._paths, self._directories, self._trees, self._going.groups)
             for path in table
         )
-
-    def _is_carried(self, target: bytes, source: bytes) -> bool:
-        """Whether the rename of a directory above says the same already."""
-        while target and source:
-            cut_target, cut_source = target.rfind(b"/"), source.rfind(b"/")
-            if target[cut_target + 1 :] != source[cut_source + 1 :]:
-                return False
-            if cut_target < 0 or cut_source < 0:
-                return False
-            target, source = target[:cut_target], source[:cut_source]
-            if self._origins.get(target) == source:
-                return True
-        return False
-
-    def _forget_move(self, target: bytes) -> bytes | None:
-        origin = self._origins.pop(target, None)
-        if origin is not None:
-            self._targets.pop(origin, None)
-        return origin
 
     def _settle(self, path: bytes, now_s: float, *, is_known: bool) -> None:
         """Look at a path that is whole now: a known one at once, a new one when it is quiet."""
@@ -358,44 +278,21 @@ class LookSchedule:
             return
         self._drop_path(path)
         directory = parent_of(path)
-        key = self._group_above(directory)
+        key = self._going.group_above(directory)
         if key is None:
             key = directory
-            self._gone[key] = self._merge_below(key, now_s)
-            due_s = now_s if is_whole and not self._gone[key].names else now_s + QUIET_S
+            self._going.groups[key] = self._going.merge_below(key, now_s)
+            due_s = now_s if is_whole and not self._going.groups[key].names else now_s + QUIET_S
             heapq.heappush(self._queue, (due_s, _Table.GONE, key))
         else:
             due_s = now_s + QUIET_S
-        group = self._gone[key]
+        group = self._going.groups[key]
         group.names.add(path)
         group.due_s = max(now_s, min(due_s, group.first_s + GONE_LIMIT_S))
 
-    def _is_going(self, path: bytes) -> bool:
-        """Whether the name went, and is judged with what went and came around it."""
-        key = self._group_above(parent_of(path))
-        return key is not None and path in self._gone[key].names
-
-    def _group_above(self, directory: bytes) -> bytes | None:
-        while True:
-            if directory in self._gone:
-                return directory
-            if not directory:
-                return None
-            directory = parent_of(directory)
-
-    def _merge_below(self, directory: bytes, now_s: float) -> _Gone:
-        """Join the groups below a directory into a new one that starts when the first did."""
-        prefix = directory + b"/" if directory else b""
-        merged = _Gone(due_s=now_s, first_s=now_s)
-        for key in [key for key in self._gone if key.startswith(prefix)]:
-            group = self._gone.pop(key)
-            merged.names |= group.names
-            merged.first_s = min(merged.first_s, group.first_s)
-        return merged
-
     def _bound(self, now_s: float) -> None:
         """Fall back on coarser looks where there are too many."""
-        gone = sum(len(group.names) for group in self._gone.values())
+        gone = sum(len(group.names) for group in self._going.groups.values())
         if len(self._paths) > PATHS_LIMIT:
             for directory in {parent_of(path) for path in self._paths}:
                 self._add_directory(directory, now_s + QUIET_S)
@@ -404,7 +301,7 @@ class LookSchedule:
         is_too_much = (
             len(self._directories) > DIRECTORIES_LIMIT
             or len(self._trees) > DIRECTORIES_LIMIT
-            or len(self._origins) > PATHS_LIMIT
+            or len(self._renames) > PATHS_LIMIT
             or gone > 4 * PATHS_LIMIT
         )
         if is_too_much and self._full_s is None:
@@ -413,13 +310,12 @@ class LookSchedule:
             self._forget_what_a_full_scan_sees()
 
     def _forget_what_a_full_scan_sees(self) -> None:
-        if len(self._origins) > PATHS_LIMIT:
-            self._origins.clear()
-            self._targets.clear()
+        if len(self._renames) > PATHS_LIMIT:
+            self._renames.take_all()
         self._paths.clear()
         self._directories.clear()
         self._trees.clear()
-        self._gone.clear()
+        self._going.groups.clear()
         self._counts.clear()
         self._queue.clear()
 
@@ -455,13 +351,13 @@ class LookSchedule:
             else:
                 del self._trees[key]
                 trees.append(key)
-        if self._origins and (directories or trees):
+        if self._renames.origins and (directories or trees):
             for key in self._groups_into(set(directories), tuple(t + b"/" for t in trees)):
                 self._take_group(key, paths, moves)
         for path, is_settled in paths.items():
             last_s, credit = self._recent.get(path, (now_s, SAVES_AT_ONCE))
             credit = min(SAVES_AT_ONCE, credit + (now_s - last_s) * SAVES_PER_S)
-            _remember(self._recent, path, (now_s, max(0.0, credit - is_settled)))
+            remember(self._recent, path, (now_s, max(0.0, credit - is_settled)))
         return LookSet(
             paths=tuple(paths),
             directories=tuple(directories),
@@ -483,9 +379,7 @@ class LookSchedule:
     def _due_full(self, now_s: float) -> LookSet:
         if self._full_s is None or self._full_s > now_s:
             return LookSet()
-        moves = dict(self._origins)
-        self._origins.clear()
-        self._targets.clear()
+        moves = self._renames.take_all()
         self._full_s = None
         self._forget_what_a_full_scan_sees()
         return LookSet(is_full=True, moves=moves)
@@ -494,11 +388,11 @@ class LookSchedule:
         """When something is due by now, which may be later than queued; None if it is gone."""
         if table is _Table.PATH:
             waiting = self._paths.get(key)
-            if waiting is None or not self._origins:
+            if waiting is None or not self._renames.origins:
                 return None if waiting is None else waiting.due_s
             return max(waiting.due_s, self._held_until(key) or waiting.due_s)
         if table is _Table.GONE:
-            group = self._gone.get(key)
+            group = self._going.groups.get(key)
             return None if group is None else group.due_s
         listing = (self._directories if table is _Table.DIRECTORY else self._trees).get(key)
         return None if listing is None else listing.due_s
@@ -506,10 +400,10 @@ class LookSchedule:
     def _held_until(self, path: bytes) -> float | None:
         """When the rename of this path, or of a directory above it, is judged."""
         while True:
-            origin = self._origins.get(path)
+            origin = self._renames.origins.get(path)
             if origin is not None:
-                key = self._group_above(parent_of(origin))
-                return None if key is None else self._gone[key].due_s
+                key = self._going.group_above(parent_of(origin))
+                return None if key is None else self._going.groups[key].due_s
             if not path:
                 return None
             path = parent_of(path)
@@ -517,29 +411,20 @@ class LookSchedule:
     def _groups_into(self, directories: set[bytes], trees: tuple[bytes, ...]) -> set[bytes]:
         """Name the groups of which a name was moved to where we are about to look."""
         keys = {
-            self._group_above(parent_of(origin))
-            for target, origin in self._origins.items()
+            self._going.group_above(parent_of(origin))
+            for target, origin in self._renames.origins.items()
             if parent_of(target) in directories or target.startswith(trees)
         }
         return {key for key in keys if key is not None}
 
     def _take_group(self, key: bytes, paths: dict[bytes, bool], moves: dict[bytes, bytes]) -> None:
-        group = self._gone.pop(key, None)
+        group = self._going.groups.pop(key, None)
         if group is None:
             return
         for name in group.names:
             paths.setdefault(name, False)
-            target = self._targets.pop(name, None)
+            target = self._renames.take(name)
             if target is not None:
-                self._origins.pop(target, None)
                 moves[target] = name
                 paths.setdefault(target, False)
                 self._drop_path(target)
-
-
-def _remember(table: dict[bytes, _T], path: bytes, value: _T) -> None:
-    """Keep a bounded memory: the oldest entry goes first."""
-    table.pop(path, None)
-    table[path] = value
-    if len(table) > _REMEMBERED_LIMIT:
-        del table[next(iter(table))]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from daemon.acts import Act, Created, Deleted, Edited, Moved, Touched
 from daemon.differences import has_same_times
 from daemon.disk import FileKind
-from daemon.looks import parent_of
+from daemon.look_set import parent_of
 from store.ids import Kind
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from daemon.differences import (
 )
 from daemon.disk import FileKind, Looked, LookFailure, Stat
 from daemon.harvest import BUNCH_FILES, UNREADABLE_AGAIN_S, UNSURE_AGAIN_S, Harvest
-from daemon.looks import Again, AgainReason, LookSet
+from daemon.look_set import Again, AgainReason, LookSet
 from store.ids import Kind
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from daemon.looks import Again, AgainReason, LookSet, parent_of
+from daemon.look_set import Again, AgainReason, LookSet, parent_of
 
 RESTLESS_S = 5.0  # a file that is written for so long is worth a word
 

@@ -15,7 +15,7 @@ from daemon.answers import RestoreLine
 from daemon.contents import FolderContents
 from daemon.exporting import Exporting
 from daemon.ignore import is_private
-from daemon.looks import LookSet
+from daemon.look_set import LookSet
 from daemon.reinstating import Reinstating
 from daemon.returning import join_paths
 from daemon.terminal import counted

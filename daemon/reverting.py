@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from daemon.acts import Act, Created, Deleted, Edited, Moved, Touched
 from daemon.differences import Differences
-from daemon.looks import EVERYTHING, parent_of
+from daemon.look_set import EVERYTHING, parent_of
 from daemon.matching import match
 from daemon.scanner import scan
 from store.errors import DizzyError, TryLater

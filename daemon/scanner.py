@@ -36,7 +36,7 @@ from daemon.differences import Missing
 from daemon.disk import DiskError, NameMissing, RootLost, Stat
 from daemon.harvest import Harvest
 from daemon.homeless import HomelessDirectories
-from daemon.looks import Again, AgainReason, LookSet, parent_of
+from daemon.look_set import Again, AgainReason, LookSet, parent_of
 from daemon.reader import Reader
 from store.ids import Kind
 

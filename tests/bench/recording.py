@@ -22,7 +22,7 @@ from typing import ParamSpec, TypeVar
 from daemon.durable import make_durable
 from daemon.fs import LinuxDisk
 from daemon.ignore import IgnoreRules
-from daemon.looks import EVERYTHING, LookSet
+from daemon.look_set import EVERYTHING, LookSet
 from daemon.matching import match
 from daemon.record import Recorder
 from daemon.scanner import scan

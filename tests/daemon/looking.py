@@ -12,7 +12,7 @@ from daemon.acts import Created, Deleted, Edited, Moved
 from daemon.disk import FileKind, Looked
 from daemon.fs import LinuxDisk
 from daemon.ignore import IgnoreRules
-from daemon.looks import EVERYTHING, LookSet, parent_of
+from daemon.look_set import EVERYTHING, LookSet, parent_of
 from daemon.matching import match
 from daemon.scanner import scan
 from store.ids import Kind
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from daemon.acts import Act
     from daemon.differences import Differences, Problem
-    from daemon.looks import Again
+    from daemon.look_set import Again
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.hints import Hint, HintKind
-from daemon.looks import LookSchedule, LookSet
+from daemon.look_set import LookSet
+from daemon.looks import LookSchedule
 from tests.daemon.looking import Bench
 from tests.daemon.test_scanner_random import operate, operations
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 from daemon.hints import Hint, HintKind
+from daemon.look_set import Again, AgainReason
 from daemon.looks import (
     CHANGING_LIMIT_S,
     DIRECTORIES_LIMIT,
     GONE_LIMIT_S,
     PATHS_OF_ONE_DIRECTORY,
     QUIET_S,
-    Again,
-    AgainReason,
     LookSchedule,
 )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon.acts import Created, Deleted, Edited, Moved
-from daemon.looks import EVERYTHING, LookSet
+from daemon.look_set import EVERYTHING, LookSet
 from daemon.matching import ScanCause, is_mass_deletion
 from tests.daemon.looking import Bench, names
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.looks import Again, AgainReason, LookSet
+from daemon.look_set import Again, AgainReason, LookSet
 from daemon.restless import RESTLESS_S, Restless
 
 

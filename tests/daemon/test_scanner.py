@@ -16,7 +16,7 @@ from daemon.differences import ProblemKind, is_racy
 from daemon.disk import DiskError, FileKind, Looked, LookFailure, RootLost, Stat
 from daemon.harvest import BUNCH_FILES, FIRST_BUNCH_FILES
 from daemon.ignore import IgnoreRules
-from daemon.looks import EVERYTHING, Again, AgainReason, LookSet
+from daemon.look_set import EVERYTHING, Again, AgainReason, LookSet
 from daemon.matching import HELD_FROM, ScanCause, is_mass_deletion, match
 from daemon.scanner import scan
 from tests.daemon.looking import Bench, DictTree, Fold, Inline, WallClock, names
