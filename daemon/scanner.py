@@ -164,9 +164,21 @@ class _Scan:
                 self._harvest.cannot_read(path, stat)
             elif stat is not None:
                 self._judge(path, stat, tuple(rows), deep)
+            elif rows and self._may_be_elsewhere(path, rows[0]):
+                self._agains.append(Again(path, AgainReason.UNSURE, UNSURE_AGAIN_S))
             elif rows:
                 gone[path] = tuple(rows)
         return further | await self._judge_gone(gone)
+
+    def _may_be_elsewhere(self, path: bytes, row: SyncedRow) -> bool:
+        """Whether a directory went that nobody spoke of yet: perhaps its new name comes next.
+
+        A save in a directory that is renamed at once is looked at while the rename is not heard.
+        """
+        where = self._where
+        return row.kind is Kind.DIRECTORY and not (
+            path in self._hinted or path in where.trees or path in where.directories
+        )
 
     async def _judge_gone(self, gone: dict[bytes, Rows]) -> set[bytes]:
         """Prove that names are gone, by listings of the directories that held them."""

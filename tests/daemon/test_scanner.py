@@ -200,9 +200,26 @@ async def test_a_hint_of_the_topmost_directory_is_enough(bench: Bench) -> None:
     await bench.look()
     shutil.rmtree(bench.path("d"))
 
-    acts = await bench.look(LookSet(paths=(b"d/e/one",)))
+    acts = await bench.look(LookSet(paths=(b"d",)))
 
     assert names(acts) == ["Deleted d", "Deleted d/e", "Deleted d/e/one"]
+
+
+async def test_a_save_in_a_directory_that_is_renamed_at_once_deletes_nothing(
+    bench: Bench,
+) -> None:
+    bench.write("d/e/one", b"1")
+    bench.write("d/two", b"2")
+    await bench.look()
+    bench.write("d/e/one", b"saved")
+    bench.path("d").rename(bench.path("renamed"))
+
+    assert await bench.look(LookSet(paths=(b"d/e/one",))) == []
+    assert [again.path for again in bench.agains] == [b"d"]
+    acts = await bench.look(LookSet(paths=(b"d", b"renamed"), moves={b"renamed": b"d"}))
+
+    assert "Moved d renamed" in names(acts)
+    assert not any(name.startswith(("Deleted", "Created")) for name in names(acts))
 
 
 async def test_a_touch_is_no_edit(bench: Bench) -> None:
