@@ -134,6 +134,7 @@ class FolderWork:
             self._look.look_at_all()
             async with TaskGroup() as tasks:
                 tasks.create_task(self._look.run(disk, watcher))
+                tasks.create_task(self._look.large.run(disk))
                 tasks.create_task(self._apply.run(applier, disk))
                 tasks.create_task(self._pruner.run(disk))
                 tasks.create_task(self._watch_displaced(displaced, disk))

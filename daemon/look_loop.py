@@ -21,6 +21,7 @@ from daemon.held import HeldDeletions, is_reversion, may_be_reversion
 from daemon.hint_box import HintBox
 from daemon.hints import Hint, HintKind, Watcher, WatchState
 from daemon.join_gate import JoinGate
+from daemon.large_reads import Beside, LargeReads
 from daemon.look_set import Again, AgainReason, LookSet
 from daemon.looks import LookSchedule
 from daemon.matching import ScanCause, match
@@ -65,6 +66,7 @@ class LookLoop:
         self._schedule = LookSchedule(self._known_paths)
         self._box = HintBox(self._take_hints)
         self._gate = JoinGate(standing)
+        self.large = LargeReads(self._tools.pool, self._large_was_read)
         self._hints: list[Hint] = []
         self._is_taking_hints = False
         self._woken = asyncio.Event()
@@ -90,6 +92,7 @@ class LookLoop:
             and not self.is_scanning
             and not self._hints
             and not self._is_taking_hints
+            and not self.large.is_reading
             and not self._standing.tail.is_lagging
             and self._schedule.next_due_s is None
         )
@@ -127,6 +130,9 @@ class LookLoop:
         self._schedule.look_again(agains, self._standing.now_s())
         self._schedule.miss(missing, self._standing.now_s())
         self._woken.set()
+
+    def _large_was_read(self, path: bytes) -> None:
+        self.look_again([Again(path, AgainReason.UNSURE, 0.0)])
 
     def take_fresh(self) -> dict[BlobHash, bytes]:
         """Give the small contents of what was recorded last, to go with the news of it."""
@@ -212,7 +218,7 @@ class LookLoop:
         looks, self._looks_asked = self._looks_asked, []
         for where, done in looks:
             if not done.done():
-                await self._look(disk, where)
+                await self._look(disk, where, is_asked=True)
                 done.set_result(None)
 
     async def _take_to_schedule(self, disk: Disk, hints: list[Hint]) -> None:
@@ -278,8 +284,12 @@ class LookLoop:
 
     # -- one look ------------------------------------------------------------------------------
 
-    async def _look(self, disk: Disk, where: LookSet) -> None:
-        """Scan where it is due and record what was found, both at once."""
+    async def _look(self, disk: Disk, where: LookSet, *, is_asked: bool = False) -> None:
+        """Scan where it is due and record what was found, both at once.
+
+        Large files are read beside it, and found by a look of their own; not where one asked.
+        """
+        beside = None if is_asked else self.large
         cause = self._cause if where.is_full else ScanCause.HINTED
         self.is_scanning = True
         bunches: asyncio.Queue[Differences | None] = asyncio.Queue(_BUNCHES_AHEAD)
@@ -290,7 +300,7 @@ class LookLoop:
             if where.is_full:
                 self._standing.reverted.begin()
             async with TaskGroup() as tasks:
-                tasks.create_task(self._scan_into(disk, where, bunches))
+                tasks.create_task(self._scan_into(disk, where, bunches, beside))
                 while (bunch := await bunches.get()) is not None:
                     await self._take_bunch(disk, bunch, cause, is_full=where.is_full)
             self.restless.end()
@@ -300,11 +310,16 @@ class LookLoop:
             self.is_scanning = False
 
     async def _scan_into(
-        self, disk: Disk, where: LookSet, bunches: asyncio.Queue[Differences | None]
+        self,
+        disk: Disk,
+        where: LookSet,
+        bunches: asyncio.Queue[Differences | None],
+        beside: Beside | None,
     ) -> None:
         tools = self._tools
+        found = scan(disk, self, self.ignore, tools.pool, tools.clock, where, beside)
         try:
-            async for bunch in scan(disk, self, self.ignore, tools.pool, tools.clock, where):
+            async for bunch in found:
                 await bunches.put(bunch)
         finally:
             if bunches.full():

@@ -23,6 +23,7 @@ from daemon.differences import (
 )
 from daemon.disk import FileKind, Looked, LookFailure, Stat
 from daemon.harvest import BUNCH_FILES, UNREADABLE_AGAIN_S, UNSURE_AGAIN_S, Harvest
+from daemon.large_reads import LARGE_BYTES
 from daemon.look_set import Again, AgainReason, LookSet
 from store.ids import Kind
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from daemon.absences import Absences
     from daemon.disk import Disk
+    from daemon.large_reads import Beside
     from daemon.scanning import Clock, Runner
     from store.records import SyncedRow
 
@@ -53,14 +55,16 @@ class Reader:
         where: LookSet,
         absences: Absences,
         harvest: Harvest,
+        beside: Beside | None = None,
     ) -> None:
-        """Begin with none."""
+        """Begin with none; large files are left to `beside`."""
         self._disk = disk
         self._runner = runner
         self._clock = clock
         self._where = where
         self._absences = absences
         self._harvest = harvest
+        self._beside = beside
         self._fresh: deque[File] = deque()
         self._held: list[File] = []
         self._seen: set[bytes] = set()  # of a scan that may come by twice
@@ -122,10 +126,22 @@ class Reader:
             one = self._fresh.popleft()
             if one.is_held or (not one.rows and self._absences.may_be_of(one.stat)):
                 self._held.append(one)
-            else:
+            elif not self._is_read_beside(one):
                 group.append(one)
                 size += one.stat.size
         return group
+
+    def _is_read_beside(self, one: File) -> bool:
+        """Take a large file as it was read, or leave it to be read and looked at again."""
+        if self._beside is None or one.stat.size < LARGE_BYTES:
+            return False
+        look = self._beside.take(one)
+        if look is None:
+            self._beside.put(one, is_doubtful=self._is_doubtful(one, self._clock.now_ns()))
+            self.unread.add(one.stat.inode)
+        elif (found := self._take_look(one, look)) is not None:
+            self._harvest.found.append(found)
+        return True
 
     async def _read(self, group: list[File]) -> list[Found]:
         now_ns = self._clock.now_ns()

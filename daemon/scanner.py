@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from daemon.differences import Differences
     from daemon.disk import Disk
     from daemon.ignore import Ignore
+    from daemon.large_reads import Beside
     from daemon.scanning import Clock, Runner, SyncedTree
     from store.records import SyncedRow
 
@@ -61,15 +62,25 @@ async def scan(  # noqa: PLR0917 - one of each thing that a scan needs
     runner: Runner,
     clock: Clock,
     where: LookSet,
+    beside: Beside | None = None,
 ) -> AsyncIterator[Differences]:
     """Look where `where` says and give the differences, in bunches; the last has `is_last`.
 
     Bunches hold up to 2048 files or 32 MiB read, the last one all that may belong together. The
-    first ones hold fewer, so that others can begin with them while the rest is looked at.
+    first ones hold fewer, so that others can begin with them while the rest is looked at. Large
+    files are left to `beside`, and taken from there by a later look; a full scan reads all itself.
     Raises RootLost if the root is not healthy: then nothing is known of what is missing, and
     bunches given before stay valid. Other failures are problems and agains in the bunches.
     """
-    walk = _Scan(disk=disk, tree=tree, ignore=ignore, runner=runner, clock=clock, where=where)
+    walk = _Scan(
+        disk=disk,
+        tree=tree,
+        ignore=ignore,
+        runner=runner,
+        clock=clock,
+        where=where,
+        beside=None if where.is_full else beside,
+    )
     async for bunch in walk.bunches():
         yield bunch
 
@@ -86,6 +97,7 @@ class _Scan:
         runner: Runner,
         clock: Clock,
         where: LookSet,
+        beside: Beside | None,
     ) -> None:
         self._disk = disk
         self._tree = tree
@@ -95,7 +107,9 @@ class _Scan:
         self._is_hinted = not where.is_full and bool(where.paths)
         self._harvest = Harvest()
         self._absences = Absences(tree, ignore)
-        self._reader = Reader(disk, runner, clock, where, self._absences, self._harvest)
+        self._reader = Reader(
+            disk, runner, clock, where, self._absences, self._harvest, beside
+        )
         self._homeless = HomelessDirectories(
             disk, tree, runner, clock, where, self._absences, self._harvest
         )
