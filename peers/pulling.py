@@ -203,7 +203,8 @@ class Pulling:
                 ready: list[RangeAsk] = []
                 while window and window[0].is_whole and len(ready) < LANDED_AT_ONCE:
                     ready.append(window.popleft())
-                await self._top_up(pull)  # under way while these land
+                if not self._asking.download.is_limited:
+                    await self._top_up(pull)  # under way while these land
                 await self._land(pull, ready)
             pull.has_failed = not window[0].is_refused
             pull.give_up()
@@ -216,9 +217,14 @@ class Pulling:
                 self._filling.give_back(ask.offset, ask.length)
 
     async def _top_up(self, pull: _Pull) -> None:
-        """Ask for ranges until WINDOW of them are under way or none is left."""
+        """Ask for ranges until WINDOW of them are under way or none is left.
+
+        Under a limit that may take minutes: what came meanwhile is written first.
+        """
         window, lane = pull.window, pull.lane
         while len(window) < WINDOW and not pull.is_ending and lane.is_open:
+            if self._asking.download.is_limited and window and window[0].is_whole:
+                return
             unit = self._filling.take()
             if unit is None:
                 return

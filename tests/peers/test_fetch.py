@@ -276,6 +276,32 @@ def test_large_content_arrives(size: int, is_bulk: bool) -> None:
     simulate(story)
 
 
+def test_F8_under_a_limit_what_came_is_written_while_the_rest_is_waited_for() -> None:
+    """A kill would else lose a whole window of 16 MiB, minutes of a slow line."""
+
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b = nodes(2)
+        with_bulk(tasks, [a, b])
+        (ref,) = b.replica.keep(LARGE)
+        await meet(tasks, a, [b])
+        a.fetcher.download.change(MIB)
+        began_s = asyncio.get_running_loop().time()
+        written_s: list[float] = []
+
+        class Timed(Memory):
+            def write(self, offset: int, *pieces: wire.Buffer) -> None:
+                super().write(offset, *pieces)
+                written_s.append(asyncio.get_running_loop().time() - began_s)
+
+        assert await a.fetcher.fetch_large(FOLDER, ref, Timed())
+
+        # 9 MiB at 1 MiB/s, asked for by 2 MiB
+        assert written_s[0] < 5
+        assert len({int(one) for one in written_s}) >= 3
+
+    simulate(story)
+
+
 def test_large_content_comes_from_several_peers_at_once() -> None:
     async def story(tasks: asyncio.TaskGroup) -> None:
         a, b, c = nodes(3)
