@@ -104,12 +104,10 @@ class _Scan:
         self._ignore = ignore
         self._runner = runner
         self._where = where
-        self._is_hinted = not where.is_full and bool(where.paths)
+        self._hinted = frozenset() if where.is_full else frozenset(where.paths)
         self._harvest = Harvest()
         self._absences = Absences(tree, ignore)
-        self._reader = Reader(
-            disk, runner, clock, where, self._absences, self._harvest, beside
-        )
+        self._reader = Reader(disk, runner, clock, where, self._absences, self._harvest, beside)
         self._homeless = HomelessDirectories(
             disk, tree, runner, clock, where, self._absences, self._harvest
         )
@@ -179,7 +177,7 @@ class _Scan:
             elif stat is not None:
                 self._judge(path, stat, tuple(rows), deep)
             elif rows and self._may_be_elsewhere(path, rows[0]):
-                self._agains.append(Again(path, AgainReason.UNSURE, UNSURE_AGAIN_S))
+                self._harvest.look_again(path)
             elif rows:
                 gone[path] = tuple(rows)
         return further | await self._judge_gone(gone)
@@ -285,7 +283,7 @@ class _Scan:
     def _merge(self, job: Job, rows: list[SyncedRow], result: Compared) -> None:
         """Take what a listing gave into the scan."""
         path, known_as = job.path, job.known_as
-        if known_as is not None and (known_as in self._absences.expanded or self._is_hinted):
+        if known_as is not None and (known_as in self._absences.expanded or self._hinted):
             self._absences.take_back(known_as, rows)
         for gone in result.missing:
             self._absences.miss(join(known_as or b"", gone[0].name), gone)
