@@ -11,26 +11,24 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
 from peers import pulling
-from peers.asks import ChunksAsk, DifferenceAsk, longest_list
+from peers.asks import longest_list
 from peers.cancelling import TaskGroup
 from peers.difference import rebuilt
-from peers.lane import IDLE_S, Lane
 from peers.large import Filling, LocalPiece, Sink, prepare, reuse
+from peers.list_asking import ask_for_difference, ask_for_list
 from peers.pulling import Pulling
 from store.errors import DizzyError, Malformed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from peers.chunk_lists import ChunkLists
     from peers.replica import P, Runner, T
-    from peers.sources import Sources
-    from peers.wire import ChunkLine, Stretch
+    from peers.wire import Stretch
     from store.ids import AgentId, FolderId
     from store.records import BlobRef
 
 COPIERS: Final = 2  # a copy is the kernel's work, page by page: two processors do it in half
-LIST_BYTES_PER_S: Final = 25 * 1024 * 1024  # a slow peer works a chunk list out at this rate
 
 
 class Asking(pulling.Asking, Protocol):
@@ -102,27 +100,29 @@ class LargeFetch:
         piece = next((one for one in old if one.blob is not None), None)
         if piece is None or piece.blob is None:
             return None
-        async for lane in _ways(self._asking.sources, self._folder):
-            ask = DifferenceAsk(self._folder, self._ref, piece.blob)
-            if not await _hear(lane, ask, self._ref.size):
-                continue
+        liars: set[AgentId] = set()
+        while True:
+            told = await ask_for_difference(
+                self._asking.sources, self._folder, self._ref, piece.blob, liars
+            )
+            if told is None:
+                return None
+            agent, stretches = told
             try:
-                await self._run(prepare, self._filling, ask.stretches, piece)
+                await self._run(prepare, self._filling, stretches, piece)
             except Malformed:
-                self._asking.sources.wrong(lane.agent)
+                self._asking.sources.wrong(agent)
                 self._filling.restart()
+                liars.add(agent)
                 continue
-            return ask.stretches
-        return None
+            return stretches
 
     async def _reuse(self, old: Sequence[LocalPiece], held: int) -> None:
         """Use the chunks that stand in the sink or in an old piece, by the list of a peer."""
-        async for lane in _ways(self._asking.sources, self._folder):
-            lines = await _chunk_list(lane, self._folder, self._ref)
-            if lines is not None:
-                spans = await self._run(reuse, lines, self._filling.sink, old, held)
-                self._filling.begin(spans, has_reused=True)
-                return
+        lines = await ask_for_list(self._asking.sources, self._folder, self._ref)
+        if lines is not None:
+            spans = await self._run(reuse, lines, self._filling.sink, old, held)
+            self._filling.begin(spans, has_reused=True)
 
     async def _keep_list(
         self, stretches: Sequence[Stretch] | None, old: Sequence[LocalPiece]
@@ -190,39 +190,7 @@ class LargeFetch:
 
 async def learn_list(asking: Asking, folder: FolderId, ref: BlobRef) -> None:
     """Ask for the chunk list of what was fetched, and keep it: an edit may follow."""
-    if await asking.lists.get(folder, ref.hash) is not None:
-        return
-    async for lane in _ways(asking.sources, folder):
-        lines = await _chunk_list(lane, folder, ref)
+    if await asking.lists.get(folder, ref.hash) is None:
+        lines = await ask_for_list(asking.sources, folder, ref)
         if lines is not None:
             await asking.lists.keep(folder, ref.hash, lines)
-            return
-
-
-async def _ways(sources: Sources, folder: FolderId) -> AsyncIterator[Lane]:
-    """Give a lane to each peer, and another one to a peer whose lane ended while it was asked."""
-    for lanes in await sources.lanes(folder, is_bulk=True):
-        for lane in lanes:
-            yield lane
-            if lane.is_open:
-                break
-
-
-async def _chunk_list(lane: Lane, folder: FolderId, ref: BlobRef) -> list[ChunkLine] | None:
-    ask = ChunksAsk(folder, ref)
-    return ask.lines if await _hear(lane, ask, ref.size) and ask.is_right else None
-
-
-async def _hear(lane: Lane, ask: ChunksAsk | DifferenceAsk, size: int) -> bool:
-    """Put a question until all parts of the answer are here; False if one will not come."""
-    while not ask.is_whole:
-        number = lane.ask(ask)
-        try:
-            async with asyncio.timeout(IDLE_S + size / LIST_BYTES_PER_S):
-                if not await ask.wait():
-                    return False
-        except TimeoutError:
-            return False
-        finally:
-            lane.cancel(number)
-    return True

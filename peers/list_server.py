@@ -64,25 +64,33 @@ class ListServer:
         folder, blob, old = FolderId(want.folder), BlobHash(want.hash), BlobHash(want.old)
         if not await self._replica.read_blob(self._agent, folder, blob, 0, 1):
             return None
-        if self._compared != (folder, blob, old):
-            old_lines = await self._lists.get(folder, old)
-            lines = None if old_lines is None else await self._list_of(folder, blob)
-            if lines is None or old_lines is None:
-                return None
-            await self._budget.take(LINE_BYTES * len(old_lines))
-            self._placed = await self._runner.run(compare, old_lines, lines)
-            self._compared, self._total = (folder, blob, old), len(lines)
-        taken = part(self._placed, want.first)
+        placed, total = await self._comparison(folder, blob, old)
+        taken = part(placed, want.first)
         if not taken:
             return None
         stretches: list[Stretch] = []
-        is_refined = is_worth_refining(self._placed)
+        is_refined = is_worth_refining(placed)
         for one in taken:
             fine = await self._refined(folder, blob, one) if is_refined else b""
             if fine is None:
                 return None
             stretches.append(replace(one.stretch, fine=fine))
-        return Difference(want.request, taken[0].number, self._total, tuple(stretches))
+        return Difference(want.request, taken[0].number, total, tuple(stretches))
+
+    async def _comparison(
+        self, folder: FolderId, blob: BlobHash, old: BlobHash
+    ) -> tuple[list[Placed], int]:
+        """Compare two versions, and count the chunks of the new one; nothing if it cannot be."""
+        if self._compared == (folder, blob, old):
+            return self._placed, self._total
+        old_lines = await self._lists.get(folder, old)
+        lines = None if old_lines is None else await self._list_of(folder, blob)
+        if lines is None or old_lines is None:
+            return [], 0
+        await self._budget.take(LINE_BYTES * len(old_lines))
+        placed = await self._runner.run(compare, old_lines, lines)
+        self._compared, self._placed, self._total = (folder, blob, old), placed, len(lines)
+        return placed, len(lines)
 
     async def _refined(self, folder: FolderId, blob: BlobHash, placed: Placed) -> bytes | None:
         """Cut the new chunks of a stretch finely; None if they cannot be read any more."""

@@ -112,18 +112,22 @@ class BlobServer:
         self._remember = remember
         self._wants: deque[Want | WantSmall] = deque()
         self._waiting = 0
-        self._list_wants: deque[WantChunks | WantDifference] = deque()
+        # An edit does not wait for the list of some huge file to be worked out.
+        self._list_wants: dict[type, deque[WantChunks | WantDifference]] = {
+            WantChunks: deque(),
+            WantDifference: deque(),
+        }
         self._cancelled: set[int] = set()
         self._was_small = False  # served last, before its turn
         self._serving = 0  # the request that is answered just now
         self._came = asyncio.Event()
-        self._list_came = asyncio.Event()
+        self._lists_came = {kind: asyncio.Event() for kind in self._list_wants}
         self.dropped = 0
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits to be served."""
-        return not self._wants and not self._list_wants
+        return not self._wants and not any(self._list_wants.values())
 
     def accept(self, message: Want | WantSmall | WantChunks | WantDifference | Cancel) -> None:
         """Take a want; one that finds too many before it is refused, and asked again later."""
@@ -133,9 +137,10 @@ class BlobServer:
             if is_known or (message.request and message.request == self._serving):
                 self._cancelled.add(message.request)
         elif isinstance(message, WantChunks | WantDifference):
-            if len(self._list_wants) < LISTS_WAITING_LIMIT:
-                self._list_wants.append(message)
-                self._list_came.set()
+            waiting = self._list_wants[type(message)]
+            if len(waiting) < LISTS_WAITING_LIMIT:
+                waiting.append(message)
+                self._lists_came[type(message)].set()
             else:
                 self._refuse(message.request, (message.hash,))
         elif self._waiting + _weight(message) <= WAITING_LIMIT:
@@ -156,10 +161,10 @@ class BlobServer:
 
     def _forget_list(self, request: int) -> None:
         """Leave out a question for a list that is taken back before it is answered."""
-        for want in self._list_wants:
-            if want.request == request:
-                self._list_wants.remove(want)
-                return
+        for waiting in self._list_wants.values():
+            for want in list(waiting):
+                if want.request == request:
+                    waiting.remove(want)
 
     def push(self, folder: FolderId, blobs: Sequence[BlobHash]) -> None:
         """Send small contents that were wanted before they were here."""
@@ -171,7 +176,8 @@ class BlobServer:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._serve_contents())
-            tasks.create_task(self._serve_lists())
+            for kind in self._list_wants:
+                tasks.create_task(self._serve_lists(kind))
 
     async def _serve_contents(self) -> None:
         while True:
@@ -257,12 +263,13 @@ class BlobServer:
             # behind the data: it ends the answer
             self._outbox.put(Rank.DATA, NotHave(want.request, tuple(absent)))
 
-    async def _serve_lists(self) -> None:
+    async def _serve_lists(self, kind: type) -> None:
+        waiting, came = self._list_wants[kind], self._lists_came[kind]
         while True:
-            while not self._list_wants:
-                self._list_came.clear()
-                await self._list_came.wait()
-            want = self._list_wants.popleft()
+            while not waiting:
+                came.clear()
+                await came.wait()
+            want = waiting.popleft()
             answer = await self._lists.answer(want)
             if answer is None:
                 self._outbox.put(Rank.CONTROL, NotHave(want.request, (want.hash,)))

@@ -12,7 +12,15 @@ from peers import wire
 from store.ids import BlobHash, blob_hash
 from store.records import BlobRef
 from tests.peers.replicas import FOLDER, Node, PipeLink, connect, nodes, until, with_bulk
-from tests.peers.test_fetch import LARGE, MIB, Memory, meet, small_contents
+from tests.peers.test_fetch import (
+    LARGE,
+    MIB,
+    Memory,
+    Piece,
+    listed,
+    meet,
+    small_contents,
+)
 from tests.peers.test_session import simulate
 
 if TYPE_CHECKING:
@@ -225,6 +233,38 @@ def test_contents_come_from_a_peer_that_may_send_little_a_second() -> None:
         assert far.sent_bytes < 5 * MIB
 
     simulate(story)
+
+
+@pytest.mark.parametrize("held", [0, 4 * MIB])
+def test_a_peer_that_tells_no_list_holds_up_nothing_while_another_does(held: int) -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        a, b, c = nodes(3)
+        (ref,) = b.replica.keep(b"!" + LARGE)
+        c.replica.keep(b"!" + LARGE)
+        old = blob_hash(LARGE)
+        for node in (b, c):
+            await node.fetcher.lists.keep(FOLDER, old, listed(LARGE))
+        await meet(tasks, a, [b, c])
+        silent = b.sessions.session(a.agent)
+        assert silent is not None
+        silent.server._lists.answer = never  # type: ignore[method-assign, assignment]
+        sink = Memory()
+        sink.content += (b"!" + LARGE)[:held]
+
+        pieces = [Piece(LARGE, old)]
+        took_s = await timed(
+            asyncio.ensure_future(a.fetcher.fetch_large(FOLDER, ref, sink, pieces))
+        )
+
+        assert sink.content == b"!" + LARGE
+        assert a.fetcher.received_bytes < 2 * MIB
+        assert took_s < SILENCE_S
+
+    simulate(story)
+
+
+async def never(_: object) -> None:
+    await asyncio.get_running_loop().create_future()
 
 
 # -- what a peer did not have ---------------------------------------------------------------------

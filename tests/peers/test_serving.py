@@ -8,7 +8,7 @@ from peers import serve, wire
 from peers.outbox import Outbox, Rank
 from store.ids import blob_hash
 from tests.peers.replicas import FOLDER, nodes
-from tests.peers.test_fetch import LARGE
+from tests.peers.test_fetch import LARGE, listed
 from tests.peers.test_session import Attacker, simulate
 
 
@@ -73,3 +73,29 @@ async def test_contents_are_not_kept_waiting_by_a_log_that_has_no_end() -> None:
     assert sum(isinstance(message, wire.NotHave) for message in first) == 2
     assert isinstance(first[0], wire.Ping)
     assert isinstance(assembler.accept(await outbox.next_frame()), wire.Pong)
+
+
+def test_an_edit_does_not_wait_for_the_list_of_another_content() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        (a, _) = nodes(2)
+        (large, edited) = a.replica.keep(LARGE, b"!" + LARGE)
+        old = blob_hash(b"old")
+        for blob in (old, edited.hash):
+            await a.fetcher.lists.keep(FOLDER, blob, listed(LARGE))
+        read = a.replica.read_blob
+
+        async def slowly(*args: object) -> bytes | None:
+            if args[2] == large.hash:
+                await asyncio.sleep(60)
+            return await read(*args)  # type: ignore[arg-type]
+
+        a.replica.read_blob = slowly  # type: ignore[method-assign, assignment]
+        attacker = Attacker(tasks, a, 2)
+        await attacker.begin()
+
+        await attacker.say(wire.WantChunks(1, FOLDER, large.hash, 0))
+        await attacker.say(wire.WantDifference(2, FOLDER, edited.hash, old, 0))
+
+        assert isinstance(await attacker.hear(wire.Difference), wire.Difference)
+
+    simulate(story)
