@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from daemon.answers import RestoreLine
 from daemon.contents import FolderContents
 from daemon.disk import DiskError, NewFile, Stage
+from daemon.headroom import missing_bytes, shortage
 from daemon.journal import FolderJournal
 from daemon.recovery import FETCH_PREFIX
 from daemon.returning import Done, Job, Returning, What, failed, join_paths
@@ -137,9 +138,26 @@ class Reinstating:
             async for line in self._do_large(job, contents):
                 yield line
 
+    async def _lines_without_room(self, jobs: Sequence[Job]) -> list[RestoreLine]:
+        """Say of each that it would go below `min_free` of the disk; nothing where there is room.
+
+        What a restore replaces stays in history, so that all of it is needed beside.
+        """
+        needed = sum(job.wanted.size for job in jobs)
+        space = await self._pool.run(self._disk.space)
+        missing_now = missing_bytes(self._node.config.history, space, needed)
+        if not missing_now:
+            return []
+        why, _ = shortage(missing_now, 0, 0)
+        return [failed(job.path, f"{why}: free space, then restore again") for job in jobs]
+
     async def _do_small(
         self, jobs: Sequence[Job], contents: FolderContents
     ) -> AsyncIterator[RestoreLine]:
+        if no_room := await self._lines_without_room(jobs):
+            for line in no_room:
+                yield line
+            return
         refs = {
             job.wanted.value: BlobRef(hash=BlobHash(job.wanted.value), size=job.wanted.size)
             for job in jobs
@@ -171,6 +189,10 @@ class Reinstating:
         yield self._progress()
 
     async def _do_large(self, job: Job, contents: FolderContents) -> AsyncIterator[RestoreLine]:
+        for line in (no_room := await self._lines_without_room([job])):
+            yield line
+        if no_room:
+            return
         value = job.wanted.value.hex().encode()
         name = FETCH_PREFIX + b"%b-restore-%d" % (value, self._names.moment_ns())
         with self._applier.holding(name):

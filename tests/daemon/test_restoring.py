@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 
 from daemon.answers import RestoreLine
 from daemon.cat import cat_hash
+from daemon.config import HistoryConfig
 from daemon.contents import FolderContents
 from daemon.disk import LookFailure
 from daemon.displaced import DisplacedWatch
@@ -136,6 +138,23 @@ async def _two_versions(node: Working) -> None:
     await node.look()
     node.write("a.txt", b"two", mtime_ns=1_600_000_001_000_000_000)
     await node.look()
+
+
+async def test_E1_a_restore_leaves_min_free_of_the_disk(tmp_path: Path) -> None:
+    async with alone(tmp_path) as node:
+        await _two_versions(node)
+        full = HistoryConfig(min_free_bytes=1 << 60, min_free_ratio=None)
+        node.node.config = replace(node.node.config, history=full)
+
+        lines = await restore(node, "a.txt")
+
+        [line] = [line for line in lines if line.kind == "failed"]
+        assert "a.txt: disk full" in line.text
+        assert summary(lines).exit_code == 1
+        assert node.read("a.txt") == b"two"
+        node.node.config = replace(node.node.config, history=HistoryConfig())
+        assert summary(await restore(node, "a.txt")).exit_code == 0
+        assert node.read("a.txt") == b"one"
 
 
 class _Crashed(BaseException):
