@@ -789,17 +789,17 @@ async def test_twenty_thousand_new_files_cost_little_beyond_the_disk(world: Worl
 
         def timed(*args: object, _call: Callable[..., object] = original) -> object:
             nonlocal in_disk
-            begun = time.perf_counter()
+            begun = time.thread_time()
             try:
                 return _call(*args)
             finally:
-                in_disk += time.perf_counter() - begun
+                in_disk += time.thread_time() - begun
 
         setattr(world.linux, name, timed)
 
-    begun = time.perf_counter()
+    begun = time.thread_time()
     applied = await world.applier.apply(made)
-    spent_us = (time.perf_counter() - begun - in_disk) / len(files) * 1e6
+    spent_us = (time.thread_time() - begun - in_disk) / len(files) * 1e6
 
     assert applied.is_complete
     assert len(world.journal.rows) == 5000

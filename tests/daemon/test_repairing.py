@@ -145,7 +145,7 @@ def _tidying(node: Working) -> Any:
 
     async def tidied_meanwhile(self: FolderContents, *arguments: Any) -> dict[BlobHash, bytes]:
         found = await small(self, *arguments)
-        applier._may_have_left = True
+        applier._large._may_have_left = True
         await applier.forget_downloads()
         return found
 

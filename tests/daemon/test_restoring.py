@@ -445,7 +445,7 @@ async def test_a_restore_under_way_is_no_download_that_came_to_nothing(
 
         async def tidied_meanwhile(self: FolderContents, *arguments: Any) -> bool:
             is_whole = await large(self, *arguments)
-            applier._may_have_left = True  # the download of somebody else ended
+            applier._large._may_have_left = True  # the download of somebody else ended
             await applier.forget_downloads()
             return is_whole
 
@@ -500,7 +500,7 @@ async def test_the_download_of_a_cat_is_left_alone_by_a_folder_at_rest(
 
         async def tidied_meanwhile(*arguments: Any) -> bool:
             is_whole = await fetch(*arguments)
-            applier._may_have_left = True  # the download of somebody else ended
+            applier._large._may_have_left = True  # the download of somebody else ended
             await applier.forget_downloads()
             seen.append(len(list(stages.iterdir())))
             return is_whole

@@ -60,21 +60,21 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="contents are durable before they get their names",
-        file="daemon/apply.py",
+        file="daemon/putting.py",
         old="            await self._runner.run(self._disk.sync)\n",
         new="            pass\n",
         proofs=(_ORDER, _APPLY),
     ),
     Mutant(
         rule="names are durable before synced says so",
-        file="daemon/apply.py",
+        file="daemon/putting.py",
         old="                await self._runner.run(self._make_durable, put.placed)\n",
         new="                pass\n",
         proofs=(_ORDER,),
     ),
     Mutant(
         rule="new files are committed after a sync that came after their names",
-        file="daemon/apply.py",
+        file="daemon/putting.py",
         old="                await self._runner.run(self._make_durable, waiting.placed)\n",
         new="                pass\n",
         proofs=(_ORDER, _APPLY),
@@ -88,16 +88,16 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="a round staged before a failed sync is not believed",
-        file="daemon/apply.py",
-        old="        if staged.damages == self._damages:\n            return True\n",
+        file="daemon/putting.py",
+        old="        if staged.damages == self.damages:\n            return True\n",
         new="        return True\n",
         proofs=(_APPLY,),
     ),
     Mutant(
         rule="intents are durable before the first rename",
-        file="daemon/apply.py",
+        file="daemon/putting.py",
         old="            await self._journal.begin(intents)\n"
-        "            async with self._hands:\n"
+        "            async with self.hands:\n"
         "                placed = await self._runner.run(run.placer.execute, jobs)\n",
         new="            placed = await self._runner.run(run.placer.execute, jobs)\n"
         "            await self._journal.begin(intents)\n",
