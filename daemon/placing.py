@@ -8,12 +8,15 @@ placing_contents, placing_names and placing_removals.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from daemon.disk import Disk, DiskError, NameMissing, NameTaken, RootLost, Stage, Stat
 from daemon.displaced import Clock, Names
-from daemon.outcomes import Failed, Postponed, Why
+from daemon.folding import is_by_this_name
+from daemon.outcomes import Failed, Postponed, Why, failure
 from daemon.placing_contents import bind, link, make_directory, set_attributes, write
 from daemon.placing_names import move, swap
 from daemon.placing_removals import is_whole, remove, remove_directory, remove_tree
@@ -103,6 +106,12 @@ class Placer:
                     Postponed(cause.path, numbers_of(job.step), cause.why)
                 )
                 self._site.close(job)
+            case NameTaken() if self._is_folded(job):
+                path = self._site.path(place_of(job.step)) or b""
+                why = "the disk takes another name there for the same"
+                cannot = DiskError(f"make {os.fsdecode(path)!r}", why, errno=errno.EINVAL)
+                self._site.placed.outcomes.append(failure(path, numbers_of(job.step), cannot))
+                self._site.close(job)
             case NameTaken():
                 self._wait(job, Why.TAKEN)
             case NameMissing():
@@ -162,6 +171,11 @@ class Placer:
     def path_of_place(self, place: Place) -> bytes | None:
         """Find where a name is now."""
         return self._site.path(place)
+
+    def _is_folded(self, job: Job) -> bool:
+        """Whether what stands in the way has another name, which this disk takes for the same."""
+        path = self._site.path(place_of(job.step))
+        return path is not None and not is_by_this_name(self._site.disk, path)
 
     def _wait(self, job: Job, why: Why) -> None:
         path = self._site.path(place_of(job.step)) or b""

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from daemon.agreeing import ended_keys, is_unwritten, moved_rows, row_of, settled_row
 from daemon.disk import DiskError, Looked, NameMissing, NameTaken, Stat
+from daemon.folding import is_by_this_name
 from daemon.outcomes import Intent, Postponed, Why
 from daemon.site import Job, Site
 from daemon.steps import (
@@ -164,6 +165,8 @@ def _look(site: Site, path: bytes, entry: Entry) -> tuple[SyncedRow, ...]:
     (looked,) = site.disk.look([path])
     if not isinstance(looked, Looked):
         raise Waits(path, Why.MISSING_HERE)
+    if not is_by_this_name(site.disk, path):
+        raise NameTaken(f"bind {path!r}", "it has another name")
     same_kind = int(looked.stat.kind) == int(entry.kind)
     if not same_kind or (entry.kind is not Kind.DIRECTORY and looked.value != entry.value):
         raise Waits(path, Why.CHANGED_HERE)

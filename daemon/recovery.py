@@ -25,12 +25,14 @@ from daemon.disk import (
     Disk,
     FileKind,
     Looked,
+    LookFailure,
     NameMissing,
     NameTaken,
     Stat,
     arriving_name,
 )
 from daemon.displaced import Clock, Names, found_kept, keep_unknown, moment_in, settle
+from daemon.folding import is_by_this_name
 from daemon.ledger import Ledger
 from daemon.outcomes import Agreed, Intent, Outcome, Settled, Watched
 from daemon.steps import (
@@ -156,7 +158,9 @@ class Recovery:
 
     def _stat(self, place: Place) -> Stat | None:
         path = self._path(place)
-        return None if path is None else self._disk.stat(path)
+        if path is None or not is_by_this_name(self._disk, path):
+            return None
+        return self._disk.stat(path)
 
     def _is_free(self, place: Place) -> bool:
         """Whether nothing stands at a name although its directory is there."""
@@ -363,6 +367,8 @@ class Recovery:
         if path is None:
             return
         (looked,) = self._disk.look([path])
+        if isinstance(looked, Looked) and not is_by_this_name(self._disk, path):
+            looked = LookFailure.GONE
         entries = step.claim.entries
         # The same bytes in a file that synced knows: this step was not done, or undone since.
         is_new = isinstance(looked, Looked) and not self._ledger.knows(looked.stat.inode)

@@ -209,6 +209,16 @@ class Files:
             raise _error(errno.EINVAL, path)
         return directory, name if self.fold is None else self._real(directory, name)
 
+    def exact(self, path: bytes) -> bytes:
+        """Give the names by which a path is listed, as those who watch directories hear them."""
+        if self.fold is None or not path:
+            return path
+        inode, names = self.root, []
+        for name in path.split(b"/"):
+            names.append(self._real(inode, name))
+            inode = inode.children.get(names[-1], inode)
+        return b"/".join(names)
+
     def _real(self, directory: Inode, name: bytes) -> bytes:
         if self.fold is None or name in directory.children:
             return name
@@ -244,8 +254,9 @@ class Files:
             raise _error(errno.ENOENT, path)
         if inode.kind in (FileKind.DIRECTORY, FileKind.MOUNT):
             raise _error(errno.EISDIR, path)
+        exact = self.exact(path)
         self._drop(directory, name, inode)
-        self._tell(HintKind.GONE, path, inode)
+        self._tell(HintKind.GONE, exact, inode)
         return inode
 
     def rmdir(self, path: bytes) -> Inode:
@@ -260,8 +271,9 @@ class Files:
             raise _error(errno.ENOTDIR, path)
         if inode.children:
             raise _error(errno.ENOTEMPTY, path)
+        exact = self.exact(path)
         self._drop(directory, name, inode)
-        self._tell(HintKind.GONE, path, inode)
+        self._tell(HintKind.GONE, exact, inode)
         return inode
 
     def rename(self, source: bytes, target: bytes, *, replace: bool) -> Inode | None:
@@ -285,6 +297,7 @@ class Files:
             self._check_replaceable(inode, old, target, replace=replace)
         if inode.kind is FileKind.DIRECTORY and self._is_below(to_directory, inode):
             raise _error(errno.EINVAL, target)
+        source = self.exact(source)
         at_ns = self._now()
         del from_directory.children[from_name]
         to_directory.children[to_name] = inode
@@ -504,6 +517,8 @@ class Files:
     def _tell(self, kind: HintKind, path: bytes, inode: Inode, source: bytes | None = None) -> None:
         if not self.observers or is_ours(path):
             return
+        if kind is not HintKind.GONE:
+            path = self.exact(path)
         is_directory = inode.kind is FileKind.DIRECTORY
         hint = Hint(kind=kind, path=path, is_directory=is_directory, source=source)
         for observer in self.observers:

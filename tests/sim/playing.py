@@ -33,10 +33,17 @@ def played(
     make: Callable[[Place], SimNode] = real.make,
     before: Callable[[list[Outside]], None] | None = None,
     disk_options: dict[str, object] | None = None,
+    folds_from: int | None = None,
 ) -> World:
     """Play steps; everything that is true of all histories must be true of this one."""
     world = World(
-        seed, make, nodes=nodes, history=list(steps), before=before, disk_options=disk_options
+        seed,
+        make,
+        nodes=nodes,
+        history=list(steps),
+        before=before,
+        disk_options=disk_options,
+        folds_from=folds_from,
     )
 
     assert world.run().failures == ()

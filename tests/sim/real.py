@@ -21,6 +21,7 @@ from blake3 import blake3
 from daemon.config import Config, FolderConfig, HistoryConfig, LimitsConfig, NodeConfig
 from daemon.disk import DiskError, RootLost
 from daemon.node import Node, World
+from daemon.outcomes import Reason
 from peers.address import Address
 from store.access import Role
 from store.codec import decode_header
@@ -284,15 +285,22 @@ class RealNode:
             await asyncio.sleep(LOOK_S)
 
     def _is_quiet(self) -> bool:
-        """Whether nothing is pending but contents that no peer has; those are lacking()."""
+        """Whether nothing is pending but what cannot come to be here.
+
+        That is contents that no peer has, see lacking(), and names that the disk cannot hold.
+        """
         if FOLDER not in self.node.works:
             return False  # it is only starting
         retries = self.work._apply._retries
         away, retries._away = retries._away, {}
+        waiting = retries._waiting
+        if set(self.work.trouble.failed) == {Reason.CANNOT_EXIST}:
+            retries._waiting = {}
         try:
             return self.work.is_settled
         finally:
             retries._away = away
+            retries._waiting = waiting
 
     def lacking(self) -> set[bytes]:
         """Name the contents that no peer at hand has."""
@@ -330,7 +338,12 @@ class RealNode:
             return ["it has not started"]
         work = self.work
         found = [f"root: {work.trouble.root}"] if work.trouble.root else []
-        found += [f"failed: {what}" for what in work.trouble.failed.values()]
+        folds = self._place.files.fold is not None
+        found += [
+            f"failed: {what}"
+            for reason, what in work.trouble.failed.items()
+            if not folds or reason is not Reason.CANNOT_EXIST
+        ]
         found += [f"unreadable: {path!r}" for path in work.trouble.unreadable]
         found += [f"held: {len(work.held)}"] if work.held else []
         found += [f"rejected: {dict(each)}" for each in (self.node.rejected,) if each]

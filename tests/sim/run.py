@@ -19,7 +19,17 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from tests.sim.history import DISK_OPTIONS, MIXES, NODES, READERS, History, dump, load
+from tests.sim.history import (
+    APART,
+    DISK_OPTIONS,
+    FOLDING,
+    MIXES,
+    NODES,
+    READERS,
+    History,
+    dump,
+    load,
+)
 from tests.sim.shrink import shrink
 from tests.sim.world import ALL_CHECKS, Verdict, World
 
@@ -72,7 +82,7 @@ class Choice(NamedTuple):
 
     def mix_of(self, seed: int) -> str:
         """Give the mix of a seed: each in turn, where all are asked for."""
-        names = list(MIXES)
+        names = [name for name in MIXES if name not in APART]
         return names[seed % len(names)] if self.mix == ALL_MIXES else self.mix
 
 
@@ -90,6 +100,7 @@ def play(choice: Choice, seed: int, history: History | None = None) -> Verdict:
         checks=under.checks,
         disk_options=DISK_OPTIONS.get(mix),
         reader=READERS.get(mix),
+        folds_from=FOLDING.get(mix),
     ).run()
 
 

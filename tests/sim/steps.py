@@ -116,7 +116,7 @@ class Player:
                 self._hold(place, paths[0], *numbers)
             case "copy":
                 outside.copy(*paths)
-            case "move" | "move_directory":
+            case "move" | "move_directory" | "recase":
                 outside.rename(*paths)
             case "swap":
                 outside.swap(*paths)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 
+from daemon.outcomes import Reason
 from tests.sim import invited
 from tests.sim.history import Step
-from tests.sim.playing import content, files, played, step
+from tests.sim.playing import content, directories, files, node_of, played, step
 
 
 def test_nodes_that_lose_their_links_while_they_are_stopped_end() -> None:
@@ -292,3 +293,52 @@ def test_a_chmod_and_a_touch_of_what_a_crash_left_placed_are_shared() -> None:
 
     file = world.places[0].files.get(b"notes.txt")
     assert (file.mode & 0o100, file.mtime_ns) == (0o100, 1_234_567_890 * 10**9)
+
+
+def test_B6_two_names_of_one_file_to_a_disk_that_folds_case_are_kept_and_told() -> None:
+    world = played(
+        step(10, 0, "create", "notes.txt", 1), step(10, 1, "create", "Notes.txt", 2), folds_from=1
+    )
+
+    assert files(world, 0) == {"notes.txt": content(1), "Notes.txt": content(2)}
+    assert files(world, 1) == files(world, 2) == {"Notes.txt": content(2)}
+    assert set(node_of(world, 2).work.trouble.failed) == {Reason.CANNOT_EXIST}
+
+
+def test_B6_a_directory_that_cannot_be_beside_another_is_not_bound_to_it_and_then_deleted() -> None:
+    world = played(
+        step(10, 0, "mkdir", "d"),
+        step(10, 1, "mkdir", "D"),
+        step(1000, 0, "create", "d/a", 1),
+        step(1000, 1, "create", "D/b", 2),
+        step(8000, 0, "create", "d/x", 3),
+        step(8000, 1, "remove", "D/b"),
+        folds_from=1,
+    )
+
+    assert files(world, 0) == {"d/a": content(1), "d/x": content(3)}
+    assert directories(world, 1) == {"D"}
+
+
+def test_B6_a_directory_of_another_case_is_one_rename_also_where_the_disk_folds_case() -> None:
+    world = played(
+        step(1727, 0, "mkdir", "d"),
+        step(3359, 2, "recase", "d", "D"),
+        step(8741, 2, "mkdir", "d/e"),
+        folds_from=1,
+    )
+
+    assert [directories(world, index) for index in range(3)] == [{"D", "D/e"}] * 3
+
+
+def test_a_copy_that_a_crash_left_in_place_is_bound_before_its_object_moves() -> None:
+    played(
+        step(244, 2, "mkdir", "d"),
+        step(4288, 2, "hold", "ä.md", 10, 11, 1448),
+        step(4612, 2, "write", "ä.md", 14),
+        step(4932, 0, "write", "ä.md", 15),
+        step(5568, 2, "symlink", "../..", "d/run.sh"),
+        step(5568, 2, "crash_commit", 5, 0, 2809, 1),
+        step(7235, 2, "move", "ä.md", "d/Notes.txt"),
+        seed=120_165,
+    )

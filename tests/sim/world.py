@@ -36,6 +36,8 @@ ECHO_WATCH_S = 95.0  # longer than the 10 s of second looks and the 30 s of poll
 START_TRIES = 60
 ALL_CHECKS = frozenset({"convergence", "oracle", "echo", "duplicates", "conflicts"})
 
+_Tree = dict[bytes, tuple[FileKind, bytes, bool]]
+
 _conflict = re.compile(rb" \(conflict [A-Za-z0-9._-]{0,24} \d{4}-\d\d-\d\d [0-9a-f]+\)")
 
 
@@ -195,12 +197,14 @@ class World:
         before: Callable[[list[Outside]], None] | None = None,
         settle_limit_s: float = SETTLE_LIMIT_S,
         reader: int | None = None,
+        folds_from: int | None = None,
     ) -> None:
         """Prepare; without `history` it is the random one of the seed.
 
         `before` may fill the folders before any node starts. `disk_options` go to Files
         (tick_ns, resolution_ns, fold, refuses) and MemoryDisk (has_exchange). The node of the
-        index `reader` joins as one, if it joins.
+        index `reader` joins as one, if it joins. Nodes of the index `folds_from` and after it
+        have disks that fold case.
         """
         self.seed = seed
         self.history = (
@@ -218,6 +222,7 @@ class World:
         self._before = before
         self._settle_limit_s = settle_limit_s
         self._reader = reader
+        self._folds_from = nodes if folds_from is None else folds_from
         self._starting: set[asyncio.Task[None]] = set()
 
     def run(self, *, keep_trace: bool = False) -> Verdict:
@@ -347,6 +352,8 @@ class World:
         }
         for index, name in enumerate(names):
             clock = Clock(loop)
+            if index >= self._folds_from:
+                file_options["fold"] = bytes.lower
             files = Files(clock.now_ns, **file_options)  # type: ignore[arg-type]
             self.places.append(
                 Place(
@@ -475,7 +482,8 @@ class World:
             if place.is_reader and place.node is not None and place.node.events():
                 self.failures.append(f"role: {place.name} reads and made events")
             tree = place.outside.tree()
-            files = [value for kind, value, _ in tree.values() if kind is FileKind.FILE]
+            shown = tree | _folded_away(place, tree, self.places[0].outside.tree())
+            files = [value for kind, value, _ in shown.values() if kind is FileKind.FILE]
             if "oracle" in self._checks:
                 kept = set(place.outside.kept().values())
                 for content in self.oracle.missing(files):
@@ -514,6 +522,7 @@ def _tree_differences(
     first: Place, tree: dict[bytes, tuple[FileKind, bytes, bool]], other: Place
 ) -> list[str]:
     theirs = other.outside.tree()
+    theirs |= _folded_away(other, theirs, tree)
     if theirs == tree:
         return []
     return [
@@ -522,6 +531,22 @@ def _tree_differences(
         for path in sorted(tree.keys() | theirs.keys())
         if tree.get(path) != theirs.get(path)
     ][:5]
+
+
+def _folded_away(place: Place, there: _Tree, wanted: _Tree) -> _Tree:
+    """Give what cannot exist at a place: another name stands there that its disk takes for it."""
+    fold = place.files.fold
+    if fold is None:
+        return {}
+    names: dict[bytes, bytes] = {fold(path): path for path in there}
+    away: _Tree = {}
+    for path, found in wanted.items():
+        parts = path.split(b"/")
+        prefixes = [b"/".join(parts[: end + 1]) for end in range(len(parts))]
+        first = next((each for each in prefixes if each not in there), None)
+        if first is not None and fold(first) in names:
+            away[path] = found
+    return away
 
 
 def _shown(found: tuple[FileKind, bytes, bool] | None) -> str:
