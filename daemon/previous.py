@@ -35,19 +35,19 @@ class Previous:
         one of them makes heads of the others first, or all would go with it.
         """
         self.keep_others(row)
-        made = self._kept_heads[row.object_no].get(row.value)
+        made = self._kept_heads.get(row.object_no, {}).get(row.value)
         if made is not None:  # an earlier act of this bunch made it a head
             return (made, *split_ids(row.events))[:PREV_LIMIT]
         return self.of(row) if row.copy == PRIMARY else split_ids(row.events)[:PREV_LIMIT]
 
     def keep_others(self, row: SyncedRow) -> None:
         """Make heads of the other versions that only void deletions keep, before an act on one."""
-        if row.object_no in self._kept_heads:
-            return
-        made = self._kept_heads.setdefault(row.object_no, {})
         known = self._draft.known.get(row.object_no)
         if known is not None and not known.flags & MANY:
             return  # it has one version
+        if row.object_no in self._kept_heads:
+            return
+        made = self._kept_heads.setdefault(row.object_no, {})
         heads = self._draft.state.heads(row.object_no)
         if not heads or any(head.is_head and not head.is_deletion for head in heads):
             return
@@ -77,6 +77,8 @@ def prev_of(
 
     `current` is the row of state, where the caller has it.
     """
+    if current is not None and current.head_event == row.events and not current.flags & MANY:
+        return (row.events,)  # as most are: one version, which this disk has
     prev = dict.fromkeys(split_ids(row.events))
     if current is None:
         current = state.rows([row.object_no]).get(row.object_no)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from store.admitted import AppliedBatch
-from store.db import Database
+from store.db import Database, chunked
 from store.events import (
     AttributesChanged,
     ContentChanged,
@@ -242,13 +242,12 @@ class Work:
         self._fold_all()
         self._write_rows()
         self._settle()
-        dirty = [
-            (state.folder_no, no)
-            for row in self._by_no.values()
-            if (no := state.buckets.mark(row.id)) is not None
-        ]
-        if dirty:
-            db.executemany("DELETE FROM bucket WHERE folder_no = ? AND no = ?", dirty)
+        marked = [state.buckets.mark(row.id) for row in self._by_no.values()]
+        for marks, part in chunked([no for no in marked if no is not None]):
+            db.execute(
+                f"DELETE FROM bucket WHERE folder_no = ? AND no IN ({marks})",
+                (state.folder_no, *part),
+            )
         state.buckets.save()
 
     def _merge_moves(self) -> None:
