@@ -8,21 +8,20 @@ found missing when heads are compared again.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from blake3 import blake3
 from msgspec import Struct
 
 from peers import heads, wire
 from peers.answering import ANSWER_LIMIT_BYTES, BatchServer
 from peers.cancelling import TaskGroup
-from peers.exchange import Ask, Strikes
+from peers.exchange import Ask
 from peers.heads import Heads, Tips
+from peers.inbox import Inbox, Struck
 from peers.lane import Lane, loop_time_s
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
-from peers.parts import INLINE_VERIFY_BYTES, divided, fitting, verify_all
+from peers.parts import divided, fitting
 from peers.replica import Contents, Replica, Runner
 from peers.serve import BlobServer, send_all
 from store.errors import Malformed
@@ -36,14 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Ended", "Link", "LinkClosed", "Replica", "Runner", "Session"]
 
-INBOX_LIMIT_BYTES: Final = 12 * 1024 * 1024  # batches that wait to be taken in
 HEADS_EVERY_S: Final = 0.05
 REPAIR_FIRST_S: Final = 5.0
 REPAIR_LAST_S: Final = 15.0
 PING_EVERY_S: Final = 25.0
 WRONG_CONTENTS_LIMIT: Final = 32
 SILENCE_S: Final = 70.0
-HARMLESS: Final = frozenset({"pending-full", "parent-refused"})
 BAD_CODE: Final = 1  # the peer misbehaved
 
 
@@ -52,10 +49,6 @@ class Ended(Struct, frozen=True, kw_only=True):
 
     reason: str
     is_struck: bool = False
-
-
-class _Struck(Exception):
-    """The peer broke the rules once too often, or in a way that nothing mends."""
 
 
 class _Shared:
@@ -76,16 +69,6 @@ class _Shared:
         return heads.is_in_sync(self.sent, self.said)
 
 
-class _Delivery(Struct, gc=False):
-    """Batches that arrived and wait to be taken in."""
-
-    folder: FolderId
-    batches: tuple[wire.PackedBatch, ...]
-    contents: dict[BlobHash, bytes]
-    size: int
-    answer: wire.Batches | None
-
-
 class Session:
     """One connected peer. `await run()` is its whole life."""
 
@@ -96,7 +79,6 @@ class Session:
         self._sessions = sessions
         self._replica: Replica = sessions.replica
         self._runner: Runner = sessions.runner
-        self._strikes = Strikes()
         self._wrong_contents = 0
         self._outbox = Outbox()
         self.lane = Lane(self.agent, self.send, loop_time_s, lambda: link.received_bytes)
@@ -117,9 +99,7 @@ class Session:
         self._offered: frozenset[bytes] = frozenset()  # what the peer shares with us
         self._due: dict[FolderId, bool] = {}  # heads to be said; whether to ask for theirs
         self._due_event = asyncio.Event()
-        self._inbox: deque[_Delivery] = deque()
-        self._inbox_bytes = 0
-        self._inbox_changed = asyncio.Event()
+        self._inbox = Inbox(self, sessions)
         self._heard_at_s = 0.0
         self._pinged_at_s: tuple[int, float] = (0, 0.0)
 
@@ -138,14 +118,14 @@ class Session:
                     tasks.create_task(former.link.close())
                 tasks.create_task(self._receive_all())
                 tasks.create_task(send_all(self.link, self._outbox))
-                tasks.create_task(self._take_in_all())
+                tasks.create_task(self._inbox.run())
                 tasks.create_task(self._batch_server.run())
                 tasks.create_task(self._say_heads())
                 tasks.create_task(self._watch())
                 tasks.create_task(self.server.run())
         except* LinkClosed as group:
             ended = Ended(reason=str(group.exceptions[0]))
-        except* (Malformed, _Struck) as group:
+        except* (Malformed, Struck) as group:
             ended = Ended(reason=str(group.exceptions[0]), is_struck=True)
         finally:
             self._sessions.left(self)
@@ -237,6 +217,11 @@ class Session:
             self._outbox.put(Rank.LOG, wire.News(folder, packed, fitting(packed, inline)))
             inline = ()
 
+    def tips(self, folder: FolderId) -> Tips | None:
+        """Give what the peer has of a folder as far as is known; None if it is not shared."""
+        shared = self._folders.get(folder)
+        return None if shared is None else shared.tips
+
     def get(self, folder: FolderId, ask: Ask) -> None:
         """Put a question of the exchange to this peer."""
         self.send(wire.Get(ask.request, folder, ask.ranges, ask.ids, ANSWER_LIMIT_BYTES))
@@ -284,9 +269,9 @@ class Session:
             ):
                 self.server.accept(message)
             case wire.News():
-                await self._hear_news(message)
+                await self._inbox.take_news(message)
             case wire.Batches():
-                await self._hear_batches(message)
+                await self._inbox.take_answer(message)
             case wire.HeadsSaid():
                 await self._hear_heads(message)
             case wire.Get():
@@ -355,124 +340,14 @@ class Session:
         if self.shares(folder):
             self._sessions.fetcher.arrived_late(self.agent, folder, contents, blobs)
 
-    # -- batches in ---------------------------------------------------------------------------
-
-    async def _hear_news(self, message: wire.News) -> None:
-        folder = FolderId(message.folder)
-        if not self.shares(folder):
-            self._sessions.rejected["unknown-folder"] += 1
-            return
-        contents: dict[BlobHash, bytes] = {}
-        room_bytes = wire.INLINE_LIMIT_BYTES
-        for one in message.contents:
-            room_bytes -= len(one.content)
-            if room_bytes < 0:
-                break
-            if blake3(one.content).digest() == one.hash:
-                contents[BlobHash(one.hash)] = one.content
-            else:
-                self._sessions.fetcher.wrong(self.agent)
-        await self._deliver(folder, message.batches, contents, None)
-
-    async def _hear_batches(self, message: wire.Batches) -> None:
-        folder = FolderId(message.folder)
-        exchange = self._sessions.exchange(folder) if self.shares(folder) else None
-        if exchange is None or not exchange.is_asked(message.request, self.agent):
-            self._sessions.rejected["unasked"] += 1
-            return
-        await self._deliver(folder, message.batches, {}, message)
-
-    async def _deliver(
-        self,
-        folder: FolderId,
-        batches: tuple[wire.PackedBatch, ...],
-        contents: dict[BlobHash, bytes],
-        answer: wire.Batches | None,
-    ) -> None:
-        size = sum(one.inflated_size or len(one.body) for one in batches)
-        while self._inbox and self._inbox_bytes + size > INBOX_LIMIT_BYTES:
-            self._inbox_changed.clear()
-            await self._inbox_changed.wait()
-        self._inbox.append(_Delivery(folder, batches, contents, size, answer))
-        self._inbox_bytes += size
-        self._inbox_changed.set()
-
-    async def _take_in_all(self) -> None:
-        while True:
-            while not self._inbox:
-                self._inbox_changed.clear()
-                await self._inbox_changed.wait()
-            delivery = self._inbox.popleft()
-            await self._take_in(delivery)
-            self._inbox_bytes -= delivery.size
-            self._inbox_changed.set()
-
-    async def _take_in(self, delivery: _Delivery) -> None:
-        """Verify, ask on, admit, pass on."""
-        if delivery.size <= INLINE_VERIFY_BYTES:
-            proven, bad = verify_all(delivery.batches)
-        else:
-            proven, bad = await self._runner.run(verify_all, delivery.batches)
-        self._strike(bad)
-        shared = self._folders.get(delivery.folder)
-        if shared is None:
-            return
-        exchange = self._sessions.exchange(delivery.folder)
-        is_going_on = False
-        if delivery.answer is not None:
-            is_going_on = self._go_on(delivery.folder, delivery.answer, proven)
-        else:
-            exchange.pushed(self.agent, proven, loop_time_s())
-        heads.advance(shared.tips, proven)
-        self._sessions.fetcher.offer(delivery.contents)
-        if proven:
-            await self._admit(delivery, proven)
-        if delivery.answer is not None and delivery.answer.is_last and not is_going_on:
-            exchange.settled(delivery.answer.request, self.agent)
-            await self._sessions.ask(delivery.folder)
-
-    def _go_on(self, folder: FolderId, answer: wire.Batches, proven: Sequence[SignedBatch]) -> bool:
-        """Ask for the rest of an answer before this part of it is taken in."""
-        exchange = self._sessions.exchange(folder)
-        is_forward = exchange.answered(answer.request, self.agent, proven, loop_time_s())
-        if not (answer.is_last and answer.has_more and is_forward):
-            return False
-        ask = exchange.follow_up(answer.request)
-        if ask is None:
-            return False
-        self.get(folder, ask)
-        return True
-
-    async def _admit(self, delivery: _Delivery, proven: Sequence[SignedBatch]) -> None:
-        folder = delivery.folder
-        admitted = await self._replica.admit(folder, self.agent, proven)
-        exchange = self._sessions.exchange(folder)
-        had_missing = exchange.missing
-        exchange.stored(admitted.stored)
-        exchange.waits_for(self.agent, admitted.missing)
-        # what waited may have come from others: then nobody is struck for what is refused now
-        self._strike(admitted.refused, is_harmless=bool(had_missing))
-        if admitted.stored:
-            self._sessions.relay(folder, admitted.stored, self.agent, delivery.contents)
-        elif proven:
-            self.announce_heads(folder)  # it may not know that we have these
-        if exchange.missing or had_missing:
-            await self._sessions.ask(folder)
+    # -- faults of the peer ---------------------------------------------------------------------
 
     def strike_content(self) -> None:
         """Count a content that was not what was asked for; a file can change while it is sent."""
         self._sessions.rejected["bad-content"] += 1
         self._wrong_contents += 1
         if self._wrong_contents >= WRONG_CONTENTS_LIMIT:
-            self._outbox.fail(_Struck("sent wrong contents"))
-
-    def _strike(self, reasons: dict[str, int], *, is_harmless: bool = False) -> None:
-        for reason, number in reasons.items():
-            self._sessions.rejected[reason] += number
-            if is_harmless or reason in HARMLESS:
-                continue
-            if self._strikes.add(number):
-                raise _Struck(f"sent bad batches: {reason}")
+            self._outbox.fail(Struck("sent wrong contents"))
 
     # -- time ---------------------------------------------------------------------------------
 
