@@ -522,7 +522,10 @@ def _tree_differences(
     first: Place, tree: dict[bytes, tuple[FileKind, bytes, bool]], other: Place
 ) -> list[str]:
     theirs = other.outside.tree()
-    theirs |= _folded_away(other, theirs, tree)
+    away = _folded_away(other, theirs, tree)
+    # What was moved to a name that cannot exist there stays where it was.
+    stays = [path for path in theirs if path not in tree and theirs[path] in away.values()]
+    theirs = {path: theirs[path] for path in theirs if path not in stays} | away
     if theirs == tree:
         return []
     return [
