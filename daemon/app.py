@@ -311,6 +311,11 @@ class Application:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._mark_instance())
                 tasks.create_task(self._scrub())
+                tasks.create_task(
+                    self.node.snapshots.run(
+                        lambda: open_database(self._home.database, read_only=True)
+                    )
+                )
                 tasks.create_task(self.node.run())
                 tasks.create_task(self._mark_instance())
                 tasks.create_task(self._listener.serve())

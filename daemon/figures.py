@@ -80,6 +80,7 @@ class Figures:
     last_change_ms: int = 0
     behind: Mapping[AgentId, Behind] = field(default_factory=dict)
     held_by_newer: frozenset[AgentId] = frozenset()
+    has_wrong_checkpoint: bool = False
     forked: frozenset[AgentId] = frozenset()
 
     def wire_heads(self) -> tuple[Head, ...]:
@@ -171,6 +172,7 @@ class FiguresReader:
             last_change_ms=_last_change_ms(stored, heads),
             behind=_behind(stored, question.theirs, heads, memory),
             held_by_newer=frozenset(log.held_by_newer),
+            has_wrong_checkpoint=stored.has_wrong_checkpoint,
             forked=frozenset(head.agent for head in heads if logs[head.log] > 1),
         )
 

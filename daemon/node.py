@@ -34,6 +34,7 @@ from daemon.procedures import Procedures
 from daemon.replica import NodeReplica
 from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
+from daemon.snapshots import Rule, Snapshots
 from daemon.stored_lists import StoredChunkLists
 from daemon.subscription import Emit, ListenerKind
 from daemon.traffic import Traffic
@@ -81,6 +82,7 @@ class Node:
         key: AgentKey,
         config: Config,
         reading: Reading | None = None,
+        checkpoints: Rule | None = None,
     ) -> None:
         """Wire everything; nothing is read or opened yet.
 
@@ -133,6 +135,7 @@ class Node:
             download=RateLimit(config.limits.download_bytes_per_s),
             lists=self.chunk_lists,
         )
+        self.snapshots = Snapshots(self, checkpoints or Rule())
         self.replica = NodeReplica(
             shelf=self.shelf,
             engine=self.engine,
@@ -144,12 +147,14 @@ class Node:
             book=self.book,
             folders=self.folders.shared,
             on_connection=self._connections_changed,
+            read_snapshot=self.snapshots.read,
         )
         self.sessions = Sessions(
             self.replica,
             world.pool,
             self.fetcher,
             upload=RateLimit(config.limits.upload_bytes_per_s),
+            snapshots=self.snapshots,
         )
         self.rejected: Counter[str] = Counter()
         self._bulk_links: dict[AgentId, deque[Link]] = {}  # the oldest first

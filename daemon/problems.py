@@ -68,6 +68,13 @@ def folder_problems(
         )
         for agent in sorted(diverged)
     ]
+    if figures.has_wrong_checkpoint:
+        found.append(
+            Problem(
+                problem="the owner's last checkpoint tells another state than this node has",
+                hint=f"`dizzyd verify {figures.name}` here and there; nobody has to join by it",
+            )
+        )
     return tuple(found)
 
 

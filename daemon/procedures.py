@@ -16,7 +16,10 @@ from daemon.shelf import Shelf
 from daemon.signals import BatchesCommitted, ObjectsChanged
 from daemon.subscription import Emit
 from store.admitted import Admitted
+from store.events import Checkpointed, encode
 from store.ids import AgentId
+from store.joined import begin_with
+from store.kept_snapshot import KeptSnapshot
 from store.signing import SignedBatch
 
 
@@ -46,6 +49,24 @@ class EndFolder:
 
     folder_no: int
     wall_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordCheckpoint:
+    """Record what a snapshot is of that was just made here, and keep it."""
+
+    folder_no: int
+    checkpoint: Checkpointed
+    pieces_as: bytes  # the name under which its pieces were put away
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginWithSnapshot:
+    """Begin a folder with a snapshot whose pieces are all here."""
+
+    folder_no: int
+    checkpoint: SignedBatch
 
 
 class Procedures:
@@ -103,3 +124,24 @@ class Procedures:
         emit(
             BatchesCommitted(folder_no=command.folder_no, batches=tuple(batches), is_own=True)
         )
+
+    def record_checkpoint(
+        self, command: RecordCheckpoint, emit: Emit[BatchesCommitted]
+    ) -> None:
+        """Record a checkpoint; from then on its snapshot can be given to who joins."""
+        stored = self._shelf[command.folder_no]
+        kept = KeptSnapshot(stored.db, stored.no, stored.id)
+        with stored.change():
+            batches = stored.append([encode(command.checkpoint)], command.wall_ms)
+            kept.rename(command.pieces_as, command.checkpoint.snapshot.hash)
+            kept.note(batches[-1])
+        self._shelf.own.wrote(batches)
+        emit(
+            BatchesCommitted(folder_no=command.folder_no, batches=tuple(batches), is_own=True)
+        )
+
+    def begin_with(self, command: BeginWithSnapshot, emit: Emit[ObjectsChanged]) -> None:
+        """Begin with a snapshot, whole or not at all; raises as store.joined.begin_with()."""
+        stored = self._shelf[command.folder_no]
+        begin_with(stored, KeptSnapshot(stored.db, stored.no, stored.id), command.checkpoint)
+        emit(ObjectsChanged(folder_no=command.folder_no))

@@ -8,7 +8,7 @@ may not read and what is not here get the same answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -30,6 +30,9 @@ from store.signing import SignedBatch, WireBatch
 from store.state import STATE_VERSION
 
 logger = logging.getLogger(__name__)
+
+
+ReadSnapshot = Callable[[FolderId, BlobHash, int, int], Awaitable[bytes | None]]
 
 
 class Clock(Protocol):
@@ -91,8 +94,10 @@ class NodeReplica:
         book: PeerBook,
         folders: dict[FolderId, SharedFolder],
         on_connection: Callable[[], None],
+        read_snapshot: ReadSnapshot,
     ) -> None:
         """Serve these folders; `on_connection` is called when who is connected changes."""
+        self._read_snapshot = read_snapshot
         self._shelf = shelf
         self._engine = engine
         self._procedures = procedures
@@ -200,6 +205,9 @@ class NodeReplica:
         work = self._readable(agent, folder)
         if work is None:
             return None
+        part = await self._read_snapshot(folder, blob, offset, length)
+        if part is not None:
+            return part
         return await self._serving.read_blob(work, folder, blob, offset, length)
 
     async def read_small(

@@ -102,6 +102,7 @@ class Session:
         self._inbox = Inbox(self, sessions)
         self._heard_at_s = 0.0
         self._pinged_at_s: tuple[int, float] = (0, 0.0)
+        self._tasks: TaskGroup | None = None
 
     async def run(self) -> Ended:
         """Exchange everything with the peer until the link closes or the peer is struck off.
@@ -116,6 +117,7 @@ class Session:
             async with TaskGroup() as tasks:
                 if former is not None:  # its goodbye may take a second
                     tasks.create_task(former.link.close())
+                self._tasks = tasks
                 tasks.create_task(self._receive_all())
                 tasks.create_task(send_all(self.link, self._outbox))
                 tasks.create_task(self._inbox.run())
@@ -281,6 +283,8 @@ class Session:
                 self._meet(frozenset(self._replica.folders_shared_with(self.agent)))
             case wire.Have():
                 self._hear_have(message)
+            case wire.Offer():
+                await self._hear_offer(message)
             case wire.Addresses():
                 fresh = await self._replica.learn_addresses(self.agent, message.records)
                 self._sessions.pass_on_addresses(fresh, self.agent)
@@ -325,6 +329,19 @@ class Session:
         if shared.sent is None or said.heads != shared.sent.heads:
             await self._sessions.ask(folder)
 
+    async def _hear_offer(self, message: wire.Offer) -> None:
+        """Begin with the snapshot that the peer offers, if this node has nothing yet."""
+        folder = FolderId(message.folder)
+        if not self.shares(folder) or self._sessions.is_beginning(folder):
+            return
+        proven, bad = verify_all((message.checkpoint,))
+        self._strike(bad)
+        shelf = self._sessions.snapshots
+        wanted = await shelf.wanted(self.agent, folder, proven[0]) if proven else None
+        if wanted is not None and self._tasks and not self._sessions.is_beginning(folder):
+            begun = self._sessions.begin(self, folder, proven[0], wanted)
+            self._tasks.create_task(begun)
+
     async def _hear_fork(self, fork: wire.Fork) -> None:
         if self.shares(FolderId(fork.folder)) and await self._replica.learn_fork(self.agent, fork):
             self._sessions.announce_fork(fork, self.agent)
@@ -366,6 +383,10 @@ class Session:
         shared = self._folders.get(folder)
         if shared is None:
             return
+        if shared.sent is None:  # before the heads, so that nothing is asked for yet
+            checkpoint = await self._sessions.snapshots.offered(folder)
+            if checkpoint is not None:
+                self.send(wire.Offer(folder, self._sessions.pack(checkpoint)))
         if shared.sent != ours:
             shared.repair_every_s = REPAIR_FIRST_S
         shared.sent = ours

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from peers import heads, wire
+from peers.beginning import NoSnapshots, SnapshotShelf, fetch_and_begin
 from peers.exchange import Exchange
 from peers.lane import loop_time_s
 from peers.limits import RateLimit
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from peers.fetch import Fetcher
     from peers.link import Link
     from peers.replica import Contents, Replica, Runner
+    from store.events import Content
     from store.signing import SignedBatch
 
 RELAY_LIMIT_BYTES: Final = 64 * 1024  # larger batches of others are announced, not pushed on
@@ -45,8 +47,11 @@ class Sessions:
         fetcher: Fetcher,
         *,
         upload: RateLimit | None = None,
+        snapshots: SnapshotShelf | None = None,
     ) -> None:
         """Begin without a session; `fetcher` gets each one as a source."""
+        self.snapshots = snapshots or NoSnapshots()
+        self._beginning: set[FolderId] = set()
         self.replica = replica
         self.runner = runner
         self.fetcher = fetcher
@@ -236,10 +241,34 @@ class Sessions:
             for blob in self.remembered(agent).latest(folder, WANTED_AGAIN_LIMIT)
         ]
 
+    # -- how to begin -------------------------------------------------------------------------
+
+    def is_beginning(self, folder: FolderId) -> bool:
+        """Whether a snapshot is on its way, with which the folder is to begin."""
+        return folder in self._beginning
+
+    async def begin(
+        self,
+        session: Session,
+        folder: FolderId,
+        checkpoint: SignedBatch,
+        wanted: tuple[Content, int],
+    ) -> None:
+        """Begin with the snapshot that a peer offers; then, and if not, ask for the log."""
+        self._beginning.add(folder)
+        try:
+            await fetch_and_begin(self.snapshots, session.lane, folder, checkpoint, wanted)
+        finally:
+            self._beginning.discard(folder)
+        self.heads_changed(folder)
+        await self.ask(folder)
+
     # -- what to ask next ---------------------------------------------------------------------
 
     async def ask(self, folder: FolderId) -> None:
         """Ask for what this node lacks of a folder, of whoever has it."""
+        if folder in self._beginning:
+            return
         exchange = self.exchange(folder)
         ours = heads.by_log((await self.replica.heads(folder)).heads)
         unsure = exchange.unsure(ours)

@@ -160,6 +160,13 @@ class Fork(_Part, frozen=True):
     other_signature: Bytes64
 
 
+class Offer(_Part, frozen=True):
+    """The checkpoint whose snapshot can be had here, for whoever has nothing of the folder yet."""
+
+    folder: Hash32
+    checkpoint: PackedBatch
+
+
 class Want(_Part, frozen=True):
     """Ask for a piece of one content; Data answers it."""
 
@@ -317,6 +324,7 @@ Message = (
     | Chunks
     | WantDifference
     | Difference
+    | Offer
     | Ping
     | Pong
     | Error
@@ -345,6 +353,7 @@ _KINDS: Final[dict[int, type[_Part]]] = {
     19: Error,
     64: WantDifference,
     65: Difference,
+    66: Offer,
 }
 _KIND_OF: Final = {message: kind for kind, message in _KINDS.items()}
 _encoder = msgspec.msgpack.Encoder()

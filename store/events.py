@@ -158,7 +158,7 @@ class EpochOpened(_Event, frozen=True, tag=19):
 
 
 class Checkpointed(_Event, frozen=True, tag=20):
-    """State at a frontier, as a snapshot blob (reserved)."""
+    """State at a frontier, as a snapshot blob (store.checkpoint)."""
 
     frontier: Annotated[tuple[Hash32, ...], Meta(max_length=1024)]
     state_version: U32

@@ -18,6 +18,7 @@ from store.db import Database, chunked
 from store.ending import Ending, cut_events
 from store.events import Content, ContentChanged, EpochOpened, Granted, ObjectCreated, encode
 from store.ids import AgentId, BatchId, Epoch, FolderId, Kind, LogId, log_id
+from store.kept_snapshot import checkpoint_in
 from store.log import FolderLog
 from store.objects import OBJECT_COLUMNS, Changes
 from store.opening import LogHead
@@ -30,7 +31,7 @@ from store.signing import (
     verify,
     verify_thinned,
 )
-from store.state import FolderState
+from store.state import STATE_VERSION, FolderState
 from store.synced import FolderSynced
 from store.unions import class_of
 from store.view import View
@@ -205,8 +206,28 @@ class StoredFolder:
         self.state.apply(applied)
         if applied.is_void or not applied.signed.is_about_folder:
             return
+        self._compare_checkpoint(applied.signed)
         if is_membership(applied.signed.events[0]):
             self._follow_labels()
+
+    def _compare_checkpoint(self, signed: SignedBatch) -> None:
+        """Hold a checkpoint of another to our own state, if that is where it was made."""
+        told = checkpoint_in(signed)
+        is_here = self.log.frontier() == (signed.id,) and signed.header.agent != self.key.agent
+        if told is None or not is_here or told.state_version != STATE_VERSION:
+            return
+        header = signed.header
+        if {*header.deps, header.prev} - {None} != set(told.frontier):
+            return  # more was known when it was recorded
+        if told.state_root != self.state.root():
+            self.db.set_meta(f"wrong-checkpoint/{self.no}", signed.id)
+        else:
+            self.db.execute("DELETE FROM meta WHERE key = ?", (f"wrong-checkpoint/{self.no}",))
+
+    @property
+    def has_wrong_checkpoint(self) -> bool:
+        """Whether the last checkpoint that was held to our state tells another one."""
+        return self.db.meta(f"wrong-checkpoint/{self.no}") is not None
 
     def _follow_labels(self) -> None:
         """Look at conflict names again if an earlier grant gave their author another label."""

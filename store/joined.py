@@ -28,10 +28,11 @@ def begin_with(stored: StoredFolder, kept: KeptSnapshot, signed: SignedBatch) ->
         take_in(
             stored.log,
             stored.state,
-            stored.fold,
+            stored.state.apply,
             kept.pieces(checkpoint.snapshot.hash),
             checkpoint,
         )
         if stored.log.owner() != signed.header.agent:
             raise Malformed("checkpoint", "was not made by the owner of the folder")
         kept.note(signed)
+    stored.reload()  # who is a member, and by which label, is known by now

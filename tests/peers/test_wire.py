@@ -44,6 +44,7 @@ ONE_OF_EACH: list[wire.Message] = [
     wire.Chunks(3, 0, 1, (wire.ChunkLine(H, 65536),)),
     wire.WantDifference(4, H, H, bytes(32), 0),
     wire.Difference(4, 0, 3, (wire.Stretch((wire.ChunkLine(H, 65536),), bytes(18), 1, 2, 9, 9),)),
+    wire.Offer(H, wire.PackedBatch(b"header", bytes(64), b"body", None)),
     wire.Ping(9),
     wire.Pong(9),
     wire.Error(1, b"frame"),
@@ -190,7 +191,7 @@ def test_A1_lengths_inside_messages_are_checked_before_allocation(size_bytes: by
 
 
 def test_unknown_optional_kind_is_passed_over_and_an_unknown_mandatory_one_refused() -> None:
-    assert parse(66, b"whatever") == wire.Unknown(66)
+    assert parse(67, b"whatever") == wire.Unknown(67)
     with pytest.raises(Malformed):
         parse(63, b"whatever")
 

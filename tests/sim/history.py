@@ -53,6 +53,9 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     "join": JOIN_MIX,  # the last node is no member before it joined
     "large": LARGE_MIX,  # contents that travel in chunks
     "fold": FOLD_MIX,  # on disks that take names for one that differ in case
+    "checkpoint": {  # who joins may begin with a snapshot
+        **JOIN_MIX, "write": 40, "chmod": 6, "cut": 4, "checkpoint": 12,
+    },
     "read": {**JOIN_MIX, **NETWORK_MIX, "power": 2},  # and may only read
 }
 # The nodes of this index and after it have disks that fold case.
@@ -61,7 +64,7 @@ FOLDING: Mapping[str, int] = {"fold": 1}
 APART = frozenset({"fold"})
 # What a mix plays on, where it is not the usual: options of World.
 DISK_OPTIONS: Mapping[str, Mapping[str, object]] = {"plain": {"has_exchange": False}}
-NODES: Mapping[str, str] = {"join": "tests.sim.invited", "read": "tests.sim.invited"}
+NODES: Mapping[str, str] = dict.fromkeys(("join", "checkpoint", "read"), "tests.sim.invited")
 READERS: Mapping[str, int] = {"read": 2}
 USER_VERBS = frozenset({*TREE_MIX, "big", "recase"})
 
@@ -233,7 +236,7 @@ class _Author:
                 return *instant, random.randrange(10, 3000), random.randrange(2)
             case "join":
                 return random.randrange(2), random.choice(("write", "admin"))
-            case "overflow":
+            case "overflow" | "checkpoint":
                 return ()
             case "clock":
                 return (random.randrange(-TEN_YEARS_S, TEN_YEARS_S),)

@@ -22,6 +22,7 @@ from daemon.config import Config, FolderConfig, HistoryConfig, LimitsConfig, Nod
 from daemon.disk import DiskError, RootLost
 from daemon.node import Node, World
 from daemon.outcomes import Reason
+from daemon.snapshots import Rule
 from peers.address import Address
 from store.access import Role
 from store.codec import decode_header
@@ -228,6 +229,7 @@ class RealNode:
                 history=HistoryConfig(),
                 limits=LimitsConfig(),
             ),
+            checkpoints=Rule(from_batches=1, growth=0, gain=0),
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -278,6 +280,13 @@ class RealNode:
     async def scan(self) -> None:
         """Look at everything."""
         await self.work.scan_now()
+
+    async def checkpoint(self) -> None:
+        """Make a checkpoint of what the node has, where it would not have to wait for others."""
+        node = self.node
+        work = node.works.get(FOLDER)
+        if self._task is not None and work is not None and not work.tail.is_lagging:
+            await node.world.core.run(node.snapshots.make_now, work.folder_no)
 
     async def quiet(self) -> None:
         """Wait until nothing is pending here."""

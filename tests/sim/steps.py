@@ -33,6 +33,14 @@ WEATHER = {
 
 
 @runtime_checkable
+class Checkpointer(Protocol):
+    """A node that can make checkpoints."""
+
+    async def checkpoint(self) -> None:
+        """Make one now, if it may."""
+
+
+@runtime_checkable
 class Newcomer(Protocol):
     """A node that is perhaps not yet a member."""
 
@@ -235,6 +243,19 @@ class Player:
                         await newcomer.join(inviter.node, "read" if place.is_reader else role)
             await asyncio.sleep(1)
 
+    def _checkpoint(self, place: Place) -> None:
+        """Let the owner record a checkpoint of whatever it has just now."""
+        del place  # one step like any other; the first node owns the folder
+        owner = self._world.places[0]
+        self._keep(owner.loop.create_task(self._try_to_checkpoint(owner)))
+
+    async def _try_to_checkpoint(self, owner: Place) -> None:
+        node = _checkpointer(owner.node)
+        if not owner.is_dead and node is not None:
+            with suppress(Crashed, TimeoutError):
+                async with asyncio.timeout(JOIN_LIMIT_S):  # its node may end meanwhile
+                    await node.checkpoint()
+
     # -- troubles ---------------------------------------------------------------------------------
 
     def _mute(self, place: Place, for_ms: int) -> None:
@@ -283,6 +304,10 @@ class Player:
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _checkpointer(node: object) -> Checkpointer | None:
+    return node if isinstance(node, Checkpointer) else None
 
 
 def _newcomer(node: object) -> Newcomer | None:

@@ -1,0 +1,90 @@
+"""Join by a snapshot with whole nodes: what is begun with, what is refused, what goes on."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from daemon.snapshots import Snapshots
+from store.ids import BlobHash, FolderId
+from tests.sim import invited
+from tests.sim.history import Step
+from tests.sim.invited import InvitedNode
+from tests.sim.playing import content, files, played, step
+from tests.sim.world import World
+
+SAVES = [step(4000 + 40 * number, 0, "write", "a", 1 + number) for number in range(40)]
+JOINED: list[Step] = [
+    *SAVES,
+    step(7000, 0, "checkpoint"),
+    step(7100, 1, "cut", 2, 8000),  # the newcomer has the owner alone
+    step(8000, 2, "join", 0, "write"),
+    step(12_000, 2, "create", "b", 60),
+    step(12_500, 0, "write", "a", 61),
+    step(13_000, 0, "checkpoint"),
+]
+
+
+def stubs(world: World, index: int) -> int:
+    """Count the batches of which a node knows the place alone."""
+    node = cast("InvitedNode", world.places[index].node)
+    (number,) = node.stored.db.execute(
+        "SELECT count(*) FROM batch WHERE header = x''"
+    ).fetchone()
+    return int(number)
+
+
+def test_P10_who_joins_begins_with_the_snapshot_and_goes_on_with_the_tail() -> None:
+    world = played(*JOINED, seed=1, make=invited.make)
+
+    assert stubs(world, 2) > 10
+    assert stubs(world, 0) == stubs(world, 1) == 0
+    assert files(world) == {"a": content(61), "b": content(60)}
+
+
+def test_who_began_with_a_snapshot_goes_on_with_it_after_a_crash() -> None:
+    crash = [step(11_000, 2, "kill", 500), step(12_700, 2, "crash_commit", 1, 1, 300, 1)]
+
+    world = played(*JOINED, *crash, seed=1, make=invited.make)
+
+    assert stubs(world, 2) > 10
+
+
+def test_P11_a_snapshot_with_other_bytes_is_not_believed_and_the_log_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = 0
+    right = Snapshots.read
+
+    async def wrong(
+        self: Snapshots, folder: FolderId, blob: BlobHash, offset: int, length: int
+    ) -> bytes | None:
+        nonlocal given
+        part = await right(self, folder, blob, offset, length)
+        if part is None:
+            return None
+        given += 1
+        return part[:-1] + bytes([part[-1] ^ 1])
+
+    monkeypatch.setattr(Snapshots, "read", wrong)
+
+    world = played(*JOINED, seed=1, make=invited.make)
+
+    assert given > 0
+    assert stubs(world, 2) == 0
+    assert files(world) == {"a": content(61), "b": content(60)}
+
+
+def test_a_peer_that_has_no_snapshot_after_all_costs_nothing_but_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nothing(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(Snapshots, "read", nothing)
+
+    world = played(*JOINED, seed=1, make=invited.make)
+
+    assert stubs(world, 2) == 0
+    assert files(world) == {"a": content(61), "b": content(60)}
