@@ -21,7 +21,7 @@ from peers.inbox import Inbox, Struck
 from peers.lane import Lane, loop_time_s
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
-from peers.parts import divided, fitting
+from peers.parts import divided, fitting, verify_all
 from peers.replica import Contents, Replica, Runner
 from peers.serve import BlobServer, send_all
 from store.errors import Malformed
@@ -335,7 +335,7 @@ class Session:
         if not self.shares(folder) or self._sessions.is_beginning(folder):
             return
         proven, bad = verify_all((message.checkpoint,))
-        self._strike(bad)
+        self._sessions.rejected.update(bad)
         shelf = self._sessions.snapshots
         wanted = await shelf.wanted(self.agent, folder, proven[0]) if proven else None
         if wanted is not None and self._tasks and not self._sessions.is_beginning(folder):
