@@ -25,7 +25,8 @@ XDG_CACHE_HOME="$$home/cache" XDG_STATE_HOME="$$home/state" XDG_RUNTIME_DIR="$$h
 DIZZYD_HOME="$$home/dizzyd" && mkdir -m 700 "$$home/run"
 endef
 
-.PHONY: help run test check lint types tests format sim crash powercut sweep mutants soak bench lock clean
+.PHONY: help run test check lint types tests format sim crash powercut sweep mutants soak bench \
+	bytecode lock clean
 
 help:
 	@echo "make run      start a node in the foreground and share $(FOLDER) (FOLDER=, DIZZYD_HOME=)"
@@ -50,7 +51,7 @@ run: $(VENV)/.installed
 		exec "$(DIZZYD)" run --first-folder "$(FOLDER)"; \
 	fi
 
-test: $(VENV)/.installed-dev
+test: bytecode
 	@$(in_own_home) && export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" \
 	&& ruff check . && mypy && python -m pytest $(IN_PARALLEL) $(ARGS)
 	@[ "$$(id -u)" = 0 ] || echo "not root: the tests marked `root` were skipped (listed above);" \
@@ -64,13 +65,13 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	@$(VENV)/bin/mypy
 
-tests: $(VENV)/.installed-dev
+tests: bytecode
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m pytest $(ARGS)
 
 format: $(VENV)/.installed-dev
 	@$(VENV)/bin/ruff check --fix-only --quiet .; $(VENV)/bin/ruff format $(SOURCES)
 
-sim: $(VENV)/.installed-dev
+sim: bytecode
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.sim $(N)
 
 # The long forms of what tests/crash does in short in `make test`.
@@ -78,22 +79,22 @@ crash: N = 100
 powercut: N = 150
 sweep: N = 0
 
-crash: $(VENV)/.installed-dev
+crash: bytecode
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.kills $(N) $(SEED:%=--seed %)
 
-powercut: $(VENV)/.installed-dev
+powercut: bytecode
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.powercut $(N) $(SEED:%=--seed %)
 
-sweep: $(VENV)/.installed-dev
+sweep: bytecode
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.sweep $(N) $(SEED:%=--seed %)
 
-mutants: $(VENV)/.installed-dev
+mutants: bytecode
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.mutants $(WORD)
 
-soak: $(VENV)/.installed-dev
+soak: bytecode
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.crash.soak $(MINUTES) $(SEED:%=--seed %)
 
-bench: $(VENV)/.installed-dev
+bench: bytecode
 	@$(in_own_home) && "$(CURDIR)/$(VENV)/bin/python" -m tests.bench $(ARGS)
 
 # What pip says is only of interest where it fails; it is kept in .venv/pip.log.
@@ -106,9 +107,15 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	|| { echo "the environment $(CURDIR)/$(VENV) could not be made" >&2; exit 1; }
 	@echo "installing into $(VENV) (once) …"
 	@{ $(PIP_INSTALL) --require-hashes -r requirements.txt \
-	&& $(PIP_INSTALL) --no-index --no-deps --no-build-isolation -e . ; } >$(VENV)/pip.log 2>&1 \
+	&& $(PIP_INSTALL) --no-index --no-deps --no-build-isolation -e . \
+	&& $(VENV)/bin/python -m compileall -q store peers daemon ; } >$(VENV)/pip.log 2>&1 \
 	|| { echo "packages could not be installed: is a package index reachable? See $(VENV)/pip.log" >&2; exit 1; }
 	@touch $@
+
+# Every command and daemon that a test or a benchmark starts reads it, also where Python is told not
+# to write any: to compile all that a daemon needs takes a second of each start.
+bytecode: $(VENV)/.installed-dev
+	@$(VENV)/bin/python -m compileall -q $(SOURCES)
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "installing what the tests need (once) …"
