@@ -34,7 +34,8 @@ class Link(Protocol):
 
     `label` is the name that the other node gives itself, not to be shown unescaped.
     `rtt_s` is the last round trip measured: by the hello at first, later by whoever pings.
-    `opened_at_s` is loop time. The byte counts are of frames with their length, before TLS.
+    `opened_at_s` is loop time. The byte counts are of frames with their length, before TLS, and
+    grow while a frame arrives; what only says that a side lives counts for nothing.
     """
 
     rtt_s: float

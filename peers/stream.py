@@ -63,6 +63,7 @@ class FrameStream(asyncio.BufferedProtocol):
         self._heard_bytes = 0
         self._silent_ticks = 0
         self.received_bytes = 0
+        self.alive_bytes = 0  # of those, what only says that the other side lives
         self.sent_bytes = 0
         self.place = "connection"  # for error messages
         self.certificate_seen = b""  # DER; TLS proved that the other side holds its key
@@ -192,7 +193,9 @@ class FrameStream(asyncio.BufferedProtocol):
             if end - body < length:
                 break
             start = body + length
-            if length:
+            if not length:
+                self.alive_bytes += LENGTH_BYTES
+            else:
                 self._frames.append(bytes(buffer[body:start]))
                 self._waiting_bytes += length + _FRAME_COST_BYTES
         self._start, self._end = (0, 0) if start == end else (start, end)
@@ -296,7 +299,7 @@ class TlsLink:
     @property
     def received_bytes(self) -> int:
         """As Link.received_bytes."""
-        return self._stream.received_bytes
+        return self._stream.received_bytes - self._stream.alive_bytes
 
     @property
     def sent_bytes(self) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from daemon.places import Place
+from peers import lane, stream
 from tests.daemon.working import Working, eventually, pair
 
 if TYPE_CHECKING:
@@ -82,6 +83,31 @@ async def test_F8_links_that_are_cut_with_bytes_under_way_cost_no_time(
         assert loop.time() - began_s < 3 * SOON_S
         most = sum(map(len, files.values())) + len(LARGE)
         assert other.node.fetcher.received_bytes - began_bytes < most + (4 << 20)
+
+
+async def test_H3_a_link_that_lives_and_brings_nothing_is_left_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "TICK_S", 0.1)  # so that signs of life come all the time
+    monkeypatch.setattr(lane, "STALL_S", 1.0)
+    async with pair(tmp_path) as (owner, other):
+        read = owner.node.replica.read_small
+        hung: list[int] = []
+
+        async def hang_once(*arguments: Any) -> list[bytes | None]:
+            if not hung and len(arguments[2]) > 50:
+                hung.append(1)
+                await asyncio.get_running_loop().create_future()
+            return await read(*arguments)
+
+        monkeypatch.setattr(owner.node.replica, "read_small", hang_once)
+        files = fill(owner, 300)
+        await owner.look()
+
+        await eventually(lambda: bool(hung))
+        await eventually(
+            lambda: all(other.has(name, content) for name, content in files.items()), 2 * SOON_S
+        )
 
 
 class Meddling:

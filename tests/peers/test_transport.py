@@ -178,11 +178,15 @@ async def test_every_socket_has_nodelay(node: Node) -> None:
 async def test_idle_link_lives(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "TICK_S", 0.05)
     ours, theirs = await call(node)
+    before = [ours.received_bytes, theirs.received_bytes]
 
     await asyncio.sleep(0.5)
 
+    # who waits for an answer is not to take a sign of life for a part of it
+    assert [ours.received_bytes, theirs.received_bytes] == before
     await ours.send(b"still here")
     assert await theirs.receive() == b"still here"
+    assert theirs.received_bytes == before[1] + 4 + len(b"still here")
 
 
 async def test_paused_receiver_is_not_taken_for_a_dead_peer(
