@@ -144,4 +144,7 @@ class Procedures:
         """Begin with a snapshot, whole or not at all; raises as store.joined.begin_with()."""
         stored = self._shelf[command.folder_no]
         begin_with(stored, KeptSnapshot(stored.db, stored.no, stored.id), command.checkpoint)
+        if stored.log.own_head(stored.key.agent, stored.epoch) is not None:
+            # We were set back, as in admit(); others may know still more of our log.
+            stored.renew_epoch(self._shelf.new_epoch())
         emit(ObjectsChanged(folder_no=command.folder_no))

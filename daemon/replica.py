@@ -124,8 +124,12 @@ class NodeReplica:
         return member.expires_ms is None or member.expires_ms > self._clock.now_ns() // 1_000_000
 
     def _is_source(self, agent: AgentId, work: SharedFolder) -> bool:
-        """Whether it brings us the log of a folder whose members we do not know yet."""
-        return not work.members and agent in self._book.sources(work.folder_no)
+        """Whether it brings us the log of a folder, of which we have not yet what let us in.
+
+        Whoever let us in may be none of the members that we know until then.
+        """
+        is_let_in = self._shelf.key.agent in work.members
+        return not is_let_in and agent in self._book.sources(work.folder_no)
 
     # -- the log --------------------------------------------------------------------------------
 

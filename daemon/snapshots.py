@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SIZE_LIMIT_BYTES: Final = 4 << 30  # of a snapshot that is fetched
+SIZE_LIMIT_BYTES: Final = 1 << 30  # of a snapshot that is fetched
 _MAKING: Final = b"being made"
 _LOOK_S: Final = 60.0
+_AGAIN_S: Final = 3600.0  # after a fault
 _SLICE_S: Final = 0.005  # of work, and then
 _REST_S: Final = 0.045  # of rest: a tenth of one processor
 
@@ -130,7 +131,7 @@ class Snapshots:
                     why = ""
                 except (Malformed, BadSignature) as wrong:  # nothing of it is left
                     why = str(wrong)
-            if why:
+            if why and not stored.log.restored_no:  # else the log here rests on what is kept
                 with stored.db.transaction():
                     kept_of(stored).forget()
             node.engine.run_until_idle()
@@ -152,12 +153,19 @@ class Snapshots:
         while True:
             await asyncio.sleep(_LOOK_S)
             for work in list(self._node.works.values()):
-                if await self._is_due(work):
-                    database = await self._node.world.pool.run(open_reading)
-                    try:
-                        await self._make(work, database)
-                    finally:
-                        await self._node.world.pool.run(database.connection.close)
+                try:
+                    await self._make_if_due(work, open_reading)
+                except Exception:  # a full disk, or a folder that was left: nobody needs it
+                    logger.exception("no checkpoint made folder=%s", short(work.folder))
+                    await asyncio.sleep(_AGAIN_S)
+
+    async def _make_if_due(self, work: FolderWork, open_reading: Callable[[], Database]) -> None:
+        if await self._is_due(work):
+            database = await self._node.world.pool.run(open_reading)
+            try:
+                await self._make(work, database)
+            finally:
+                await self._node.world.pool.run(database.connection.close)
 
     async def _is_due(self, work: FolderWork) -> bool:
         last_ms = work.last_change_ms

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 1024 * 1024  # as they are kept (store.snapshot)
 PATIENCE_S: Final = 30.0  # without a whole piece
+LONGEST_S: Final = 600.0  # nobody is asked for the log meanwhile: a slow peer is not to hold us
 
 
 class SnapshotShelf(Protocol):
@@ -68,6 +69,17 @@ async def fetch_and_begin(
     wanted: tuple[Content, int],
 ) -> bool:
     """Fetch the pieces that lack and begin with them; False where that did not come about."""
+    try:
+        async with asyncio.timeout(LONGEST_S):
+            is_here = await _fetch(shelf, lane, folder, wanted)
+    except TimeoutError:
+        return False
+    return is_here and await shelf.begin(folder, checkpoint)
+
+
+async def _fetch(
+    shelf: SnapshotShelf, lane: Lane, folder: FolderId, wanted: tuple[Content, int]
+) -> bool:
     content, no = wanted
     blob = BlobHash(content.hash)
     while no * PIECE_BYTES < content.size:
@@ -77,11 +89,11 @@ async def fetch_and_begin(
         try:
             async with asyncio.timeout(PATIENCE_S):
                 is_whole = await ask.wait()
-        except TimeoutError:
-            lane.cancel(number)
-            return False
+        finally:
+            if not ask.is_whole:
+                lane.cancel(number)
         if not is_whole:
             return False
         await shelf.keep(folder, blob, no, b"".join(ask.pieces))
         no += 1
-    return await shelf.begin(folder, checkpoint)
+    return True

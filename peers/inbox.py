@@ -130,7 +130,8 @@ class Inbox:
             exchange.pushed(self._agent, proven, loop_time_s())
         heads.advance(tips, proven)
         self._sessions.fetcher.offer(delivery.contents)
-        if proven:
+        # Part of a log would be in the way of the snapshot; what is thrown away is asked for again.
+        if proven and not self._sessions.is_beginning(delivery.folder):
             await self._admit(delivery, proven)
         if delivery.answer is not None and delivery.answer.is_last and not is_going_on:
             exchange.settled(delivery.answer.request, self._agent)

@@ -338,9 +338,14 @@ class Session:
         self._sessions.rejected.update(bad)
         shelf = self._sessions.snapshots
         wanted = await shelf.wanted(self.agent, folder, proven[0]) if proven else None
-        if wanted is not None and self._tasks and not self._sessions.is_beginning(folder):
-            begun = self._sessions.begin(self, folder, proven[0], wanted)
-            self._tasks.create_task(begun)
+        if wanted is None or self._tasks is None:
+            return
+        claim = self._sessions.claim(folder)
+        if claim is None:
+            return
+        begun = self._sessions.begin(self, folder, proven[0], wanted, claim)
+        task = self._tasks.create_task(begun)  # it may be cancelled before it began
+        task.add_done_callback(lambda _: self._sessions.release(folder, claim))
 
     async def _hear_fork(self, fork: wire.Fork) -> None:
         if self.shares(FolderId(fork.folder)) and await self._replica.learn_fork(self.agent, fork):

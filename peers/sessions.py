@@ -51,7 +51,7 @@ class Sessions:
     ) -> None:
         """Begin without a session; `fetcher` gets each one as a source."""
         self.snapshots = snapshots or NoSnapshots()
-        self._beginning: set[FolderId] = set()
+        self._beginning: dict[FolderId, object] = {}  # -> who claimed it
         self.replica = replica
         self.runner = runner
         self.fetcher = fetcher
@@ -247,19 +247,34 @@ class Sessions:
         """Whether a snapshot is on its way, with which the folder is to begin."""
         return folder in self._beginning
 
+    def claim(self, folder: FolderId) -> object | None:
+        """Let nothing else bring the folder until release(); None if somebody claimed it already.
+
+        At once, for what the peer says next may be asked about before a task gets its turn.
+        """
+        if folder in self._beginning:
+            return None
+        claim = self._beginning[folder] = object()
+        return claim
+
+    def release(self, folder: FolderId, claim: object) -> None:
+        """Let the log be asked for again; nothing if another holds the claim by now."""
+        if self._beginning.get(folder) is claim:
+            del self._beginning[folder]
+
     async def begin(
         self,
         session: Session,
         folder: FolderId,
         checkpoint: SignedBatch,
         wanted: tuple[Content, int],
+        claim: object,
     ) -> None:
         """Begin with the snapshot that a peer offers; then, and if not, ask for the log."""
-        self._beginning.add(folder)
         try:
             await fetch_and_begin(self.snapshots, session.lane, folder, checkpoint, wanted)
         finally:
-            self._beginning.discard(folder)
+            self.release(folder, claim)
         self.heads_changed(folder)
         await self.ask(folder)
 

@@ -217,6 +217,8 @@ class StoredFolder:
         if told is None or not is_here or told.state_version != STATE_VERSION:
             return
         header = signed.header
+        if header.agent != self.log.owner():
+            return  # anybody who may write can say such a thing
         if {*header.deps, header.prev} - {None} != set(told.frontier):
             return  # more was known when it was recorded
         if told.state_root != self.state.root():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,13 +19,13 @@ from daemon.snapshots import Rule, Snapshots
 from store.access import Role
 from store.db import open_database
 from store.errors import Malformed
-from store.events import Checkpointed, encode
+from store.events import Checkpointed, Tagged, encode
 from store.folder import StoredFolder, add_folder, share_folder
 from store.ids import Epoch, FolderId
 from store.kept_snapshot import checkpoint_in
 from store.signing import AgentKey
 from tests.store.nodes import Node, make_nodes
-from tests.store.test_joined import checkpointed
+from tests.store.test_joined import checkpointed, joiner
 from tests.store.test_joined import kept_of as put_pieces
 
 P = ParamSpec("P")
@@ -256,3 +257,93 @@ def test_a_checkpoint_that_tells_another_state_is_reported() -> None:
     better, _ = checkpointed(anna)
     bert.stored.admit([better], b"0")
     assert not is_warned(bert)
+
+    wrong = Checkpointed(anna.stored.log.frontier(), 1, bytes(32), told.snapshot)
+    with bert.stored.change():
+        [invented] = bert.stored.append([encode(wrong)], 5)
+    again = joiner(anna)
+    again.stored.admit([*anna.wires(), invented], b"0")
+    assert not is_warned(again)  # only the owner's counts
+
+
+def begun(tmp_path: Path, anna: Node, like: Node, epoch: Epoch) -> tuple[Shelf, StoredFolder]:
+    """Let a node begin with a snapshot of what anna has."""
+    signed, pieces = checkpointed(anna)
+    key = like.stored.key
+    shelf = Shelf(open_database(tmp_path / "db.sqlite"), key, lambda size: b"\7" * size)
+    no = add_folder(
+        shelf.db, folder=FolderId(anna.stored.id), name="f", path=b"/9", epoch=epoch
+    )
+    shelf.put(StoredFolder(shelf.db, no, anna.stored.id, key))
+    put_pieces(Node(9, shelf[no]), signed, pieces)
+    engine = Engine(clock=Clock(), random_bytes=bytes, transactions=shelf)
+    engine.perform(
+        Procedures(shelf).begin_with, BeginWithSnapshot(folder_no=no, checkpoint=signed)
+    )
+    return shelf, shelf[no]
+
+
+def test_who_was_set_back_and_begins_with_a_snapshot_writes_in_a_new_epoch(tmp_path: Path) -> None:
+    anna, bert = make_nodes(2)
+    anna.create(b"a", b"1")
+    bert.stored.admit(anna.wires(), b"0")
+    bert.create(b"b", b"1")
+    anna.stored.admit(bert.wires(), b"0")
+    lost = bert.stored.epoch
+
+    _, again = begun(tmp_path, anna, bert, lost)
+
+    assert again.log.own_head(again.key.agent, lost) is not None
+    with again.change():
+        [opening, *_] = again.append([encode(_tagged(again))], 5)
+    assert (opening.header.epoch, opening.header.seq) == (b"\7" * 16, 0)
+
+
+def _tagged(stored: StoredFolder) -> Tagged:
+    return Tagged(object=stored.id, tag=b"t")
+
+
+async def test_a_second_snapshot_that_comes_too_late_takes_nothing_from_the_first(
+    tmp_path: Path,
+) -> None:
+    anna, bert = make_nodes(2)
+    anna.create(b"a", b"1")
+    shelf, stored = begun(tmp_path, anna, bert, Epoch(bytes(16)))
+    late, _ = checkpointed(anna)
+    node = SimpleNamespace(
+        shelf=shelf,
+        works={stored.id: SimpleNamespace(folder_no=stored.no, folder=stored.id)},
+        world=SimpleNamespace(core=Inline()),
+        engine=Engine(clock=Clock(), random_bytes=bytes, transactions=shelf),
+        procedures=Procedures(shelf),
+    )
+
+    assert not await Snapshots(cast("Any", node), Rule()).begin(stored.id, late)
+
+    content = kept_of(stored).content()
+    assert content is not None
+    assert kept_of(stored).is_whole(content)
+
+
+async def test_a_fault_while_a_checkpoint_is_made_ends_nothing(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = asyncio.Semaphore(0)
+
+    async def fault(*_: object) -> bool:
+        tries.release()
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(Snapshots, "_is_due", fault)
+    monkeypatch.setattr(snapshots, "_LOOK_S", 0)
+    monkeypatch.setattr(snapshots, "_AGAIN_S", 0)
+    running = asyncio.create_task(
+        owner.snapshots.run(lambda: open_database(owner.path, read_only=True))
+    )
+
+    for _ in range(3):
+        await tries.acquire()
+
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])

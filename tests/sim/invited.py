@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.sim.net import Said
     from tests.sim.world import Place, SimNode
 
-NEWCOMER = 2  # by its index; the others are members before the first life
+NEWCOMER = 2  # the first by its index; those before it are members before the first life
 EXPIRES_S = 3600.0 * 24 * 365 * 30  # clocks jump ten years in histories
 
 
@@ -75,14 +75,14 @@ class InvitedNode(RealNode):
         )
 
     def _found(self, place: Place) -> Database:
-        if place.index == NEWCOMER:
+        if place.index >= NEWCOMER:
             return memory_database()
         return opened(founded(place.names[:NEWCOMER], place.index))
 
     @property
     def is_member(self) -> bool:
         """Whether it has the folder."""
-        return self._place.index != NEWCOMER or FOLDER in self.node.works
+        return self._place.index < NEWCOMER or FOLDER in self.node.works
 
     async def join(self, inviter: SimNode, role: str) -> None:
         """Join by an invite of the other one, the same at every try. Raises DizzyError."""

@@ -12,8 +12,9 @@ from tests.sim import invited
 from tests.sim.history import Step
 from tests.sim.invited import InvitedNode
 from tests.sim.playing import content, files, played, step
-from tests.sim.world import World
+from tests.sim.world import Place, World
 
+LATER = 3  # who joins by one that joined
 SAVES = [step(4000 + 40 * number, 0, "write", "a", 1 + number) for number in range(40)]
 JOINED: list[Step] = [
     *SAVES,
@@ -88,3 +89,29 @@ def test_a_peer_that_has_no_snapshot_after_all_costs_nothing_but_the_log(
 
     assert stubs(world, 2) == 0
     assert files(world) == {"a": content(61), "b": content(60)}
+
+
+def test_who_is_invited_by_one_that_the_checkpoint_does_not_know_gets_the_tail_from_them() -> None:
+    invited_later = [
+        *SAVES,
+        step(7000, 0, "checkpoint"),
+        step(8000, 2, "join", 0, "admin"),
+        step(15_000, 0, "write", "a", 61),
+        step(17_000, LATER, "cut", 0, 40_000),  # the next has whom that one was let in by alone
+        step(17_000, LATER, "cut", 1, 40_000),
+        step(18_000, LATER, "join", 2, "write"),
+        step(40_000, 2, "write", "a", 62),
+    ]
+
+    seen: list[dict[str, bytes]] = []
+
+    def make(place: Place) -> InvitedNode:
+        if place.index == LATER:  # while the cuts still hold
+            place.loop.call_later(50, lambda: seen.append(files(world, LATER)))
+        return invited.make(place)
+
+    world = World(1, make, nodes=LATER + 1, history=invited_later)
+
+    assert world.run().failures == ()
+    assert stubs(world, LATER) > 10
+    assert seen == [{"a": content(62)}]
