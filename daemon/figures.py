@@ -139,7 +139,7 @@ class FiguresReader:
 
     def read(self, questions: Sequence[Question]) -> dict[int, Figures]:
         """Give figures by folder number; folders that are closed by now are left out."""
-        if all(question.is_settled for question in questions):
+        if any(question.is_settled for question in questions):
             self._shelf.db.settle()  # who reads "in sync" may rely on it
         open_now = {stored.no: stored for stored in self._shelf}
         return {

@@ -86,10 +86,15 @@ class Database:
             return
         self.execute("BEGIN IMMEDIATE")
         self._depth = 1
+        changes_before = self.connection.total_changes
         try:
             yield
+            # A COMMIT of nothing syncs nothing, nor does one of rows that are as they were.
+            settles = not self._is_lazy and self.connection.total_changes > changes_before
+            if settles and self._owes_sync:
+                self.set_meta("settled", b"")
             self.execute("COMMIT")
-            self._owes_sync = self._owes_sync and self._is_lazy
+            self._owes_sync = self._owes_sync and not settles
         except BaseException:
             # A disk that fails a COMMIT leaves it open or has undone it already.
             if self.connection.in_transaction:

@@ -14,6 +14,7 @@ from daemon import replacing, syscalls
 from daemon.acts import Act, Created, Deleted, Moved
 from daemon.disk import Looked
 from daemon.durable import make_durable
+from daemon.figures import FiguresReader, Question
 from peers.heads import Heads
 from store.access import Role
 from store.db import Database, open_database
@@ -200,6 +201,35 @@ def test_F2_a_synced_commit_settles_all_that_came_before_it(database: Database) 
     assert commits == ["lazy", "synced"]
 
 
+def test_F2_a_transaction_that_wrote_nothing_settles_nothing(database: Database) -> None:
+    commits = Commits(database)
+
+    with database.lazily(is_owed=True):
+        write(database)
+    with database.transaction():
+        database.execute("DELETE FROM intent WHERE id = ?", (b"none",))
+    database.settle()
+
+    assert commits == ["lazy", "synced"]
+
+
+def test_F2_rows_that_are_written_as_they_were_settle_all_the_same(tmp_path: Path) -> None:
+    """SQLite writes no page for a row that stays as it is, and then syncs none."""
+    database = open_database(tmp_path / "database")
+    write(database)
+    with database.lazily(is_owed=True):
+        write(database)
+    log = tmp_path / "database-wal"
+    before = log.stat().st_size
+
+    with database.transaction():
+        database.execute("UPDATE meta SET value = value")
+    database.settle()
+
+    assert log.stat().st_size > before, "a COMMIT without pages is not synced"
+    database.close()
+
+
 def test_F2_what_is_not_owed_waits_for_the_next_commit(database: Database) -> None:
     commits = Commits(database)
 
@@ -277,6 +307,25 @@ async def test_F2_what_is_said_to_be_applied_is_durable_where_no_file_came_of_it
         heads = await other.node.replica.heads(folder)
 
         assert heads.is_applied
+        assert commits == ["lazy", "synced"]
+
+
+async def test_F2_figures_of_a_settled_folder_are_durable_beside_one_that_is_not(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as (owner, _other):
+        commits = Commits(owner.db)
+        with owner.db.lazily(is_owed=True):
+            write(owner.db)
+        reader = FiguresReader(owner.node.shelf, owner.node.world.clock)
+
+        reader.read(
+            [
+                Question(folder_no=owner.work.folder_no, is_running=True, is_settled=True),
+                Question(folder_no=-1, is_running=True, is_settled=False),
+            ]
+        )
+
         assert commits == ["lazy", "synced"]
 
 
