@@ -245,7 +245,10 @@ class LookLoop:
     async def _but_echoes(self, disk: Disk, hints: list[Hint]) -> list[Hint]:
         """Leave out hints of what apply put in place and nobody changed since."""
         applier = self._standing.applier
-        placed = applier.echoes.among(hints) if applier is not None else None
+        placed = applier.echoes.among(hints) if applier is not None else {}
+        unreadable = self._standing.trouble.unreadable
+        for path in (ignoring.RULES_NAME, *self.skipped, *unreadable):
+            placed.pop(path, None)  # a look there does more than to compare
         if not placed:
             return hints
         return await self._tools.pool.run(silenced, disk, hints, placed)

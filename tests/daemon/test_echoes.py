@@ -10,6 +10,7 @@ from daemon.echoes import Echoes, silenced
 from daemon.hints import Hint, HintKind
 from tests.daemon.applying import World
 from tests.daemon.planning import ROOT, file_entry
+from tests.daemon.working import eventually, pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,19 @@ async def test_a_file_whose_time_is_too_fresh_to_be_sure_is_looked_at(world: Wor
     hints = [Hint(HintKind.APPEARED, b"fresh"), Hint(HintKind.APPEARED, b"old")]
 
     assert _left(world, hints) == hints[:1]
+
+
+async def test_ignore_rules_that_came_from_a_peer_are_read(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (owner, other):
+        looks = other.work._look
+        owner.write(".dizzyignore", b"*.tmp")
+        await owner.look()
+        await eventually(lambda: other.has(".dizzyignore", b"*.tmp"))
+        await eventually(lambda: other.work.is_settled)
+
+        looks._take_hints([Hint(HintKind.APPEARED, b".dizzyignore")])
+
+        await eventually(lambda: looks.is_ignored(b"a.tmp", False), within_s=3)
 
 
 async def test_what_is_not_committed_is_no_echo(
