@@ -144,7 +144,7 @@ class Applier:
         recovery = Recovery(self._disk, self._paths, self._clock, self._names)
         in_use = self._large.in_use | {watch.name for watch in watches}
         outcomes = await self._runner.run(recovery.finish, intents, in_use, is_wanted)
-        await self._runner.run(self._disk.sync)
+        await self._putting.make_durable()  # what other plans have staged hears of a lost write
         await self._journal.commit(outcomes)
         await self._runner.run(recovery.sweep)
         self._putting.is_in_doubt = False
@@ -173,9 +173,13 @@ class Applier:
     def begin(self, plan: Plan) -> int:
         """Let a plan supersede all that began before it, for its objects; give its number.
 
-        For who applies it later. What was begun has to be applied.
+        For who applies it later. What was begun has to be applied, or put off.
         """
         return self._runs.begin(plan)
+
+    def put_off(self, number: int) -> None:
+        """Say that a plan which was begun is not applied after all."""
+        self._runs.end(number)
 
     async def apply(self, plan: Plan, number: int | None = None) -> Applied:
         """Carry out a plan as far as can be; it begins now, unless it has a `number` already.
@@ -201,7 +205,7 @@ class Applier:
             if run.is_unfinished:
                 await self._finish_at_once(run)
         finally:
-            self._runs.end(run)
+            self._runs.end(number)
         return run.applied
 
     def _placer(self, plan: Plan) -> Placer:

@@ -166,6 +166,8 @@ class ApplyLoop:
         writes = [step for step in made.steps if isinstance(step, WriteFile)]
         figures = (len(writes), sum(step.claim.entry.size for step in writes))
         if not await self._has_room(made, figures[1]):
+            if number is not None:
+                applier.put_off(number)
             self._end(made, under_way)
             self._retries.put(made.objects, _loop_s(), FAILED_RETRY_S)
             return

@@ -57,12 +57,7 @@ class Syncs:
     def files(self, paths: Sequence[bytes]) -> None:
         """Make these files and the names in their parents durable (many: one syncfs)."""
         if len(paths) >= _FEW:
-            # Another descriptor than everything() has: the kernel tells a lost write once to each,
-            # and who looks at files must not hear what apply has to hear.
-            try:
-                syscalls.syncfs(self._held.root)
-            except OSError as cause:
-                raise disk_error("make durable", self._held.path, cause) from cause
+            self._everything_for_files()
             return
         parents: set[bytes] = set()
         for path in paths:
@@ -76,6 +71,14 @@ class Syncs:
                 continue
         for parent in parents:
             self._sync_directory(parent)
+
+    def _everything_for_files(self) -> None:
+        # Another descriptor than everything() has: the kernel tells a lost write once to each,
+        # and who looks at files must not hear what apply has to hear.
+        try:
+            syscalls.syncfs(self._held.root)
+        except OSError as cause:
+            raise disk_error("make durable", self._held.path, cause) from cause
 
     def _sync_stages(self, cause: OSError) -> None:
         """Find out whether what syncfs could not write was ours: any file on the disk counts."""
@@ -108,7 +111,7 @@ class Syncs:
         try:
             opened = os.open(at.name, READ, dir_fd=at.directory)
         except PermissionError:
-            self.everything()
+            self._everything_for_files()
             return
         try:
             os.fsync(opened)

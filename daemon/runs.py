@@ -86,9 +86,9 @@ class Runs:
         self._running.add(self._begun)
         return self._begun
 
-    def end(self, run: Run) -> None:
+    def end(self, number: int) -> None:
         """Note that a plan is done with."""
-        self._running.discard(run.number)
+        self._running.discard(number)
         if not self._running:
             self._latest.clear()
 

@@ -505,6 +505,21 @@ async def test_E6_a_failed_sync_fails_the_round_that_was_staged_meanwhile(world:
     assert not committed & set(range(1, 513))
 
 
+async def test_E6_a_failed_sync_of_a_recovery_counts_for_what_others_staged(world: World) -> None:
+    """The kernel tells a lost write once: the next sync would call the staged bytes durable."""
+
+    def sync() -> None:
+        raise DiskError("sync", "input/output error", errno=errno.EIO)
+
+    name = "sync"
+    setattr(world.linux, name, sync)
+
+    with pytest.raises(DiskError):
+        await world.applier.recover()
+
+    assert world.applier.damages == 1
+
+
 async def test_an_error_behind_a_swap_leaves_nothing_that_a_look_takes_for_a_users_act(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

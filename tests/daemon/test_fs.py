@@ -11,7 +11,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from blake3 import blake3
@@ -406,6 +406,28 @@ def test_E6_a_failed_sync_is_told(
     assert failed.value.errno == errno.EIO
     with pytest.raises(DiskError):
         disk.sync_files([b"f%d" % i for i in range(20)])
+
+
+def test_E6_a_file_that_may_not_be_read_is_synced_without_what_apply_has_to_hear(
+    disk: LinuxDisk, outside: RealOutside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside.write(b"file", b"1")
+    real = os.open
+    synced: list[int] = []
+
+    def refusing(path: bytes, *args: Any, **kwargs: Any) -> int:
+        if path == b"file":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr(
+        syscalls, "syncfs", lambda descriptor: synced.append(os.fstat(descriptor).st_ino)
+    )
+
+    disk.sync_files([b"file"])
+
+    assert synced == [os.stat(outside.root).st_ino], "tmp's descriptor tells apply of its losses"
 
 
 def test_E18_at_the_limit_of_files_stages_are_made_and_looks_say_unreadable(

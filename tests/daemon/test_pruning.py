@@ -301,6 +301,23 @@ async def test_E1_below_min_free_applying_waits_says_so_and_goes_on_by_itself(
         assert other.history() == [b"one"]
 
 
+async def test_a_large_plan_that_finds_no_room_is_no_longer_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pair(tmp_path) as (owner, other):
+        monkeypatch.setattr(LinuxDisk, "space", lambda _self: Space(total=1 << 30, free=5))
+        owner.write("large", b"large" * 300_000)
+        await owner.look()
+        await eventually(lambda: other.work.trouble.space is not None)
+        applier = other.work._standing.applier
+
+        await eventually(lambda: not other.work._apply._slow)
+
+        assert applier is not None
+        assert not applier._runs._running
+        assert not applier._runs._latest
+
+
 async def test_min_free_does_not_hold_back_what_is_recorded_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
