@@ -19,7 +19,8 @@ from store.access import is_owner
 from store.checkpoint import Standing, standing, write
 from store.errors import BadSignature, Malformed
 from store.events import Checkpointed, Content
-from store.ids import AgentId, BlobHash, FolderId, short
+from store.ids import BlobHash, FolderId, short
+from store.joined import founder, founding_batch
 from store.kept_snapshot import checkpoint_in, read_at
 from store.signing import SignedBatch
 from store.state import STATE_VERSION
@@ -70,6 +71,19 @@ class Snapshots:
             self._offered[folder] = await self._node.world.core.run(kept.checkpoint)
         return self._offered[folder]
 
+    async def to_offer(self, folder: FolderId) -> tuple[SignedBatch, SignedBatch] | None:
+        """Give what founded the folder, and the checkpoint whose snapshot this node can give."""
+        checkpoint = await self.offered(folder)
+        work = self._node.works.get(folder)
+        if checkpoint is None or work is None:
+            return None
+        founding = await self._node.world.core.run(self._founding, work.folder_no)
+        return None if founding is None else (founding, checkpoint)
+
+    def _founding(self, folder_no: int) -> SignedBatch | None:
+        stored = self._node.shelf.get(folder_no)
+        return None if stored is None else founding_batch(stored)
+
     async def read(
         self, folder: FolderId, blob: BlobHash, offset: int, length: int
     ) -> bytes | None:
@@ -84,12 +98,14 @@ class Snapshots:
         return part or None
 
     async def wanted(
-        self, agent: AgentId, folder: FolderId, checkpoint: SignedBatch
+        self, folder: FolderId, founding: SignedBatch, checkpoint: SignedBatch
     ) -> tuple[Content, int] | None:
         """Say whether to begin with what a peer offers: the content, and its pieces here."""
         work, told = self._node.works.get(folder), checkpoint_in(checkpoint)
         if work is None or told is None or checkpoint.header.folder != folder:
             return None
+        if founder(founding, folder) != checkpoint.header.agent:
+            return None  # before a byte is asked for: anybody can sign something
         if told.state_version != STATE_VERSION or told.snapshot.size > SIZE_LIMIT_BYTES:
             return None
         stored = self._node.shelf[work.folder_no]

@@ -16,7 +16,7 @@ from store.ids import BlobHash
 if TYPE_CHECKING:
     from peers.lane import Lane
     from store.events import Content
-    from store.ids import AgentId, FolderId
+    from store.ids import FolderId
     from store.signing import SignedBatch
 
 PIECE_BYTES: Final = 1024 * 1024  # as they are kept (store.snapshot)
@@ -27,11 +27,11 @@ LONGEST_S: Final = 600.0  # nobody is asked for the log meanwhile: a slow peer i
 class SnapshotShelf(Protocol):
     """Where snapshots are kept, those to be offered and those on their way."""
 
-    async def offered(self, folder: FolderId) -> SignedBatch | None:
-        """Give the checkpoint whose snapshot this node can give."""
+    async def to_offer(self, folder: FolderId) -> tuple[SignedBatch, SignedBatch] | None:
+        """Give what founded the folder, and the checkpoint whose snapshot this node can give."""
 
     async def wanted(
-        self, agent: AgentId, folder: FolderId, checkpoint: SignedBatch
+        self, folder: FolderId, founding: SignedBatch, checkpoint: SignedBatch
     ) -> tuple[Content, int] | None:
         """Say whether to begin with what a peer offers: the content, and its pieces here."""
 
@@ -45,11 +45,11 @@ class SnapshotShelf(Protocol):
 class NoSnapshots:
     """Offers none and wants none."""
 
-    async def offered(self, folder: FolderId) -> SignedBatch | None:
+    async def to_offer(self, folder: FolderId) -> tuple[SignedBatch, SignedBatch] | None:
         """Offer nothing."""
 
     async def wanted(
-        self, agent: AgentId, folder: FolderId, checkpoint: SignedBatch
+        self, folder: FolderId, founding: SignedBatch, checkpoint: SignedBatch
     ) -> tuple[Content, int] | None:
         """Want nothing."""
 

@@ -334,16 +334,16 @@ class Session:
         folder = FolderId(message.folder)
         if not self.shares(folder) or self._sessions.is_beginning(folder):
             return
-        proven, bad = verify_all((message.checkpoint,))
+        proven, bad = verify_all((message.founding, message.checkpoint))
         self._sessions.rejected.update(bad)
         shelf = self._sessions.snapshots
-        wanted = await shelf.wanted(self.agent, folder, proven[0]) if proven else None
+        wanted = await shelf.wanted(folder, *proven) if len(proven) == 2 else None  # noqa: PLR2004
         if wanted is None or self._tasks is None:
             return
         claim = self._sessions.claim(folder)
         if claim is None:
             return
-        begun = self._sessions.begin(self, folder, proven[0], wanted, claim)
+        begun = self._sessions.begin(self, folder, proven[1], wanted, claim)
         task = self._tasks.create_task(begun)  # it may be cancelled before it began
         task.add_done_callback(lambda _: self._sessions.release(folder, claim))
 
@@ -389,9 +389,9 @@ class Session:
         if shared is None:
             return
         if shared.sent is None:  # before the heads, so that nothing is asked for yet
-            checkpoint = await self._sessions.snapshots.offered(folder)
-            if checkpoint is not None:
-                self.send(wire.Offer(folder, self._sessions.pack(checkpoint)))
+            offered = await self._sessions.snapshots.to_offer(folder)
+            if offered is not None:
+                self.send(wire.Offer(folder, *map(self._sessions.pack, offered)))
         if shared.sent != ours:
             shared.repair_every_s = REPAIR_FIRST_S
         shared.sent = ours

@@ -164,6 +164,7 @@ class Offer(_Part, frozen=True):
     """The checkpoint whose snapshot can be had here, for whoever has nothing of the folder yet."""
 
     folder: Hash32
+    founding: PackedBatch  # proves who the owner is
     checkpoint: PackedBatch
 
 

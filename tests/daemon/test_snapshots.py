@@ -22,6 +22,7 @@ from store.errors import Malformed
 from store.events import Checkpointed, Tagged, encode
 from store.folder import StoredFolder, add_folder, share_folder
 from store.ids import Epoch, FolderId
+from store.joined import founding_batch
 from store.kept_snapshot import checkpoint_in
 from store.signing import AgentKey
 from tests.store.nodes import Node, make_nodes
@@ -347,3 +348,32 @@ async def test_a_fault_while_a_checkpoint_is_made_ends_nothing(
     assert not running.done()
     running.cancel()
     await asyncio.wait([running])
+
+
+async def test_A16_nothing_is_fetched_for_a_checkpoint_that_is_not_the_owners(
+    tmp_path: Path,
+) -> None:
+    anna, bert = make_nodes(2)
+    anna.create(b"a", b"1")
+    bert.stored.admit(anna.wires(), b"0")
+    invented, _ = checkpointed(bert)
+    right, _ = checkpointed(anna)
+    founding = founding_batch(anna.stored)
+    assert founding is not None
+    shelf = Shelf(open_database(tmp_path / "db.sqlite"), bert.stored.key, bytes)
+    folder = FolderId(anna.stored.id)
+    no = add_folder(shelf.db, folder=folder, name="f", path=b"/9", epoch=Epoch(bytes(16)))
+    shelf.put(StoredFolder(shelf.db, no, folder, bert.stored.key))
+    node = SimpleNamespace(
+        shelf=shelf,
+        works={folder: SimpleNamespace(folder_no=no)},
+        world=SimpleNamespace(core=Inline()),
+    )
+    joining = Snapshots(cast("Any", node), Rule())
+
+    assert await joining.wanted(folder, founding, invented) is None
+    assert await joining.wanted(folder, invented, invented) is None
+    assert await joining.wanted(folder, right, right) is None
+    told = checkpoint_in(right)
+    assert told is not None
+    assert await joining.wanted(folder, founding, right) == (told.snapshot, 0)

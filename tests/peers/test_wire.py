@@ -44,7 +44,11 @@ ONE_OF_EACH: list[wire.Message] = [
     wire.Chunks(3, 0, 1, (wire.ChunkLine(H, 65536),)),
     wire.WantDifference(4, H, H, bytes(32), 0),
     wire.Difference(4, 0, 3, (wire.Stretch((wire.ChunkLine(H, 65536),), bytes(18), 1, 2, 9, 9),)),
-    wire.Offer(H, wire.PackedBatch(b"header", bytes(64), b"body", None)),
+    wire.Offer(
+        H,
+        wire.PackedBatch(b"first", bytes(64), b"body", None),
+        wire.PackedBatch(b"header", bytes(64), b"body", None),
+    ),
     wire.Ping(9),
     wire.Pong(9),
     wire.Error(1, b"frame"),
