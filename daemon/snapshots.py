@@ -196,6 +196,8 @@ class Snapshots:
 
     def _has_grown(self, folder_no: int) -> bool:
         stored = self._node.shelf[folder_no]
+        if stored.log.restored_no:  # the kept one is what the log here rests on: none replaces it
+            return False
         noted = stored.db.meta(_tried_key(folder_no))
         before = 0 if noted is None else int(noted)
         grown = stored.log.batches - before

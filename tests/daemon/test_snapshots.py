@@ -377,3 +377,12 @@ async def test_A16_nothing_is_fetched_for_a_checkpoint_that_is_not_the_owners(
     told = checkpoint_in(right)
     assert told is not None
     assert await joining.wanted(folder, founding, right) == (told.snapshot, 0)
+
+
+async def test_an_owner_that_began_with_a_snapshot_keeps_that_one(tmp_path: Path) -> None:
+    anna = make_nodes(1)[0]
+    anna.create(b"a", b"1")
+    shelf, again = begun(tmp_path, anna, anna, Epoch(bytes(16)))
+    node = SimpleNamespace(shelf=shelf, works={})
+
+    assert not Snapshots(cast("Any", node), Rule(from_batches=0))._has_grown(again.no)

@@ -11,6 +11,7 @@ from store.ids import BlobHash, FolderId
 from tests.sim import invited
 from tests.sim.history import Step
 from tests.sim.invited import InvitedNode
+from tests.sim.outside import Outside
 from tests.sim.playing import content, files, played, step
 from tests.sim.world import Place, World
 
@@ -115,3 +116,30 @@ def test_who_is_invited_by_one_that_the_checkpoint_does_not_know_gets_the_tail_f
     assert world.run().failures == ()
     assert stubs(world, LATER) > 10
     assert seen == [{"a": content(62)}]
+
+
+@pytest.mark.parametrize("is_alone_with_owner", [True, False])
+def test_P23_files_that_stood_where_one_joins_by_a_snapshot_are_kept(
+    is_alone_with_owner: bool,
+) -> None:
+    gone = b"a content that was deleted"
+
+    def before(outsides: list[Outside]) -> None:
+        outsides[0].write(b"gone", gone)
+        outsides[2].write(b"a", b"of the joiner")  # other bytes than any version had
+        outsides[2].write(b"own", b"only here")
+        outsides[2].write(b"gone", gone)
+
+    steps = [*SAVES, step(6500, 0, "remove", "gone"), step(7000, 0, "checkpoint")]
+    steps += [step(7100, 1, "cut", 2, 8000)] if is_alone_with_owner else []
+    steps += [step(8000, 2, "join", 0, "write")]
+
+    world = played(*steps, seed=1, make=invited.make, before=before)
+
+    assert stubs(world, 2) > 10
+    found = files(world)
+    assert files(world, 2) == found
+    assert (found["own"], found["gone"]) == (b"only here", gone)
+    assert sorted(found.values()) == sorted(
+        [b"of the joiner", content(40), b"only here", gone]
+    )
