@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from daemon.core import Runner
 from daemon.disk import Buffer, Disk, DiskError, FileKind, Stage, Stat
 from daemon.places import Earlier, Place, Places
+from peers.cancelling import to_its_end
 from peers.fetch import Fetcher
 from store.ids import BlobHash, FolderId, Kind, blob_hash
 from store.records import BlobRef, SyncedRow
@@ -83,8 +84,8 @@ class FolderContents:
         Of the `old` version, if it still stands there, what did not change is copied.
         """
         places = await self._places.find(self._folder_no, [ref.hash])
-        if ref.hash in places and await self._pool.run(
-            _copy, self._disk, ref, places[ref.hash], stage
+        if ref.hash in places and await to_its_end(
+            self._pool.run(_copy, self._disk, ref, places[ref.hash], stage)
         ):
             return True
         pieces: list[_LocalFile] = []

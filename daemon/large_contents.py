@@ -22,6 +22,7 @@ from daemon.recovery import FETCH_PREFIX
 from daemon.runs import Run, Runs
 from daemon.site import Job
 from daemon.steps import WriteFile
+from peers.cancelling import to_its_end
 from store.ids import BlobHash
 from store.records import BlobRef
 
@@ -75,7 +76,7 @@ class LargeContents:
                 if not await self._blobs.large(ref, stage, old):
                     run.applied.postponed.append(run.away(step))
                     return
-                await self._runner.run(_dress, stage, step, old_path)
+                await to_its_end(self._runner.run(_dress, stage, step, old_path))
                 job = Job(step, intent_of(self._names, step, stage), stage)
                 await self._finish(Staged([job], [], damages), run)
             except DiskError as cause:

@@ -21,6 +21,7 @@ from daemon.echoes import Echoes
 from daemon.outcomes import Failed, Postponed
 from daemon.runs import Run
 from daemon.site import Job, Placed
+from peers.cancelling import to_its_end
 
 
 class Put(Struct):
@@ -133,7 +134,7 @@ class Putting:
         with self._in_doubt():
             await self._journal.begin(intents)
             async with self.hands:
-                placed = await self._runner.run(run.placer.execute, jobs)
+                placed = await to_its_end(self._runner.run(run.placer.execute, jobs))
         if placed.is_unfinished:
             run.is_unfinished = self.is_in_doubt = True
         return Put(jobs, placed)

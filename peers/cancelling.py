@@ -1,4 +1,4 @@
-"""Keep a cancellation from being lost beside a failure.
+"""Keep a cancellation from being lost beside a failure, and from overtaking a thread.
 
 Where a task is cancelled while a TaskGroup of it ends with an error, Python before 3.13 raises
 the error alone, and counts its own cancelling as somebody else's (python/cpython#116720). Who
@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import TracebackType
+
+T = TypeVar("T")
 
 _IS_MENDED = sys.version_info >= (3, 13)
 
@@ -51,6 +54,20 @@ class TaskGroup(asyncio.TaskGroup):
     def _has_cancelled_us(self) -> bool:
         requested: bool = self._parent_cancel_requested  # type: ignore[attr-defined]
         return requested
+
+
+async def to_its_end(call: Coroutine[object, object, T]) -> T:
+    """Await a call in a thread to its end even if cancelled, and be cancelled then.
+
+    For calls on a file that the caller closes afterwards: the number of a closed descriptor is
+    soon another file's, and a thread that still wrote would write there.
+    """
+    running = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def _asked() -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from peers import pulling
 from peers.asks import longest_list
-from peers.cancelling import TaskGroup
+from peers.cancelling import TaskGroup, to_its_end
 from peers.difference import rebuilt
 from peers.large import Filling, LocalPiece, Sink, prepare, reuse
 from peers.list_asking import ask_for_difference, ask_for_list
@@ -180,12 +180,7 @@ class LargeFetch:
 
     async def _run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a call on a sink to its end even if cancelled: its owner may close it then."""
-        running = asyncio.ensure_future(self._runner.run(fn, *args, **kwargs))
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
+        return await to_its_end(self._runner.run(fn, *args, **kwargs))
 
 
 async def learn_list(asking: Asking, folder: FolderId, ref: BlobRef) -> None:

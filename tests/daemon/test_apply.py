@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,14 +18,16 @@ from msgspec.structs import replace
 
 from daemon import ahead, fs, portions
 from daemon.apply import Applied
+from daemon.contents import FolderContents
+from daemon.core import ThreadRunner
 from daemon.disk import DiskError, Stat
 from daemon.displaced import LOOK_AGAIN_NS, Names, history_name, parse_history_name
 from daemon.fs_abilities import Abilities
 from daemon.fs_stage import LinuxStage
 from daemon.outcomes import Agreed, Outcome, Reason, Watch, Why
 from daemon.planner import plan
-from store.ids import Kind, blob_hash
-from store.records import Entry
+from store.ids import BlobHash, Kind, blob_hash
+from store.records import BlobRef, Entry
 from tests.daemon.applying import NOW_NS, Clock, Crash, World
 from tests.daemon.planning import (
     CONTENTS,
@@ -36,6 +39,7 @@ from tests.daemon.planning import (
     synced_as,
     trees,
 )
+from tests.daemon.working import eventually
 
 
 @pytest.fixture
@@ -919,6 +923,82 @@ async def test_E6_a_failed_sync_fails_the_round_whose_names_it_was_to_make_durab
     assert "committed f1" not in told
     await world.converge(files)
     assert set(world.journal.rows) == {(number, b"") for number in range(1, 7)}
+
+
+async def test_F1_an_apply_that_is_stopped_closes_no_file_that_a_thread_puts_in_place(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of a closed descriptor is the next file's: that one would get the name."""
+    threads = ThreadRunner("test", 2)
+    begun, may_go_on = threading.Event(), threading.Event()
+    place_each = world.linux.place_each
+    were_open: list[bool] = []
+
+    def slowly(pairs: Any) -> Any:
+        begun.set()
+        may_go_on.wait(10)
+        were_open.extend(stage.is_open() for stage, _ in pairs)
+        return place_each(pairs)
+
+    monkeypatch.setattr(world.linux, "place_each", slowly)
+    monkeypatch.setattr(world.runner, "run", threads.run)
+    applying = asyncio.create_task(world.apply([file_entry(1, ROOT, b"f", b"one")]))
+    await eventually(begun.is_set)
+
+    applying.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+        await threads.run(lambda: None)
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await applying
+
+    assert were_open == [True]
+    threads.close()
+
+
+async def test_a_local_copy_that_is_stopped_ends_before_its_stage_is_closed(
+    world: World,
+) -> None:
+    threads = ThreadRunner("test", 2)
+    begun, may_go_on = threading.Event(), threading.Event()
+    ref = BlobRef(hash=blob_hash(b"one"), size=3)
+    stage = world.linux.open_stage(b"fetch-tmp-one", 3)
+
+    class Here:
+        def read(self, *_where: object) -> bytes:
+            begun.set()
+            may_go_on.wait(10)
+            return b"one"
+
+    class Places:
+        async def find(self, *_asked: object) -> dict[BlobHash, list[Here]]:
+            return {ref.hash: [Here()]}
+
+    unused: Any = None
+    places: Any = Places()
+    contents = FolderContents(
+        places=places,
+        pool=threads,
+        disk=world.linux,
+        folder_no=1,
+        folder=unused,
+        fetcher=unused,
+    )
+    copying = asyncio.create_task(contents.large(ref, stage, None))
+    await eventually(begun.is_set)
+
+    copying.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not copying.done(), "its owner closes the stage then"
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+
+    assert stage.read(0, 3) == b"one"
+    stage.close()
+    threads.close()
 
 
 async def test_F1_an_apply_that_is_stopped_between_names_and_commit_is_recovered(
