@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 1024 * 1024  # as they are kept (store.snapshot)
 PATIENCE_S: Final = 30.0  # without a whole piece
-LONGEST_S: Final = 600.0  # nobody is asked for the log meanwhile: a slow peer is not to hold us
+LONGEST_S: Final = 3600.0  # nobody is asked for the log meanwhile: a slow peer is not to hold us
 
 
 class SnapshotShelf(Protocol):
