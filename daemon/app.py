@@ -317,7 +317,6 @@ class Application:
                     )
                 )
                 tasks.create_task(self.node.run())
-                tasks.create_task(self._mark_instance())
                 tasks.create_task(self._listener.serve())
                 tasks.create_task(self._watch_network())
                 loop.add_signal_handler(
