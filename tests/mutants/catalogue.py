@@ -54,8 +54,8 @@ MUTANTS: Final = (
     Mutant(
         rule="many changed files are one syncfs, not none",
         file="daemon/fs_sync.py",
-        old="                syscalls.syncfs(self._held.root)\n",
-        new="                pass\n",
+        old="            syscalls.syncfs(self._held.root)\n",
+        new="            pass\n",
         proofs=(_ORDER, _FS),
     ),
     Mutant(
