@@ -98,8 +98,8 @@ MUTANTS: Final = (
         file="daemon/putting.py",
         old="            await self._journal.begin(intents)\n"
         "            async with self.hands:\n"
-        "                placed = await self._runner.run(run.placer.execute, jobs)\n",
-        new="            placed = await self._runner.run(run.placer.execute, jobs)\n"
+        "                placed = await to_its_end(self._runner.run(run.placer.execute, jobs))\n",
+        new="            placed = await to_its_end(self._runner.run(run.placer.execute, jobs))\n"
         "            await self._journal.begin(intents)\n",
         proofs=(_ORDER, _APPLY),
         is_quick=True,
