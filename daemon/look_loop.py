@@ -324,10 +324,11 @@ class LookLoop:
         try:
             async for bunch in found:
                 await bunches.put(bunch)
-        finally:
-            if bunches.full():
-                await asyncio.sleep(0)
-            await bunches.put(None)
+        except Exception:
+            await bunches.put(None)  # what was found before it is recorded
+            raise
+        # Not where we are cancelled: nobody takes anything any more, and the queue may be full.
+        await bunches.put(None)
 
     async def _load_ignore(self, disk: Disk, where: LookSet) -> None:
         if not (where.is_full or ignoring.RULES_NAME in where.paths or b"" in where.directories):
