@@ -366,7 +366,7 @@ class Application:
         while True:
             try:
                 await Scrub(self.node).run()
-            except Exception:
+            except Exception:  # whatever is wrong with one file, the node goes on
                 logger.exception("scrub failed")
 
     def _database_failed(self, failure: Exception) -> None:
@@ -493,7 +493,7 @@ async def _run_healed(
         application = Application(home, key, config, opened, sys.stdout)
         try:
             await application.run(first_folder)
-        except Exception:
+        except Exception:  # SQLite's errors come from anywhere; what is no damage goes on up
             if not application.damage:
                 raise
             logger.exception("ended by a damaged database")

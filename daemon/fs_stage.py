@@ -184,7 +184,7 @@ class Workshop:
             return
         found = os.stat(name, dir_fd=source, follow_symlinks=False)
         if not modes.S_ISDIR(found.st_mode):
-            with suppress(PermissionError, NotImplementedError):
+            with suppress(PermissionError, NotImplementedError):  # no hard links here
                 self._rename_by_link(source, name, target, new_name)
                 return
         # The last resort is a check that can be overtaken: file systems without RENAME_NOREPLACE

@@ -108,7 +108,7 @@ class _Node:
         tree = self.root / "tree"
         if what == "create":
             (self.root.parent / "tree").rename(tree)
-            time.sleep(0.1)
+            time.sleep(0.1)  # past the racy rule: else each file would be looked at once more
             return LookSet(trees=(b"tree",))
         if what == "touch":
             for path in tree.glob("*/*"):
