@@ -319,9 +319,7 @@ class Application:
                 tasks.create_task(self.node.run())
                 tasks.create_task(self._listener.serve())
                 tasks.create_task(self._watch_network())
-                loop.add_signal_handler(
-                    signal.SIGHUP, lambda: tasks.create_task(self._reload())
-                )
+                loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(self._reload()))
                 tasks.create_task(self._feed_watchdog())
                 await self._share_written()
                 if first_folder is not None:
@@ -407,9 +405,7 @@ class Application:
     def _greet(self) -> None:
         """Say what runs and what to do next, to whoever listens."""
         works = self.node.works.values()
-        folders = [
-            (self.node.shelf[work.folder_no].name, os.fsdecode(work.path)) for work in works
-        ]
+        folders = [(self.node.shelf[work.folder_no].name, os.fsdecode(work.path)) for work in works]
         listen = [str(address) for address in self._listener.addresses]
         try:
             self._out.write(greeting(folders, listen, os.environ))
@@ -484,9 +480,7 @@ def run(home: Home, first_folder: str | None) -> int:
     return 0
 
 
-async def _run_healed(
-    home: Home, config: Config, key: AgentKey, first_folder: str | None
-) -> None:
+async def _run_healed(home: Home, config: Config, key: AgentKey, first_folder: str | None) -> None:
     """Run, and begin again with a database built anew where the present one is damaged."""
     opened = open_home(home, config, key, MACHINE)
     for _ in range(REPLACED_LIMIT):

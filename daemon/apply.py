@@ -34,6 +34,7 @@ from store.ids import BlobHash
 
 __all__ = ["Applied", "Applier", "Blobs", "DirectoryPaths", "Journal"]
 
+
 class Applier:
     """Applies the plans of one folder. Several may be under way; they touch the disk in turn."""
 

@@ -120,9 +120,7 @@ async def _size(node: Node, work: FolderWork, blob: BlobHash) -> int | None:
     """Find in the log how long a content is; None if no version has that hash."""
     after: int | None = 0
     while after is not None:
-        size, after = await node.world.core.run(
-            find_size, node.shelf[work.folder_no], blob, after
-        )
+        size, after = await node.world.core.run(find_size, node.shelf[work.folder_no], blob, after)
         if size is not None:
             return size
     return None

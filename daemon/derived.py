@@ -79,9 +79,7 @@ def state_tables(db: Database, folder_no: int) -> dict[str, Rows]:
     }
     # A database of an older dizzyd that is only read has no such table, and nothing for it.
     is_restored = db.meta(f"restored/{folder_no}") is not None
-    found["buried"] = frozenset(
-        db.execute(_BURIED, (folder_no,)).fetchall() if is_restored else ()
-    )
+    found["buried"] = frozenset(db.execute(_BURIED, (folder_no,)).fetchall() if is_restored else ())
     return found
 
 
@@ -149,9 +147,7 @@ def _is_explained(stored: StoredFolder, row: SyncedRow) -> bool:
         return False
     if row.leftover and row.kind is not Kind.DIRECTORY:
         return False
-    facts: dict[bytes, Fact] = {
-        fact.event_id: fact for fact in stored.state.facts(row.object_no)
-    }
+    facts: dict[bytes, Fact] = {fact.event_id: fact for fact in stored.state.facts(row.object_no)}
     named = [row.events[at : at + _ID_BYTES] for at in range(0, len(row.events), _ID_BYTES)]
     if row.placement and row.placement not in facts:
         return False

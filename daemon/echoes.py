@@ -58,4 +58,3 @@ def is_only_a_place(hint: Hint) -> bool:
     if hint.kind is HintKind.MOVED_HERE:
         return hint.source is None or is_private(hint.source)
     return hint.kind in (HintKind.APPEARED, HintKind.CHANGED)
-

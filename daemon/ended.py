@@ -61,10 +61,7 @@ def read_ended(
 ) -> EndedFolder:
     """Make it of what the database knows; on the database thread."""
     joined = stored.db.meta(_told_key(stored.no)) or b""
-    told = {
-        AgentId(joined[start : start + ID_BYTES])
-        for start in range(0, len(joined), ID_BYTES)
-    }
+    told = {AgentId(joined[start : start + ID_BYTES]) for start in range(0, len(joined), ID_BYTES)}
     return EndedFolder(
         folder_no=stored.no,
         folder=stored.id,

@@ -39,9 +39,7 @@ Group = list[tuple[bytes, list[SyncedRow]]]
 class FileInspection:
     """Reads back the files of one folder, and the versions that were kept."""
 
-    def __init__(
-        self, node: Node, work: FolderWork, damages: Damages, position: Position
-    ) -> None:
+    def __init__(self, node: Node, work: FolderWork, damages: Damages, position: Position) -> None:
         """Look at a folder at work, or of a stopped node; at what comes after `position` alone."""
         self.position = position  # all well up to here
         self._world = node.world

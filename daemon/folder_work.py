@@ -71,9 +71,7 @@ class FolderWork:
         self._umask = umask
         self.disk: Disk | None = None
         self.tail = OwnTail(tools.shelf, tools.core, folder_no)
-        self._standing = Standing(
-            tools=tools, folder_no=folder_no, folder=folder, tail=self.tail
-        )
+        self._standing = Standing(tools=tools, folder_no=folder_no, folder=folder, tail=self.tail)
         self._journal = FolderJournal(tools.shelf, tools.engine, tools.core, folder_no)
         self._look = LookLoop(
             self._standing,

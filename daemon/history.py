@@ -65,9 +65,7 @@ async def history(node: Node, work: FolderWork, path: bytes) -> History:
     local = await _local_places(node, work, list(refs))
     lanes = node.fetcher.lanes(work.folder)
     remote = await who_has(lanes, work.folder, list(refs.values())) if lanes else {}
-    places = {
-        blob: (*local.get(blob, ()), *map(names.of, remote.get(blob, ()))) for blob in refs
-    }
+    places = {blob: (*local.get(blob, ()), *map(names.of, remote.get(blob, ()))) for blob in refs}
     directories = [one.no for one in found if one.kind is Kind.DIRECTORY]
     inside: list[BatchSummary] = []
     for no in directories if path else [stored.root_no]:

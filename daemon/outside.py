@@ -121,9 +121,7 @@ class OutsideTree:
                 os.mkdir(target, dir_fd=parent)
                 os.rename(made, target, src_dir_fd=parent, dst_dir_fd=parent)
             else:
-                os.link(
-                    made, target, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False
-                )
+                os.link(made, target, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
                 os.unlink(made, dir_fd=parent)
 
     def _at(self, path: bytes) -> bytes:

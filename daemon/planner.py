@@ -139,9 +139,7 @@ def _part_new(
     return plain, others
 
 
-def _new_contents(
-    plain: Sequence[Entry], pairing: Pairing, ordering: Ordering
-) -> Iterable[Step]:
+def _new_contents(plain: Sequence[Entry], pairing: Pairing, ordering: Ordering) -> Iterable[Step]:
     """Give the steps for new files and links, once every name is in its place."""
     goals: dict[int, Node] = {}
     for entry in plain:

@@ -121,13 +121,9 @@ class Procedures:
         stored = self._shelf[command.folder_no]
         batches = stored.end(command.wall_ms)
         self._shelf.own.wrote(batches)
-        emit(
-            BatchesCommitted(folder_no=command.folder_no, batches=tuple(batches), is_own=True)
-        )
+        emit(BatchesCommitted(folder_no=command.folder_no, batches=tuple(batches), is_own=True))
 
-    def record_checkpoint(
-        self, command: RecordCheckpoint, emit: Emit[BatchesCommitted]
-    ) -> None:
+    def record_checkpoint(self, command: RecordCheckpoint, emit: Emit[BatchesCommitted]) -> None:
         """Record a checkpoint; from then on its snapshot can be given to who joins."""
         stored = self._shelf[command.folder_no]
         kept = KeptSnapshot(stored.db, stored.no, stored.id)
@@ -136,9 +132,7 @@ class Procedures:
             kept.rename(command.pieces_as, command.checkpoint.snapshot.hash)
             kept.note(batches[-1])
         self._shelf.own.wrote(batches)
-        emit(
-            BatchesCommitted(folder_no=command.folder_no, batches=tuple(batches), is_own=True)
-        )
+        emit(BatchesCommitted(folder_no=command.folder_no, batches=tuple(batches), is_own=True))
 
     def begin_with(self, command: BeginWithSnapshot, emit: Emit[ObjectsChanged]) -> None:
         """Begin with a snapshot, whole or not at all; raises as store.joined.begin_with()."""

@@ -114,9 +114,7 @@ def is_limited(config: HistoryConfig) -> bool:
     return config.keep_s is not None or config.keep_bytes is not None
 
 
-def take_slice(
-    stored: StoredFolder, config: HistoryConfig, now_ns: int, after: bytes
-) -> Slice:
+def take_slice(stored: StoredFolder, config: HistoryConfig, now_ns: int, after: bytes) -> Slice:
     """Choose what goes of the next oldest versions, and take it out of the database.
 
     In one transaction, on the database thread; the caller removes the files of those names.

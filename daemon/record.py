@@ -112,11 +112,7 @@ class Recorder:
             if isinstance(act, Deleted | Moved)
             for row in act.rows
         }
-        staying = {
-            row.parent_no
-            for row in below
-            if (row.object_no, row.copy) not in leaving
-        }
+        staying = {row.parent_no for row in below if (row.object_no, row.copy) not in leaving}
         kept: set[bytes] = set()
         for act in sorted(deleted, key=lambda each: each.path, reverse=True):
             if any(row.object_no in staying for row in act.rows):

@@ -51,9 +51,7 @@ class Reinstating:
         self._pool = node.world.pool
         self._clock = node.world.clock
         self._names = node.names
-        self._journal = FolderJournal(
-            node.shelf, node.engine, node.world.core, work.folder_no
-        )
+        self._journal = FolderJournal(node.shelf, node.engine, node.world.core, work.folder_no)
         self._returning = Returning(disk, self._names, self._clock)
         self.unchanged = 0
         self.total_bytes = 0
@@ -91,9 +89,7 @@ class Reinstating:
             yield self._progress()
 
     def _progress(self) -> RestoreLine:
-        return RestoreLine(
-            kind="progress", done=self._returning.done_bytes, total=self.total_bytes
-        )
+        return RestoreLine(kind="progress", done=self._returning.done_bytes, total=self.total_bytes)
 
     # -- what is to be done -------------------------------------------------------------------
 
@@ -168,9 +164,7 @@ class Reinstating:
                 yield missing(job.path, job.wanted.value)
         there = [job for job in jobs if job.wanted.value in found]
         files = [
-            NewFile(
-                found[BlobHash(job.wanted.value)], bool(job.wanted.mode), job.wanted.mtime_ns
-            )
+            NewFile(found[BlobHash(job.wanted.value)], bool(job.wanted.mode), job.wanted.mtime_ns)
             for job in there
         ]
         damages = self._applier.damages
@@ -261,6 +255,7 @@ class Reinstating:
                 self._journal.wall_ms = self._clock.now_ns() // 1_000_000
                 await self._journal.commit(done.outcomes)
         return done.lines
+
 
 def _dress(stage: Stage, wanted: Wanted, path: bytes) -> None:
     stage.finish(is_executable=bool(wanted.mode), mtime_ns=wanted.mtime_ns, like=path)

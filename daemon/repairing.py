@@ -103,9 +103,7 @@ class _Repairing:
             self._work.changed()
             yield self._repaired("its state", "folded anew from the log")
         files = {(row.object_no, row.copy) for file in damages.files for row in file.rows}
-        damages.records = [
-            row for row in damages.records if (row.object_no, row.copy) not in files
-        ]
+        damages.records = [row for row in damages.records if (row.object_no, row.copy) not in files]
         if damages.records and not damages.log:
             await self._world.core.run(self._mend_records)
             self._work.look_at_all()
@@ -286,9 +284,7 @@ class _Repairing:
                     (lost.look.value, lost.look.stat.size, no, lost.name),
                 )
             elif kept is not None:
-                db.execute(
-                    "DELETE FROM kept WHERE folder_no = ? AND name = ?", (no, lost.name)
-                )
+                db.execute("DELETE FROM kept WHERE folder_no = ? AND name = ?", (no, lost.name))
 
 
 def beside(name: bytes) -> bytes:

@@ -114,9 +114,7 @@ class Restoring:
     ) -> AsyncIterator[RestoreLine]:
         disk, applier = _at_work(into, os.fsdecode(path))
         reinstating = Reinstating(self._node, into, disk, applier)
-        async for line in reinstating.run(
-            choice.wanted, path, _contents(self._node, self._work)
-        ):
+        async for line in reinstating.run(choice.wanted, path, _contents(self._node, self._work)):
             self._count(line)
             yield line
         await into.look_now(_where(choice, path, reinstating.highest_made))
@@ -126,9 +124,7 @@ class Restoring:
             left = await self._node.world.core.run(_came_later, stored, path, choice.wanted)
             for name in left[:_NAMED_LIMIT]:
                 yield RestoreLine(kind="left", text=os.fsdecode(name))
-        yield self._summary(
-            choice, path, reinstating.restored, reinstating.unchanged, len(left)
-        )
+        yield self._summary(choice, path, reinstating.restored, reinstating.unchanged, len(left))
 
     # -- elsewhere ----------------------------------------------------------------------------
 

@@ -76,9 +76,7 @@ class Retries:
         for no in objects:
             self._delays.pop(no, None)
 
-    def put_away(
-        self, objects: Sequence[int], content: bytes, now_s: float, *, since: int
-    ) -> None:
+    def put_away(self, objects: Sequence[int], content: bytes, now_s: float, *, since: int) -> None:
         """Wait until a peer may have the content; `since` is `calls` as the plan began."""
         if self._all_called > since or self._called.get(content, 0) > since:
             self._waiting.update((no, _Retry(now_s, FIRST_S)) for no in objects)

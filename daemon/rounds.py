@@ -47,9 +47,7 @@ class Rounds:
         self._runs = runs
         self._putting = putting
 
-    async def write(
-        self, steps: Sequence[WriteFile], run: Run, group: asyncio.TaskGroup
-    ) -> None:
+    async def write(self, steps: Sequence[WriteFile], run: Run, group: asyncio.TaskGroup) -> None:
         """Write all of these; what it starts meanwhile belongs to the group."""
         rounds = list(rounds_of(steps))
         if not rounds:
@@ -93,9 +91,7 @@ class Rounds:
             await ahead.may_stage()
             damages = self._putting.damages
             async with self._putting.hands:
-                jobs, outcomes = await self._runner.run(
-                    self._stage_all, steps, contents, run
-                )
+                jobs, outcomes = await self._runner.run(self._stage_all, steps, contents, run)
             ahead.put(Staged(jobs, outcomes, damages))
             del contents  # rather than keep them while the next are awaited
 

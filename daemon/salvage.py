@@ -62,9 +62,10 @@ class Wreck:
     def _rows(self, query: str, *values: object) -> Iterator[tuple[object, ...]]:
         """Give rows as far as they can be read, by each way."""
         for connection in self._ways:
-            with suppress(sqlite3.Error, UnicodeDecodeError), closing(
-                connection.execute(query, values)
-            ) as rows:
+            with (
+                suppress(sqlite3.Error, UnicodeDecodeError),
+                closing(connection.execute(query, values)) as rows,
+            ):
                 yield from rows
 
     def folders(self) -> dict[FolderId, FoundFolder]:

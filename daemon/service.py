@@ -158,7 +158,6 @@ class Unit:
             f" && {sudo}systemctl{scope} daemon-reload && {sudo}systemctl{scope} restart {unit}"
         )
 
-
     def refusal(self, path: str) -> str | None:
         """Give `allow` for a path that the unit's sandbox hides or forbids, None for others."""
         try:

@@ -73,9 +73,7 @@ class Serving:
         while len(self._places) > _PLACES_LIMIT:
             self._places.popitem(last=False)
 
-    async def _read_at(
-        self, work: Folder, place: Place, offset: int, length: int
-    ) -> bytes | None:
+    async def _read_at(self, work: Folder, place: Place, offset: int, length: int) -> bytes | None:
         disk = work.disk
         if disk is None:  # let go of meanwhile
             return None

@@ -318,9 +318,7 @@ def summarise(stored: StoredFolder, batch_no: int, positions: Sequence[int]) -> 
     return BatchSummary(agent=header.agent, wall_ms=header.wall_ms, counts=counts)
 
 
-def find_size(
-    stored: StoredFolder, blob: BlobHash, after_no: int
-) -> tuple[int | None, int | None]:
+def find_size(stored: StoredFolder, blob: BlobHash, after_no: int) -> tuple[int | None, int | None]:
     """Look for a content in a part of the log: its size if found, and where to go on, or None."""
     rows = stored.db.execute(
         "SELECT no, header, CASE WHEN instr(body, ?) > 0 THEN body END FROM batch"

@@ -234,7 +234,8 @@ class Choosing:
             )
         below = base + b"/" if base else b""
         wanted = [
-            _wanted(entry, path[len(below) :]) for path, entry in tree.items()
+            _wanted(entry, path[len(below) :])
+            for path, entry in tree.items()
             if path.startswith(below)
         ]
         if base:

@@ -36,6 +36,15 @@ class Heads(Struct, frozen=True, kw_only=True, gc=False):
     is_applied: bool = True
 
 
+class Place(Struct, frozen=True, gc=False):
+    """Where a batch stands in its log: `prev` is None for the first of a log."""
+
+    log: LogId
+    id: BatchId
+    seq: int
+    prev: BatchId | None
+
+
 class Lack(Struct, frozen=True, gc=False):
     """What we lack of what another has.
 
@@ -112,26 +121,29 @@ def is_in_sync(ours: Heads, theirs: Heads) -> bool:
     return ours.state_root is not None and ours.state_root == theirs.state_root
 
 
-def advance(tips: Tips, batches: Iterable[SignedBatch]) -> None:
+def place_of(signed: SignedBatch) -> Place:
+    """Give where a batch stands, without its bytes."""
+    return Place(signed.log, signed.id, signed.header.seq, signed.header.prev)
+
+
+def advance(tips: Tips, places: Iterable[Place]) -> None:
     """Count batches as held by whoever has these tips; their prev is no tip any more."""
-    for signed in batches:
-        log = tips.setdefault(signed.log, {})
-        if signed.header.prev is not None:
-            log.pop(signed.header.prev, None)
-        if signed.header.seq >= max(log.values(), default=-1):
-            log[signed.id] = signed.header.seq
+    for place in places:
+        log = tips.setdefault(place.log, {})
+        if place.prev is not None:
+            log.pop(place.prev, None)
+        if place.seq >= max(log.values(), default=-1):
+            log[place.id] = place.seq
 
 
-def follows(tips: Tips, batch: SignedBatch) -> bool:
+def follows(tips: Tips, place: Place) -> bool:
     """Whether who has these tips has the prev of a batch, so that it can be used at once."""
-    if batch.header.prev is None:
-        return True
-    return batch.header.prev in tips.get(batch.log, {})
+    return place.prev is None or place.prev in tips.get(place.log, {})
 
 
-def holds(tips: Tips, batch: SignedBatch) -> bool:
+def holds(tips: Tips, place: Place) -> bool:
     """Whether who has these tips has surely this very batch: it is one of them."""
-    return batch.id in tips.get(batch.log, {})
+    return place.id in tips.get(place.log, {})
 
 
 def narrowed(ranges: Sequence[Range], through: Mapping[bytes, int]) -> tuple[Range, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 from msgspec import Struct
 
-from peers import heads, wire
+from peers import wire
 from peers.exchange import Strikes
 from peers.lane import loop_time_s
 from peers.parts import INLINE_VERIFY_BYTES, verify_all
@@ -57,6 +57,8 @@ class Inbox:
         self._strikes = Strikes()
         self._waiting: deque[_Delivery] = deque()
         self._waiting_bytes = 0
+        self._taking: FolderId | None = None
+        self._to_ask: set[FolderId] = set()
         self._changed = asyncio.Event()
 
     async def take_news(self, message: wire.News) -> None:
@@ -108,9 +110,21 @@ class Inbox:
                 self._changed.clear()
                 await self._changed.wait()
             delivery = self._waiting.popleft()
+            self._taking = delivery.folder
             await self._take_in(delivery)
+            self._taking = None
             self._waiting_bytes -= delivery.size
             self._changed.set()
+            if delivery.folder in self._to_ask:
+                await self.ask_after_all(delivery.folder)
+
+    async def ask_after_all(self, folder: FolderId) -> None:
+        """Ask for what this node lacks of a folder once all that came before is taken in."""
+        if folder == self._taking or any(one.folder == folder for one in self._waiting):
+            self._to_ask.add(folder)
+            return
+        self._to_ask.discard(folder)
+        await self._sessions.ask(folder)
 
     async def _take_in(self, delivery: _Delivery) -> None:
         """Verify, ask on, admit, pass on."""
@@ -128,7 +142,7 @@ class Inbox:
             is_going_on = self._go_on(delivery.folder, delivery.answer, proven)
         else:
             exchange.pushed(self._agent, proven, loop_time_s())
-        heads.advance(tips, proven)
+        tips.came(proven)
         self._sessions.fetcher.offer(delivery.contents)
         # Part of a log would be in the way of the snapshot; what is thrown away is asked for again.
         if proven and not self._sessions.is_beginning(delivery.folder):

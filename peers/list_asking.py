@@ -28,9 +28,7 @@ NEXT_AFTER_S: Final = 5.0  # another peer is asked as well
 T = TypeVar("T")
 
 
-async def ask_for_list(
-    sources: Sources, folder: FolderId, ref: BlobRef
-) -> list[ChunkLine] | None:
+async def ask_for_list(sources: Sources, folder: FolderId, ref: BlobRef) -> list[ChunkLine] | None:
     """Give a content's chunk list, as some peer tells it; None if nobody does."""
 
     async def question(lane: Lane) -> list[ChunkLine] | None:

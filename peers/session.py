@@ -16,12 +16,13 @@ from peers import heads, wire
 from peers.answering import ANSWER_LIMIT_BYTES, BatchServer
 from peers.cancelling import TaskGroup
 from peers.exchange import Ask
-from peers.heads import Heads, Tips
+from peers.heads import Heads
 from peers.inbox import Inbox, Struck
 from peers.lane import Lane, loop_time_s
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
 from peers.parts import divided, fitting, verify_all
+from peers.peer_tips import PeerTips
 from peers.replica import Contents, Replica, Runner
 from peers.serve import BlobServer, send_all
 from store.errors import Malformed
@@ -56,7 +57,7 @@ class _Shared:
 
     def __init__(self) -> None:
         self.said: Heads | None = None  # what the peer said last
-        self.tips: Tips = {}  # that, and what was sent to it or came from it since
+        self.tips = PeerTips()  # that, and what was sent to it or came from it since
         self.sent: Heads | None = None  # what we said last
         self.repair_at_s = 0.0
         self.repair_every_s = REPAIR_FIRST_S
@@ -206,11 +207,7 @@ class Session:
         shared = self._folders.get(folder)
         if shared is None or not self._outbox.has_room(Rank.LOG):
             return
-        usable: list[SignedBatch] = []
-        for signed in batches:
-            if heads.follows(shared.tips, signed) and not heads.holds(shared.tips, signed):
-                usable.append(signed)
-                heads.advance(shared.tips, (signed,))
+        usable = shared.tips.push(batches, loop_time_s())
         if not usable:
             return
         inline = tuple(wire.SmallContent(blob, content) for blob, content in contents.items())
@@ -219,7 +216,7 @@ class Session:
             self._outbox.put(Rank.LOG, wire.News(folder, packed, fitting(packed, inline)))
             inline = ()
 
-    def tips(self, folder: FolderId) -> Tips | None:
+    def tips(self, folder: FolderId) -> PeerTips | None:
         """Give what the peer has of a folder as far as is known; None if it is not shared."""
         shared = self._folders.get(folder)
         return None if shared is None else shared.tips
@@ -321,13 +318,13 @@ class Session:
         if said.is_applied and said != shared.said:
             self._sessions.fetcher.may_have_more(self.agent, folder)
         shared.said = said
-        shared.tips = heads.by_log(said.heads)
+        shared.tips.said(said.heads, loop_time_s())
         self._sessions.exchange(folder).heads_said(self.agent, heads.by_log(said.heads))
         await self._replica.note_heads(self.agent, folder, said)
         if message.is_question:
             self.announce_heads(folder)
         if shared.sent is None or said.heads != shared.sent.heads:
-            await self._sessions.ask(folder)
+            await self._inbox.ask_after_all(folder)
 
     async def _hear_offer(self, message: wire.Offer) -> None:
         """Begin with the snapshot that the peer offers, if this node has nothing yet."""
@@ -396,17 +393,17 @@ class Session:
             shared.repair_every_s = REPAIR_FIRST_S
         shared.sent = ours
         shared.repair_at_s = loop_time_s() + shared.repair_every_s
-        self.send(
-            wire.HeadsSaid(
-                folder,
-                ours.heads,
-                ours.state_root,
-                ours.state_version,
-                ours.is_importing,
-                ours.is_applied,
-                is_question,
-            )
+        said = wire.HeadsSaid(
+            folder,
+            ours.heads,
+            ours.state_root,
+            ours.state_version,
+            ours.is_importing,
+            ours.is_applied,
+            is_question,
         )
+        # Behind the batches that were pushed: heads that overtook them would be asked for.
+        self._outbox.put(Rank.LOG, said)
 
     async def _watch(self) -> None:
         """Ping in silence, compare heads again while they differ, end where nobody answers."""

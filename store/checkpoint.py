@@ -154,9 +154,7 @@ class Restored:
     def __init__(self, folder: FolderId) -> None:
         """Begin empty; use `restore`. close() when done."""
         self.db = scratch_database()
-        no = add_folder(
-            self.db, folder=folder, name="", path=b"", epoch=Epoch(bytes(EPOCH_BYTES))
-        )
+        no = add_folder(self.db, folder=folder, name="", path=b"", epoch=Epoch(bytes(EPOCH_BYTES)))
         (root_no,) = self.db.execute("SELECT root_no FROM folder WHERE no = ?", (no,)).fetchone()
         self.log = FolderLog(self.db, no, folder)
         self.state = FolderState(self.db, no, folder, root_no)
@@ -189,9 +187,7 @@ class Restored:
         with self.db.transaction():
             self.state.forget()
             for no, wire, is_void in self.log.all_applied():
-                self.state.apply(
-                    AppliedBatch(no=no, signed=verify_thinned(wire), is_void=is_void)
-                )
+                self.state.apply(AppliedBatch(no=no, signed=verify_thinned(wire), is_void=is_void))
             self.log.cuts.is_recut = False
 
 

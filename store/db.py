@@ -340,6 +340,4 @@ def scratch_database() -> Database:
 
 
 def _make(connection: sqlite3.Connection) -> None:
-    connection.executescript(
-        f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
-    )
+    connection.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;")

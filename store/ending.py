@@ -44,8 +44,7 @@ def cut_events(owner: AgentId, points: Sequence[CutPoint]) -> list[Revoked]:
     points = points[:POINTS_LIMIT]
     starts = range(0, max(len(points), 1), POINTS_IN_EVENT)
     return [
-        Revoked(agent=owner, cut=tuple(points[start : start + POINTS_IN_EVENT]))
-        for start in starts
+        Revoked(agent=owner, cut=tuple(points[start : start + POINTS_IN_EVENT])) for start in starts
     ]
 
 

@@ -246,9 +246,7 @@ def _head_key(head: Head) -> bytes:
     return head.key
 
 
-def _ancestors(
-    event_id: bytes, previous: dict[EventId, tuple[bytes, ...]]
-) -> set[bytes]:
+def _ancestors(event_id: bytes, previous: dict[EventId, tuple[bytes, ...]]) -> set[bytes]:
     """Give everything below an event through prev, without itself."""
     seen: set[bytes] = set()
     waiting = list(previous.get(EventId(event_id), ()))
@@ -283,9 +281,7 @@ def _void_deletions(
                 continue
             if move.event_id not in known_to:
                 prev = move.event.prev  # type: ignore[union-attr]
-                known_to[move.event_id] = set(prev).union(
-                    *(_ancestors(p, previous) for p in prev)
-                )
+                known_to[move.event_id] = set(prev).union(*(_ancestors(p, previous) for p in prev))
             if fact.event_id not in known_to[move.event_id]:
                 void.add(fact.event_id)
                 break

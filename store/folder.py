@@ -444,9 +444,7 @@ class StoredFolder:
         """
         if nos is None:
             return self._count_missing("o.folder_no = ?", (self.no,))
-        parts = [
-            self._count_missing(f"o.no IN ({marks})", part) for marks, part in chunked(nos)
-        ]
+        parts = [self._count_missing(f"o.no IN ({marks})", part) for marks, part in chunked(nos)]
         return sum(files for files, _ in parts), sum(size for _, size in parts)
 
     def _count_missing(self, which: str, values: Sequence[object]) -> tuple[int, int]:

@@ -37,6 +37,7 @@ class Kind(IntEnum):
 
 KINDS = tuple(Kind)  # by number: Kind(number) takes longer
 
+
 def log_id(folder: FolderId, agent: AgentId, epoch: Epoch) -> LogId:
     """Name the log of one agent in one folder in one epoch."""
     return LogId(blake3(b"dizzyd/log/1" + folder + agent + epoch).digest())

@@ -37,6 +37,7 @@ from store.waiting import WaitingRoom
 
 FOLDER_SHARED_TAG = 16
 
+
 class FolderLog:
     """All logs of one folder in one database. Owned by the database thread."""
 
@@ -76,9 +77,7 @@ class FolderLog:
         held = self._unapplied()
         self._has_unapplied = bool(held)
         self.held_by_newer = {
-            AgentId(signed.header.agent)
-            for _, signed in held
-            if needs_newer(signed)
+            AgentId(signed.header.agent) for _, signed in held if needs_newer(signed)
         }
 
     def _unapplied(self) -> list[tuple[int, SignedBatch]]:
@@ -207,9 +206,7 @@ class FolderLog:
 
     # -- writing ------------------------------------------------------------------------------
 
-    def writer(
-        self, key: AgentKey, epoch: Epoch, opening: Opening | None = None
-    ) -> OwnWriter:
+    def writer(self, key: AgentKey, epoch: Epoch, opening: Opening | None = None) -> OwnWriter:
         """Begin to write own events; see OwnWriter."""
         return OwnWriter(self, key, epoch, opening)
 
@@ -617,6 +614,7 @@ class FolderLog:
         return int(
             self._db.execute("SELECT lamport FROM batch WHERE id = ?", (batch,)).fetchone()[0]
         )
+
 
 def _parents(signed: SignedBatch) -> list[BatchId]:
     header = signed.header

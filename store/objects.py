@@ -133,9 +133,7 @@ def update_rows(
 ) -> None:
     """Write what known objects are now, and where those of them are that have another place."""
     database.update("object", _VERSION, "no", [(*_version_of(row), row.no) for row in known])
-    database.update(
-        "object", _PLACEMENT, "no", [(*placement_of(row), row.no) for row in displaced]
-    )
+    database.update("object", _PLACEMENT, "no", [(*placement_of(row), row.no) for row in displaced])
 
 
 def write_folded(database: Database, row: ObjectRow, folded: Folded) -> None:

@@ -111,6 +111,5 @@ class OwnWriter:
                 return []
             self._opening.begun()
         return [
-            self._log.write_own(self._key, self._epoch, part, wall_ms, fold)
-            for part in self._parts
+            self._log.write_own(self._key, self._epoch, part, wall_ms, fold) for part in self._parts
         ]

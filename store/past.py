@@ -118,9 +118,7 @@ class Past:
         Raises Malformed, BadSignature where the log is damaged.
         """
         with self._db.transaction():
-            admitted = self._log.admit(
-                [verify(batch) for batch in batches], b"", self._state.apply
-            )
+            admitted = self._log.admit([verify(batch) for batch in batches], b"", self._state.apply)
         if admitted.refused:
             raise Malformed("log", f"a batch breaks a rule: {', '.join(sorted(admitted.refused))}")
 

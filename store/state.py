@@ -23,6 +23,8 @@ from store.placement import Directories, Directory, DirectoryMove
 from store.unions import Unions
 
 STATE_VERSION = 1
+
+
 class FolderState:
     """The state of one folder. Owned by the database thread; write inside a transaction.
 
@@ -298,9 +300,7 @@ class FolderState:
             )
         for table in ("waitingevent", "directory_move", "bucket"):
             db.execute(f"DELETE FROM {table} WHERE folder_no = ?", (folder_no,))
-        db.execute(
-            "DELETE FROM object WHERE folder_no = ? AND no != ?", (folder_no, self.root_no)
-        )
+        db.execute("DELETE FROM object WHERE folder_no = ? AND no != ?", (folder_no, self.root_no))
         kept = self._kept_nos
         self.__init__(db, folder_no, self.folder, self.root_no)  # type: ignore[misc]
         self._kept_nos = kept

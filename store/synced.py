@@ -49,14 +49,12 @@ class FolderSynced:
         self._inodes.clear()
         self._children.clear()
         for no, parent_no, name, inode in self._db.execute(
-            "SELECT object_no, parent_no, name, inode FROM synced"
-            " WHERE folder_no = ? AND kind = 1",
+            "SELECT object_no, parent_no, name, inode FROM synced WHERE folder_no = ? AND kind = 1",
             (self.folder_no,),
         ):
             self._add_directory(no, parent_no, name, inode)
         self.files, self.file_bytes = self._db.execute(
-            "SELECT count(*), coalesce(sum(size), 0) FROM synced"
-            " WHERE folder_no = ? AND kind != 1",
+            "SELECT count(*), coalesce(sum(size), 0) FROM synced WHERE folder_no = ? AND kind != 1",
             (self.folder_no,),
         ).fetchone()
         self._marked = set(

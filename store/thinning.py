@@ -277,8 +277,7 @@ class Thinned:
         self._log_at = {no: at for at, (_, no) in enumerate(logs)}
         positions = {no: at for at, no in enumerate(reversed(self._about_folder))}
         members = sorted(
-            (tuple(sorted(positions[one] for one in self._members(no))), no)
-            for no in self._set_at
+            (tuple(sorted(positions[one] for one in self._members(no))), no) for no in self._set_at
         )
         self.sets = sorted({one for one, _ in members})
         numbers = {one: at for at, one in enumerate(self.sets)}

@@ -76,11 +76,7 @@ class WaitingRoom:
     ) -> list[SignedBatch]:
         """Take out what waited for a batch that is stored now, and for nothing else."""
         waiters = self._waited_for.pop(batch, set())
-        ready = [
-            waiter
-            for waiter in waiters
-            if not missing_parents(self._waiting[waiter].signed)
-        ]
+        ready = [waiter for waiter in waiters if not missing_parents(self._waiting[waiter].signed)]
         released = [self._take(waiter) for waiter in ready]
         return sorted(released, key=lambda one: (one.header.lamport, one.id))
 

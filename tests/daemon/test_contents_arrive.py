@@ -65,8 +65,10 @@ async def test_F8_links_that_are_cut_with_bytes_under_way_cost_no_time(
             for _ in range(3):
                 before = len(list(other.root.glob("d/*")))
                 await eventually(
-                    lambda before=before: len(list(other.root.glob("d/*"))) > before + 50  # type: ignore[misc]
-                    or other.has("large", LARGE)
+                    lambda before=before: (
+                        len(list(other.root.glob("d/*"))) > before + 50  # type: ignore[misc]
+                        or other.has("large", LARGE)
+                    )
                 )
                 cut(links_of(owner if cutter == "source" else other, is_bulk=is_bulk))
 
@@ -74,8 +76,10 @@ async def test_F8_links_that_are_cut_with_bytes_under_way_cost_no_time(
         await owner.look()
         began_s = loop.time()
         await eventually(
-            lambda: other.has("large", LARGE)
-            and all(other.has(name, content) for name, content in files.items()),
+            lambda: (
+                other.has("large", LARGE)
+                and all(other.has(name, content) for name, content in files.items())
+            ),
             within_s=60,
         )
         await cutting

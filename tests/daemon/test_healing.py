@@ -38,9 +38,7 @@ def config_of(node: Working, *peers: Working) -> Config:
     """Give the config.toml that such a node has."""
     return dataclasses.replace(
         node.node.config,
-        folders={
-            "photos": FolderConfig(name="photos", path=node.root, id=node.stored_alone().id)
-        },
+        folders={"photos": FolderConfig(name="photos", path=node.root, id=node.stored_alone().id)},
         peers={
             peer.name: PeerConfig(
                 name=peer.name,
@@ -92,18 +90,22 @@ async def fill(owner: Working, other: Working) -> None:
     owner.write("by-owner", b"by the owner")
     await owner.look()
     await eventually(
-        lambda: owner.names() == other.names()
-        and owner.stored.state.root() == other.stored.state.root()
-        and len(owner.names()) == 46
+        lambda: (
+            owner.names() == other.names()
+            and owner.stored.state.root() == other.stored.state.root()
+            and len(owner.names()) == 46
+        )
     )
 
 
 async def same(owner: Working, other: Working) -> None:
     await eventually(
-        lambda: owner.names() == other.names()
-        and owner.work.is_settled
-        and other.work.is_settled
-        and owner.stored.state.root() == other.stored.state.root()
+        lambda: (
+            owner.names() == other.names()
+            and owner.work.is_settled
+            and other.work.is_settled
+            and owner.stored.state.root() == other.stored.state.root()
+        )
     )
 
 

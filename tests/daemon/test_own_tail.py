@@ -58,10 +58,12 @@ async def live_on(owner: Working, other: Working) -> None:
 
 async def same_files(owner: Working, other: Working, names: set[str]) -> None:
     await eventually(
-        lambda: owner.names() == other.names() == names
-        and owner.work.is_settled
-        and other.work.is_settled
-        and owner.stored.state.root() == other.stored.state.root()
+        lambda: (
+            owner.names() == other.names() == names
+            and owner.work.is_settled
+            and other.work.is_settled
+            and owner.stored.state.root() == other.stored.state.root()
+        )
     )
 
 

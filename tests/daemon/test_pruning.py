@@ -278,8 +278,9 @@ async def test_E1_below_min_free_applying_waits_says_so_and_goes_on_by_itself(
         await edited(owner, other, "a", [b"one", b"two"])
         space = [Space(total=1000, free=5)]
         monkeypatch.setattr(
-            LinuxDisk, "space", lambda self: Space(1000, 1000) if self is not other.work.disk
-            else space[0]
+            LinuxDisk,
+            "space",
+            lambda self: Space(1000, 1000) if self is not other.work.disk else space[0],
         )
         owner.write("b", b"bytes")
         await owner.look()

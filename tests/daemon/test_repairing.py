@@ -34,11 +34,13 @@ async def filled(owner: Working, other: Working) -> None:
     owner.write("sub/large.bin", bytes(range(256)) * 12_000)
     await owner.look()
     await eventually(
-        lambda: other.has("a.txt", b"alpha")
-        and other.names() == owner.names()
-        and other.work.is_settled
-        and owner.work.is_settled
-        and owner.stored.state.root() == other.stored.state.root()
+        lambda: (
+            other.has("a.txt", b"alpha")
+            and other.names() == owner.names()
+            and other.work.is_settled
+            and owner.work.is_settled
+            and owner.stored.state.root() == other.stored.state.root()
+        )
     )
 
 

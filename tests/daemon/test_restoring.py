@@ -283,9 +283,7 @@ async def test_what_stands_in_the_way_is_kept_or_named(tmp_path: Path) -> None:
 async def look_at_displaced(node: Working) -> None:
     world, disk = node.node.world, node.work.disk
     assert disk is not None
-    await DisplacedWatch(
-        disk, world.pool, node.work._journal, world.clock, node.node.names
-    ).look()
+    await DisplacedWatch(disk, world.pool, node.work._journal, world.clock, node.node.names).look()
 
 
 async def test_E22_late_writes_to_what_made_way_for_a_directory_are_kept(

@@ -36,9 +36,7 @@ operations = st.one_of(
 rounds = st.lists(st.lists(operations, max_size=8), min_size=1, max_size=4)
 
 
-def operate(
-    root: Path, operation: tuple[str, str, Any]
-) -> None:
+def operate(root: Path, operation: tuple[str, str, Any]) -> None:
     """Do it, or nothing where it is not possible."""
     kind, path, extra = operation
     one = root / path

@@ -76,9 +76,7 @@ class Owner:
         self.acts = Node(0, stored)
         self.stored = stored
         self.clock = Clock()
-        self.engine = Engine(
-            clock=self.clock, random_bytes=bytes, transactions=shelf
-        )
+        self.engine = Engine(clock=self.clock, random_bytes=bytes, transactions=shelf)
         self.work = SimpleNamespace(
             folder_no=stored.no,
             folder=stored.id,
@@ -228,9 +226,7 @@ def test_P11_a_refused_snapshot_leaves_nothing_behind_in_the_engines_transaction
     assert shelf.db.execute("SELECT count(*) FROM batch").fetchone() == (0,)
     assert shelf.db.execute("SELECT count(*) FROM buried").fetchone() == (0,)
     assert not shelf[no].log.heads()
-    engine.perform(
-        Procedures(shelf).begin_with, BeginWithSnapshot(folder_no=no, checkpoint=signed)
-    )
+    engine.perform(Procedures(shelf).begin_with, BeginWithSnapshot(folder_no=no, checkpoint=signed))
     assert shelf[no].state.root() == told.state_root
     assert shelf[no].own_member() is not None
     assert Role(shelf[no].log.members()[key.agent].role) is Role.WRITE
@@ -272,15 +268,11 @@ def begun(tmp_path: Path, anna: Node, like: Node, epoch: Epoch) -> tuple[Shelf, 
     signed, pieces = checkpointed(anna)
     key = like.stored.key
     shelf = Shelf(open_database(tmp_path / "db.sqlite"), key, lambda size: b"\7" * size)
-    no = add_folder(
-        shelf.db, folder=FolderId(anna.stored.id), name="f", path=b"/9", epoch=epoch
-    )
+    no = add_folder(shelf.db, folder=FolderId(anna.stored.id), name="f", path=b"/9", epoch=epoch)
     shelf.put(StoredFolder(shelf.db, no, anna.stored.id, key))
     put_pieces(Node(9, shelf[no]), signed, pieces)
     engine = Engine(clock=Clock(), random_bytes=bytes, transactions=shelf)
-    engine.perform(
-        Procedures(shelf).begin_with, BeginWithSnapshot(folder_no=no, checkpoint=signed)
-    )
+    engine.perform(Procedures(shelf).begin_with, BeginWithSnapshot(folder_no=no, checkpoint=signed))
     return shelf, shelf[no]
 
 

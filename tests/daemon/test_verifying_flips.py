@@ -51,9 +51,10 @@ def contents(database: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     with closing(sqlite3.connect(f"file:{database}?mode=ro&immutable=1", uri=True)) as db:
         db.text_factory = bytes
-        tables = [row[0].decode() for row in db.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table'"
-        )]
+        tables = [
+            row[0].decode()
+            for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         for table in set(tables) - NOT_FOLDED:
             columns = [row[1].decode() for row in db.execute(f"PRAGMA table_info({table})")]
             kept = [name for name in columns if name not in FORGOTTEN.get(table, set())]

@@ -355,9 +355,7 @@ def _is_alone(node: Node) -> bool:
     return not _connected(node)
 
 
-def agree(
-    *nodes: Node, within_s: float = PATIENCE_S, with_times: bool = True
-) -> Tree:
+def agree(*nodes: Node, within_s: float = PATIENCE_S, with_times: bool = True) -> Tree:
     """Wait until trees and states of the nodes are equal and nothing is pending.
 
     Gives the tree that all have.

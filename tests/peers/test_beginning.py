@@ -56,9 +56,7 @@ class Lane:
 
 async def fetched(lane: Lane, shelf: Shelf, size: int) -> bool:
     content = (Content(bytes(32), size), 0)
-    return await fetch_and_begin(
-        shelf, cast("Any", lane), FOLDER, cast("Any", None), content
-    )
+    return await fetch_and_begin(shelf, cast("Any", lane), FOLDER, cast("Any", None), content)
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,8 @@ def test_in_sync_needs_equal_heads_equal_roots_and_everything_applied() -> None:
 
 def test_advance_follows_the_chain_and_keeps_branches() -> None:
     (node,) = nodes(1)
-    chain = [node.replica.write() for _ in range(3)]
+    batches = [node.replica.write() for _ in range(3)]
+    chain = [heads.place_of(signed) for signed in batches]
     held: Tips = {}
     heads.advance(held, chain[:1])
     assert heads.follows(held, chain[1])
@@ -67,7 +68,7 @@ def test_advance_follows_the_chain_and_keeps_branches() -> None:
     assert held == {chain[0].log: {chain[2].id: 2}}
     heads.advance(held, chain[:1])  # again: nothing
     assert held == {chain[0].log: {chain[2].id: 2}}
-    assert chain[0].header.folder == FOLDER
+    assert batches[0].header.folder == FOLDER
 
 
 def test_narrowing_takes_away_what_arrived() -> None:

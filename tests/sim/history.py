@@ -54,7 +54,11 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     "large": LARGE_MIX,  # contents that travel in chunks
     "fold": FOLD_MIX,  # on disks that take names for one that differ in case
     "checkpoint": {  # who joins may begin with a snapshot
-        **JOIN_MIX, "write": 40, "chmod": 6, "cut": 4, "checkpoint": 12,
+        **JOIN_MIX,
+        "write": 40,
+        "chmod": 6,
+        "cut": 4,
+        "checkpoint": 12,
     },
     "read": {**JOIN_MIX, **NETWORK_MIX, "power": 2},  # and may only read
 }

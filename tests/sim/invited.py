@@ -109,4 +109,3 @@ def make(place: Place) -> InvitedNode:
     """Make a node; the last one is to join by an invite."""
     listen_to_logs()
     return InvitedNode(place)
-

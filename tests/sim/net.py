@@ -247,9 +247,7 @@ class Port:
         self._net = net
         self._is_closed = False
 
-    def listen(
-        self, said: Said, accept: Callable[[Link], None], door: Door = _open_door
-    ) -> None:
+    def listen(self, said: Said, accept: Callable[[Link], None], door: Door = _open_door) -> None:
         """Let others dial; `accept` gets each new link, proven."""
         self._check()
         self._net.listen(self.address, said, accept, door)

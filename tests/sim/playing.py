@@ -55,9 +55,7 @@ def files(world: World, index: int = 0) -> dict[str, bytes]:
     """Give path and content of every file of a node."""
     tree = world.places[index].outside.tree()
     return {
-        os.fsdecode(path): value
-        for path, (kind, value, _) in tree.items()
-        if kind is FileKind.FILE
+        os.fsdecode(path): value for path, (kind, value, _) in tree.items() if kind is FileKind.FILE
     }
 
 

@@ -119,9 +119,7 @@ def _batches_of(database: Database) -> list[WireBatch]:
 class CrashingDatabase(Database):
     """A database whose process may end just before or just behind a commit."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, on_commit: Callable[[bool], None]
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, on_commit: Callable[[bool], None]) -> None:
         """Tell `on_commit` of both instants; False before, True behind."""
         super().__init__(connection)
         self._on_commit = on_commit
@@ -192,9 +190,7 @@ class RealNode:
         self._database = CrashingDatabase(connection, place.commit)
         key = key_of(place.name)
         random = Random(f"bytes/{place.seed}/{place.name}/{life}")
-        self._said = Said(
-            agent=key.agent, label=place.name.encode(), instance=random.randbytes(16)
-        )
+        self._said = Said(agent=key.agent, label=place.name.encode(), instance=random.randbytes(16))
 
         def open_disk(_root: bytes, _folder: FolderId, _umask: int | None) -> Disk:
             try:
@@ -425,4 +421,3 @@ def make_joining(place: Place) -> RealNode:
     """Make a real node that has just joined, if it is not the first."""
     listen_to_logs()
     return RealNode(place, joins=True)
-

@@ -95,9 +95,7 @@ class Player:
         except OSError as error:
             place.loop.trace.fold(f"{verb} {error.errno}".encode())
 
-    def _user(
-        self, place: Place, verb: str, args: tuple[Argument, ...]
-    ) -> None:
+    def _user(self, place: Place, verb: str, args: tuple[Argument, ...]) -> None:
         outside = place.outside
         paths = [os.fsencode(each) for each in args if isinstance(each, str)]
         numbers = [each for each in args if isinstance(each, int)]

@@ -31,9 +31,7 @@ JOINED: list[Step] = [
 def stubs(world: World, index: int) -> int:
     """Count the batches of which a node knows the place alone."""
     node = cast("InvitedNode", world.places[index].node)
-    (number,) = node.stored.db.execute(
-        "SELECT count(*) FROM batch WHERE header = x''"
-    ).fetchone()
+    (number,) = node.stored.db.execute("SELECT count(*) FROM batch WHERE header = x''").fetchone()
     return int(number)
 
 
@@ -140,6 +138,4 @@ def test_P23_files_that_stood_where_one_joins_by_a_snapshot_are_kept(
     found = files(world)
     assert files(world, 2) == found
     assert (found["own"], found["gone"]) == (b"only here", gone)
-    assert sorted(found.values()) == sorted(
-        [b"of the joiner", content(40), b"only here", gone]
-    )
+    assert sorted(found.values()) == sorted([b"of the joiner", content(40), b"only here", gone])

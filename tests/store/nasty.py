@@ -47,9 +47,7 @@ def nasty_log(seed: int, *, steps: int = 60) -> list[SignedBatch]:
         parents = [one for one in known if one.id in deps or one is prev]
         events = [encode(ids.some_event(rng)) for _ in range(rng.choice([1, 1, 1, 3]))]
         if is_fork and prev is not None and rng.random() < 0.7:  # the same facts, once more
-            twins = [
-                one for one in known if one.log == prev.log and one.header.prev == prev.id
-            ]
+            twins = [one for one in known if one.log == prev.log and one.header.prev == prev.id]
             events = rng.choice(twins).events if twins else events
             if twins and twins[0].is_about_folder:
                 continue

@@ -107,9 +107,7 @@ def test_P12_an_object_folds_alike_with_and_without_its_buried_versions(seed: in
         kept, buried = thinned([*kept, *facts[cut:again]], buried)
         for end in range(again, len(facts) + 1):
             whole = fold(Kind.FILE, facts[:end], void.__contains__)
-            assert whole == fold(
-                Kind.FILE, [*kept, *facts[again:end]], void.__contains__, buried
-            )
+            assert whole == fold(Kind.FILE, [*kept, *facts[again:end]], void.__contains__, buried)
     assert some_buried > 100
 
 

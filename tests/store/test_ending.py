@@ -205,9 +205,7 @@ def test_P42_an_end_with_an_empty_cut_is_judged_alike_in_any_order() -> None:
     head = anna.wires()[-1]
     mine = [one for one in anna.wires() if one.log == anna.stored.own_log]
     first = sign(anna, mine[-1], [Revoked(agent=anna.stored.key.agent, cut=())])
-    other = sign(
-        anna, mine[-1], [Revoked(agent=anna.stored.key.agent, cut=())], deps=[head.id]
-    )
+    other = sign(anna, mine[-1], [Revoked(agent=anna.stored.key.agent, cut=())], deps=[head.id])
     batches = [*anna.wires(), first, other]
 
     assert_alike_in_any_order(batches, anna, random.Random(1))
@@ -243,9 +241,7 @@ def test_P41_P42_every_node_judges_an_end_alike_whatever_came_first(seed: int) -
         points = [CutPoint(log=mine[-1].log, seq=mine[-1].header.seq, batch=mine[-1].id)]
         events: list[Event | bytes] = [
             Revoked(agent=anna.stored.key.agent, cut=tuple(points)),
-            Granted(
-                agent=b"y" * 32, role=2, may_delegate=False, expires_ms=None, label=b""
-            ),
+            Granted(agent=b"y" * 32, role=2, may_delegate=False, expires_ms=None, label=b""),
         ]
         more.append(sign(anna, mine[-1], events))
 

@@ -38,8 +38,9 @@ def own_places(*nodes: Node) -> dict[tuple[bytes, int], set[bytes]]:
 def test_a_new_epoch_begins_with_the_first_event_that_is_written() -> None:
     anna, bert = make_nodes(2)
     anna.create(b"before", b"1")
-    before, head = anna.stored.own_log, anna.stored.log.own_head(
-        anna.stored.key.agent, anna.stored.epoch
+    before, head = (
+        anna.stored.own_log,
+        anna.stored.log.own_head(anna.stored.key.agent, anna.stored.epoch),
     )
     assert head is not None
 

@@ -147,9 +147,7 @@ def touched_history(seed: int, *, end_after: int = STEPS) -> list[SignedBatch]:
             nodes[0].stored.end(1)
         node = rng.choice(nodes[1:] if step >= end_after else nodes)
         what = rng.random()
-        at = [
-            (path, tuple(some)) for path, some in sorted(node.rows().items()) if not some[0].copy
-        ]
+        at = [(path, tuple(some)) for path, some in sorted(node.rows().items()) if not some[0].copy]
         if what < 0.35 and at:
             path, some = rng.choice(at)
             seen = unchanged(some[0], mode=rng.choice([0o644, 0o755]), mtime_ns=rng.randrange(99))
@@ -301,9 +299,7 @@ def test_equal_logs_give_equal_bytes_whatever_came_first(seed: int) -> None:
 
     assert told[0] == told[1] == told[2]
     checkpoint, pieces = told[0]
-    assert checkpoint.snapshot == Content(
-        blob_hash(b"".join(pieces)), sum(map(len, pieces))
-    )
+    assert checkpoint.snapshot == Content(blob_hash(b"".join(pieces)), sum(map(len, pieces)))
 
 
 # -- P11: what was altered is refused --------------------------------------------------------------
@@ -362,9 +358,7 @@ def created_history(seed: int) -> list[SignedBatch]:
 
 def resigned(checkpoint: Checkpointed, whole: bytes) -> Checkpointed:
     """Let the content be the one that is said, so that only its meaning can refuse it."""
-    return msgspec.structs.replace(
-        checkpoint, snapshot=Content(blob_hash(whole), len(whole))
-    )
+    return msgspec.structs.replace(checkpoint, snapshot=Content(blob_hash(whole), len(whole)))
 
 
 @pytest.mark.parametrize("seed", range(3))
