@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 import daemon.activity
+import daemon.bracket
+import daemon.deliveries
 import daemon.engine
 import daemon.registry
 import daemon.subscription
@@ -32,7 +34,9 @@ from daemon.activity import (
     Begun,
     Run,
 )
-from daemon.engine import ATTEMPTS_LIMIT, Engine, QueueFull, Transactions
+from daemon.bracket import Transactions
+from daemon.deliveries import ATTEMPTS_LIMIT, QueueFull
+from daemon.engine import Engine
 from daemon.subscription import (
     EMISSIONS_LIMIT,
     BadListener,
@@ -1095,6 +1099,8 @@ def test_the_engine_knows_nothing_about_files() -> None:
     """Origin, row 32: another domain can stand on the same engine."""
     modules = (
         daemon.engine,
+        daemon.bracket,
+        daemon.deliveries,
         daemon.registry,
         daemon.telling,
         daemon.subscription,
@@ -1110,6 +1116,8 @@ def test_the_engine_knows_nothing_about_files() -> None:
         }
         assert imported <= {
             "daemon.activity",
+            "daemon.bracket",
+            "daemon.deliveries",
             "daemon.registry",
             "daemon.subscription",
             "daemon.telling",

@@ -135,7 +135,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="what a run emitted leaves after its transaction",
-        file="daemon/engine.py",
+        file="daemon/bracket.py",
         old="                self._telling.show_outputs(run, emitted)\n"
         "        except Exception as error:\n",
         new="                self._release(released)\n"
