@@ -45,6 +45,7 @@ from daemon.watcher import watcher_for
 from peers import certificate
 from peers.address import Address, parse_all
 from peers.addresses import own_addresses
+from peers.beat import until_beat_s
 from peers.dialer import Dialer
 from peers.handshake import HelloFailed
 from peers.identity import Identity
@@ -62,7 +63,6 @@ logger = logging.getLogger(__name__)
 _ARENAS = 2  # of the C library: with one for each thread an import keeps 15 MB more
 
 STOP_LIMIT_S = 8.0
-NETWORK_LOOK_S = 5.0
 SUSPENDED_S = 5.0  # so much more wall clock than loop time: the machine slept
 POOL_THREADS = 4
 MARK_S = 60.0
@@ -436,7 +436,7 @@ class Application:
                 await self.node.sessions.addresses_changed([changed])
                 self.node.calling.network_changed()
             wall_s, loop_s = time.time(), loop.time()
-            await asyncio.sleep(NETWORK_LOOK_S)
+            await asyncio.sleep(until_beat_s(loop_s))
             if time.time() - wall_s - (loop.time() - loop_s) > SUSPENDED_S:
                 self.node.calling.network_changed()
 

@@ -295,9 +295,7 @@ class Engine:
         )
         try:
             if policy.line.in_transaction:
-                self._bracket.run(
-                    run, policy.call, policy.allowed, is_owed=policy.line.persistent
-                )
+                self._bracket.run(run, policy.call, policy.allowed, is_owed=policy.line.persistent)
             else:
                 self._bracket.run_without_transaction(run, policy)
         except Exception as error:  # noqa: BLE001 - the activity bracket

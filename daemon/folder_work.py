@@ -29,6 +29,7 @@ from daemon.planning import UnderWay
 from daemon.pruning import Pruner
 from daemon.shelf import Shelf
 from daemon.standing import LocalChanges, Standing
+from peers.beat import until_beat_s
 from peers.cancelling import TaskGroup
 from peers.heads import Heads
 from store.access import Member
@@ -38,7 +39,6 @@ from store.records import SyncedRow
 logger = logging.getLogger(__name__)
 
 ROOT_RETRY_S = 1.0
-DISPLACED_LOOK_S = 5.0
 _LAGGING = (
     "this home knows less of its own changes than its peers do: they are taken back first",
     "it goes on by itself; a home that was restored or set back writes a new log then",
@@ -182,7 +182,7 @@ class FolderWork:
     async def _watch_displaced(self, displaced: DisplacedWatch, disk: Disk) -> None:
         """Look at what was displaced, and at the root: a disk that is taken away says nothing."""
         while True:
-            await asyncio.sleep(DISPLACED_LOOK_S)
+            await asyncio.sleep(until_beat_s(asyncio.get_running_loop().time()))
             await self._tools.pool.run(disk.check_root)
             self._journal.wall_ms = self._standing.now_ms()
             await displaced.look()

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from peers import heads, wire
 from peers.answering import ANSWER_LIMIT_BYTES, BatchServer
+from peers.beat import until_beat_s
 from peers.cancelling import TaskGroup
 from peers.exchange import Ask
 from peers.heads import Heads
@@ -409,7 +410,7 @@ class Session:
         """Ping in silence, compare heads again while they differ, end where nobody answers."""
         pinged_at_s = loop_time_s()
         while True:
-            await asyncio.sleep(REPAIR_FIRST_S)
+            await asyncio.sleep(until_beat_s(loop_time_s()))
             now_s = loop_time_s()
             if now_s - self._heard_at_s > SILENCE_S:
                 raise LinkClosed("peer", "is silent")

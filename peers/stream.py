@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
+from peers.beat import until_beat_s
 from peers.handshake import HELLO_LIMIT_BYTES, Other
 from peers.link import FRAME_LIMIT_BYTES, LinkClosed, Purpose
 from store.ids import AgentId, short
@@ -81,7 +82,7 @@ class FrameStream(asyncio.BufferedProtocol):
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
         self.certificate_seen = tls.getpeercert(binary_form=True) or b""
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES, low=_WRITE_LOW_BYTES)
-        self._ticker = self._loop.call_later(TICK_S, self._tick)
+        self._tick_later()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Give room for what comes; never none, for that would read as the end."""
@@ -242,7 +243,11 @@ class FrameStream(asyncio.BufferedProtocol):
             return
         if self._is_wide and self._room.is_set():
             self._transport.write(_ALIVE)
-        self._ticker = self._loop.call_later(TICK_S, self._tick)
+        self._tick_later()
+
+    def _tick_later(self) -> None:
+        wait_s = until_beat_s(self._loop.time(), TICK_S)
+        self._ticker = self._loop.call_later(wait_s, self._tick)
 
     def _lose(self, why: str) -> None:
         if not self._why_closed:
