@@ -9,7 +9,7 @@ other work goes on. When to plan again is the owner's part.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from daemon.applied import Applied, Blobs, Journal
@@ -19,7 +19,7 @@ from daemon.displaced import Clock, Names
 from daemon.echoes import Echoes
 from daemon.intents import intent_of
 from daemon.large_contents import LargeContents
-from daemon.outcomes import Outcome
+from daemon.outcomes import Intent, Outcome
 from daemon.placing import Placer
 from daemon.portions import parts, segments
 from daemon.putting import Putting
@@ -89,6 +89,23 @@ class Applier:
         async with self._putting.alone():
             yield
 
+    async def yield_to(
+        self, intents: Sequence[Intent], paths: Iterable[bytes], act: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """Let a restore change the tree, covered by intents that `act` closes.
+
+        It says whether none is left open: those are seen to at once, as after a crash. No look
+        judges `paths` meanwhile.
+        """
+        try:
+            await self._putting.yield_to(intents, paths, act)
+        except DiskError:
+            with suppress(DiskError):
+                await self.finish_doubts()
+            raise
+        with suppress(DiskError):
+            await self.finish_doubts()
+
     @property
     def is_in_doubt(self) -> bool:
         """Whether an error left something half done that recovery has not seen to yet."""
@@ -138,6 +155,13 @@ class Applier:
         applied = Applied()
         applied.add(outcomes)
         return applied
+
+    async def finish_doubts(self) -> None:
+        """Finish what an error left half done, if anything is. Raises RootLost, DiskError."""
+        if self._putting.is_in_doubt:
+            async with self.alone():
+                if self._putting.is_in_doubt:
+                    await self._recover(lambda _hash: True)
 
     async def _recover(self, is_wanted: Callable[[BlobHash], bool]) -> Sequence[Outcome]:
         intents = list(await self._journal.open_intents())

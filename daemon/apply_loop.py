@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from daemon.apply import Applied, Applier
-from daemon.disk import Disk
+from daemon.disk import Disk, DiskError
 from daemon.headroom import missing_bytes, shortage
 from daemon.journal import FolderJournal
 from daemon.look_set import Again, AgainReason
@@ -26,6 +27,7 @@ from store.folder import StoredFolder
 from store.ids import BlobHash
 
 FAILED_RETRY_S = 5.0
+DOUBT_RETRY_S = 1.0  # until then no look judges what a restore left half done
 
 
 class Looks(Protocol):
@@ -104,7 +106,7 @@ class ApplyLoop:
                     continue
                 if self.is_settled:
                     await applier.forget_downloads()
-                await self._wait_for_changes()
+                await self._wait_for_changes(applier)
 
     def _may_apply(self) -> bool:
         return self._standing.is_scanned or not self._standing.is_joining
@@ -137,12 +139,17 @@ class ApplyLoop:
         finally:
             self.is_applying = False
 
-    async def _wait_for_changes(self) -> None:
+    async def _wait_for_changes(self, applier: Applier) -> None:
         self._on_idle()
+        due_s = self._retries.next_due_s
+        if applier.is_in_doubt and due_s is None:  # a restore was cut short; no plan waits for it
+            due_s = _loop_s() + DOUBT_RETRY_S
         try:
-            async with asyncio.timeout_at(self._retries.next_due_s):
+            async with asyncio.timeout_at(due_s):
                 await self._changed.wait()
         except TimeoutError:
+            with suppress(DiskError):  # of a lost root the look tells
+                await applier.finish_doubts()
             if self._retries.is_away_due(_loop_s()):
                 self.retry_away()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 
 from daemon.disk import Disk, DiskError
-from daemon.recovery import FETCH_PREFIX
+from daemon.leftovers import FETCH_PREFIX
 from daemon.versions import find_size
 from store.errors import DizzyError, TryLater
 from store.ids import BlobHash, Kind

@@ -196,6 +196,11 @@ def stranger_row(name: bytes, looked: Looked) -> SyncedRow:
     )
 
 
+def row_of_kind(row: SyncedRow, looked: Looked) -> SyncedRow:
+    """Give what synced says of a displaced file, or a stranger's row: it may be of another kind."""
+    return row if int(row.kind) == int(looked.stat.kind) else stranger_row(row.name, looked)
+
+
 def settle(
     disk: Disk,
     names: Names,

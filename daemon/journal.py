@@ -13,6 +13,7 @@ import msgspec
 
 from daemon.core import Runner
 from daemon.disk import FileKind
+from daemon.displaced import parse_history_name
 from daemon.engine import Engine
 from daemon.outcomes import (
     Agreed,
@@ -141,6 +142,19 @@ def names_watched(db: Database, folder_no: int) -> frozenset[bytes]:
         for each in found
         for watch in (each.watches if isinstance(each, Bundle) else (each,))
     )
+
+
+def was_displaced_since(db: Database, folder_no: int, row: SyncedRow) -> bool:
+    """Whether we took away ourselves what synced last saw standing there: a restore did.
+
+    Then what stands there since is what a person asked us for, told by synced once it is looked at.
+    """
+    kept = db.execute(
+        "SELECT name FROM kept WHERE value = ? AND folder_no = ? AND object_no = ?",
+        (row.value, folder_no, row.object_no),
+    ).fetchall()
+    parsed = [parse_history_name(name) for (name,) in kept]
+    return any(each is not None and each.at_ns > row.looked_at_ns for each in parsed)
 
 
 class _Writing:

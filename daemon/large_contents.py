@@ -16,9 +16,9 @@ from daemon.core import Runner
 from daemon.disk import Disk, DiskError, Stage
 from daemon.displaced import Names
 from daemon.intents import intent_of
+from daemon.leftovers import FETCH_PREFIX
 from daemon.places import Earlier
 from daemon.putting import Putting
-from daemon.recovery import FETCH_PREFIX
 from daemon.runs import Run, Runs
 from daemon.site import Job
 from daemon.steps import WriteFile

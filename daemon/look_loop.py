@@ -21,6 +21,7 @@ from daemon.held import HeldDeletions, is_reversion, may_be_reversion
 from daemon.hint_box import HintBox
 from daemon.hints import Hint, HintKind, Watcher, WatchState
 from daemon.join_gate import JoinGate
+from daemon.journal import was_displaced_since
 from daemon.large_reads import Beside, LargeReads
 from daemon.look_set import Again, AgainReason, LookSet
 from daemon.looks import LookSchedule
@@ -370,8 +371,13 @@ class LookLoop:
             return acts
 
         def find() -> list[Edited]:
-            has_had = self._standing.stored.has_had
-            return [act for act in edits if is_reversion(act, has_had)]
+            stored, no = self._standing.stored, self._standing.folder_no
+            unmeant = [act for act in edits if is_reversion(act, stored.has_had)]
+            return [
+                act
+                for act in unmeant
+                if not any(was_displaced_since(stored.db, no, row) for row in act.rows)
+            ]
 
         found = await self._tools.core.run(find)
         self._standing.reverted.suspect(found)

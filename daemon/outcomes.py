@@ -16,6 +16,18 @@ from daemon.steps import Key, Step
 from store.records import SyncedRow
 
 
+class SetAside(Struct, frozen=True, tag=12, gc=False):
+    """What a restore does to a file or link at `path`, of which synced says `row`: it makes way.
+
+    `value` are the bytes (their hash) of the file that is put there instead; empty for a link or
+    a directory, which are made where they are to stand. No plan has such a step.
+    """
+
+    path: bytes
+    row: SyncedRow
+    value: bytes
+
+
 class Intent(Struct, frozen=True, gc=False):
     """A step that renames, replaces or removes, durable before it begins.
 
@@ -25,7 +37,7 @@ class Intent(Struct, frozen=True, gc=False):
     """
 
     number: bytes
-    step: Step
+    step: Step | SetAside
     keep_as: bytes = b""
     history_name: bytes = b""
     stage: bytes = b""

@@ -8,7 +8,7 @@ and when, is daemon.apply's and daemon.rounds' part.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ from daemon.applied import Journal
 from daemon.core import Runner
 from daemon.disk import Disk, DiskError
 from daemon.echoes import Echoes
-from daemon.outcomes import Failed, Postponed
+from daemon.outcomes import Failed, Intent, Postponed
 from daemon.runs import Run
 from daemon.site import Job, Placed
 from peers.cancelling import to_its_end
@@ -81,6 +81,24 @@ class Putting:
                 if not self._waiting:
                     yield
                     return
+
+    async def yield_to(
+        self, intents: Sequence[Intent], paths: Iterable[bytes], act: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """Let somebody else change the tree, covered by intents as a step of ours is.
+
+        `act` closes them, and says whether none is left open; what is, and what it does not come
+        through, is recovery's matter. No look judges `paths` meanwhile.
+        """
+        async with self.alone():
+            with self._in_doubt():
+                if intents:
+                    await self._journal.begin(intents)
+                self.busy.update(paths)
+                is_finished = await act()
+            self.is_in_doubt = self.is_in_doubt or not is_finished
+            if not self.is_in_doubt:
+                self.busy.clear()
 
     async def make_durable(self) -> None:
         """Make all that was staged durable.

@@ -1,8 +1,7 @@
 """Finish what a crash interrupted: every open intent, before tmp is cleaned.
 
-A file in tmp whose bytes are not the intended ones was displaced; it is looked at and goes to
-history, or back to its place where the new one never arrived. Nothing but unfinished downloads
-is removed. It makes no step anew: what was not done is planned again.
+What stands in tmp and history is daemon.leftovers' matter, what synced is to say this one's. It
+makes no step anew: what was not done is planned again.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from daemon.disk import (
     NameMissing,
     NameTaken,
     Stat,
-    arriving_name,
 )
-from daemon.displaced import Clock, Names, found_kept, keep_unknown, moment_in, settle
+from daemon.displaced import Clock, Names
 from daemon.folding import is_by_this_name
 from daemon.ledger import Ledger
-from daemon.outcomes import Agreed, Intent, Outcome, Settled, Watched
+from daemon.leftovers import Leftovers
+from daemon.outcomes import Agreed, Intent, Outcome, SetAside, Settled
 from daemon.steps import (
     PARKING_PREFIX,
     Bind,
@@ -54,13 +53,11 @@ from daemon.steps import (
     key_of,
     row_for,
 )
-from daemon.taking import put_away, put_away_unknown
+from daemon.taking import put_away
 from daemon.whereabouts import DirectoryPaths
 from store.ids import BlobHash, Kind
 from store.records import Entry, SyncedRow
 
-FETCH_PREFIX = b"fetch-tmp-"
-_DISPLACED_PREFIX = b"displaced-tmp-"
 _COARSEST_NS = 2 * 10**9  # of the times that a file system keeps
 
 
@@ -76,8 +73,7 @@ class Recovery:
         self._moved: dict[int, Place] = {}
         self._ledger = Ledger(())
         self._outcomes: list[Outcome] = []
-        self._staged: set[bytes] = set()  # the names in tmp when this began
-        self._kept_at: dict[bytes, bytes] | None = None  # names in history by their moments
+        self._left = Leftovers(disk, clock, names, self._outcomes)
 
     def finish(
         self,
@@ -89,8 +85,9 @@ class Recovery:
 
         `in_use` are names in tmp to be left alone. Idempotent: a crash in here is as any other.
         """
-        self._ledger = Ledger(intent.step for intent in intents)
-        self._staged = {name for name, _ in self._disk.list_stages()}
+        steps = (intent.step for intent in intents)
+        self._ledger = Ledger(step for step in steps if not isinstance(step, SetAside))
+        self._left.begin()
         for intent in intents:
             number = len(self._outcomes)
             self._finish(intent)
@@ -99,14 +96,12 @@ class Recovery:
                 for outcome in self._outcomes[number:]
             ):
                 self._outcomes.append(Settled(intent.number))
-        self._clean(in_use, is_wanted)
+        self._left.clean(in_use, is_wanted)
         return self._outcomes
 
     def sweep(self) -> None:
         """Remove what never arrived, once all is committed: a crash before it has to be known."""
-        for name in self._staged:
-            if name.startswith(arriving_name(b"")):
-                self._disk.remove_stage(name)
+        self._left.sweep()
 
     # -- paths ---------------------------------------------------------------------------------
 
@@ -147,10 +142,13 @@ class Recovery:
                 self._finish_attributes(intent, intent.step)
             case RemoveFile(rows, source):
                 self._finish_removal(intent, rows, source)
-            case WriteFile(claim, rows, _) | MakeLink(claim, rows):
+            case SetAside(path, row, value):
+                self._left.finish(intent, row, path, value)
+            case WriteFile(claim, rows, _) | MakeLink(claim, rows) as step:
                 row = row_for(key_of(claim.entry), rows)
-                was_displaced = self._finish_displacing(intent, row, claim.place, claim.entry.value)
-                carried = self._find_carried(intent.step, row)
+                path_now = self._path(claim.place)
+                was_displaced = self._left.finish(intent, row, path_now, claim.entry.value)
+                carried = self._find_carried(step, row)
                 self._bind(intent, is_placed=was_displaced or bool(carried))
                 self._outcomes += carried
             case _:
@@ -165,12 +163,7 @@ class Recovery:
     def _is_free(self, place: Place) -> bool:
         """Whether nothing stands at a name although its directory is there."""
         path = self._path(place)
-        if path is None:
-            return False
-        parent = path.rpartition(b"/")[0]
-        if parent and self._disk.stat(parent) is None:
-            return False
-        return self._disk.stat(path) is None
+        return path is not None and self._left.is_free(path)
 
     def _finish_making(self, claim: Claim, number: bytes) -> None:
         stat = self._stat(claim.place)
@@ -250,14 +243,14 @@ class Recovery:
             self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
 
     def _finish_removal(self, intent: Intent, rows: tuple[SyncedRow, ...], source: Place) -> None:
-        was_taken = self._finish_displacing(intent, rows[0], source, None)
+        was_taken = self._left.finish(intent, rows[0], self._path(source), None)
         stat = self._stat(source)
         if was_taken and (stat is None or stat.inode != rows[0].inode):
             self._drop(rows, intent.number)
 
     def _finish_tree(self, intent: Intent, step: RemoveTree) -> None:
         stat = self._stat(step.source)
-        is_taken = intent.keep_as in self._staged
+        is_taken = self._left.has(intent.keep_as)
         if not is_taken and stat is not None and stat.inode == step.rows[0].inode:
             return  # it had not begun
         # Where its directory is gone too, what synced never knew goes back to the top.
@@ -269,79 +262,6 @@ class Recovery:
             for removal in step.singly:
                 self._drop(removal.rows, intent.number)
         self._outcomes += away.outcomes
-
-    def _finish_displacing(
-        self,
-        intent: Intent,
-        row: SyncedRow,
-        place: Place,
-        intended: bytes | None,
-    ) -> bool:
-        """See to what was displaced; say whether anything had been."""
-        for name in (intent.keep_as, intent.stage):
-            if name and name in self._staged:
-                return self._finish_staged(intent, name, row, place, intended)
-        kept = self._find_kept(intent.history_name)
-        if kept is None:
-            return False
-        looked = self._disk.look_history(kept)
-        if not isinstance(looked, Looked):
-            return True
-        path = self._path(place) or b""
-        self._outcomes += found_kept(kept, path, row, looked, self._clock.now_ns())
-        # An earlier recovery may have kept it, and ended before it could say so.
-        is_link = isinstance(intent.step, MakeLink)
-        return is_link or not self._is_taken_away(intent, intent.keep_as)
-
-    def _find_kept(self, wished: bytes) -> bytes | None:
-        """Find in history what was displaced at a moment; its bytes may be none that we knew."""
-        if not wished:
-            return None
-        if self._kept_at is None:
-            self._kept_at = {moment_in(name): name for name, _ in self._disk.list_history()}
-        return self._kept_at.get(moment_in(wished))
-
-    def _finish_staged(
-        self, intent: Intent, name: bytes, row: SyncedRow, place: Place, intended: bytes | None
-    ) -> bool:
-        """See to what tmp has under `name`; say whether the old one left and the new one came.
-
-        That nothing stands at the place does not tell: a user may have moved the new one on.
-        """
-        path = self._path(place)
-        is_away = self._is_taken_away(intent, name)
-        looked = self._disk.look_stage(name)
-        if not is_away and isinstance(looked, Looked) and looked.value == intended:
-            # What is in tmp is the new content: the old one was never displaced.
-            self._disk.remove_stage(name)
-            return False
-        if is_away and path is not None and self._is_free(place):
-            # The new one never arrived: the old one stands again.
-            try:
-                self._disk.restore_stage(name, path)
-            except (NameTaken, NameMissing):
-                pass
-            else:
-                return False
-        self._outcomes += settle(
-            self._disk,
-            self._names,
-            name,
-            path or b"",
-            row,
-            history=intent.history_name,
-            is_unchanged=False,
-            now_ns=self._clock.now_ns(),
-        )
-        return not is_away
-
-    def _is_taken_away(self, intent: Intent, name: bytes) -> bool:
-        """Whether `name` holds the old one while the new one still waits for the free place."""
-        if isinstance(intent.step, MakeLink):  # made where it is to stand, never in tmp
-            return self._is_free(intent.step.claim.place)
-        if name != intent.keep_as or not isinstance(intent.step, WriteFile):
-            return False
-        return arriving_name(name) in self._staged or intent.stage in self._staged
 
     def _find_carried(self, step: Step, row: SyncedRow) -> list[Outcome]:
         """Find the old bytes where they were to stand next: then the new ones were placed."""
@@ -381,25 +301,6 @@ class Recovery:
             unseen = Stat(FileKind.FILE, inode, step.claim.entry.size, 0, 0, 0, 1)
             agreed = tuple(row_of(each, unseen, 0) for each in entries)
             self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
-
-    # -- tmp -----------------------------------------------------------------------------------
-
-    def _clean(self, in_use: Collection[bytes], is_wanted: Callable[[BlobHash], bool]) -> None:
-        """Remove what is new and nobody wants; a displaced file that no intent knows is kept."""
-        watched = {o.watch.name for o in self._outcomes if isinstance(o, Watched)}
-        for name, stat in self._disk.list_stages():
-            if name in in_use or name in watched:
-                continue
-            if name.startswith(FETCH_PREFIX):
-                value = bytes.fromhex(name[len(FETCH_PREFIX) :].partition(b"-")[0].decode())
-                if not is_wanted(BlobHash(value)):
-                    self._disk.remove_stage(name)
-            elif not name.startswith(_DISPLACED_PREFIX):
-                continue
-            elif stat.kind is FileKind.DIRECTORY:
-                self._outcomes += put_away_unknown(self._disk, self._names, name)
-            elif stat.kind in (FileKind.FILE, FileKind.SYMLINK):
-                self._outcomes += keep_unknown(self._disk, self._names, name)
 
 
 def _unattended(stat: Stat, entry: Entry) -> Stat:

@@ -1,14 +1,14 @@
 """Put contents back into a folder, as a careful user would: beside apply, never over unseen bytes.
 
-Every round is made in `.dizzyd/tmp`, durable before it is put in place, and what stood there goes
-to history first and is looked at: bytes that synced did not know become a change of their own. No
-event is made here: the next look finds what a restore did, as it finds any edit. A crash in the
-middle leaves whole files, and what was displaced for the recovery to find in tmp.
+Every round is made in `.dizzyd/tmp`, durable before it is put in place. What stands there makes
+way to history, covered by an intent, and is looked at: bytes that synced did not know become a
+change of their own. No event is made here: the next look finds what a restore did, as it finds any
+edit. A crash in the middle leaves whole files; a name that waited for its new file has the old one
+again after the next start.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -18,8 +18,10 @@ from daemon.contents import FolderContents
 from daemon.disk import DiskError, NewFile, Stage
 from daemon.headroom import missing_bytes, shortage
 from daemon.journal import FolderJournal
-from daemon.recovery import FETCH_PREFIX
+from daemon.leftovers import FETCH_PREFIX
+from daemon.outcomes import Intent, SetAside
 from daemon.returning import Done, Job, Returning, What, failed, join_paths
+from peers.cancelling import to_its_end
 from store.ids import BlobHash, Kind
 from store.records import BlobRef
 
@@ -75,12 +77,10 @@ class Reinstating:
         """
         self.total_bytes = sum(one.size for one in wanted if one.kind is Kind.FILE)
         await self._finish(self._returning.make_above, _above(base))
-        directories = [join_paths(base, w.path) for w in wanted if w.kind is Kind.DIRECTORY]
-        rows = await self._rows_at(directories)
-        known = list(zip(directories, rows, strict=True))
-        for line in await self._finish(self._returning.make_directories, known):
+        directories = [one for one in wanted if one.kind is Kind.DIRECTORY]
+        for line in await self._make_directories(await self._compare(directories, base)):
             yield line
-        others = [w for w in wanted if w.kind is not Kind.DIRECTORY]
+        others = [one for one in wanted if one.kind is not Kind.DIRECTORY]
         for start in range(0, len(others), _LOOKED_AT_ONCE):
             part = others[start : start + _LOOKED_AT_ONCE]
             jobs = await self._compare(part, base)
@@ -107,6 +107,12 @@ class Reinstating:
         return [at[0] if at else None for at in await self._work.rows_at(paths)]
 
     # -- doing it -----------------------------------------------------------------------------
+
+    async def _make_directories(self, jobs: Sequence[Job]) -> list[RestoreLine]:
+        why = "something stands there that cannot be moved away"
+        lines = [failed(job.path, why) for job in jobs if job.what is What.BLOCKED]
+        missing_now = [job for job in jobs if job.what in (What.NEW, What.OVER)]
+        return [*lines, *await self._place(missing_now, self._applier.damages)]
 
     async def _do(
         self, jobs: Sequence[Job], contents: FolderContents
@@ -225,7 +231,9 @@ class Reinstating:
         try:
             await self._applier.make_durable()
             if self._applier.damages == damages:
-                return await self._finish(self._returning.place_all, jobs)
+                covered = await self._pool.run(self._returning.cover, jobs)
+                intents = [job.intent for job in covered if job.intent is not None]
+                return await self._finish(self._returning.place_all, covered, intents)
             return [failed(job.path, "an earlier sync failed") for job in jobs]
         except DiskError as cause:
             return [failed(job.path, str(cause)) for job in jobs]
@@ -235,26 +243,36 @@ class Reinstating:
                     job.stage.close()
 
     async def _finish(
-        self, act: Callable[[Sequence[T]], Done], things: Sequence[T]
+        self,
+        act: Callable[[Sequence[T]], Done],
+        things: Sequence[T],
+        intents: Sequence[Intent] = (),
     ) -> list[RestoreLine]:
         """Act on the disk alone, to the end even if nobody waits for it any more."""
-        running = asyncio.ensure_future(self._act(act, things))
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
+        return await to_its_end(self._act(act, things, intents))
 
     async def _act(
-        self, act: Callable[[Sequence[T]], Done], things: Sequence[T]
+        self, act: Callable[[Sequence[T]], Done], things: Sequence[T], intents: Sequence[Intent]
     ) -> list[RestoreLine]:
-        async with self._applier.alone():
+        lines: list[RestoreLine] = []
+
+        async def change() -> bool:
             done = await self._pool.run(act, things)
+            lines.extend(done.lines)
             if done.outcomes:
                 await self._applier.make_durable()  # history has it before the journal says so
                 self._journal.wall_ms = self._clock.now_ns() // 1_000_000
                 await self._journal.commit(done.outcomes)
-        return done.lines
+            return not done.is_unfinished
+
+        paths = [one.step.path for one in intents if isinstance(one.step, SetAside)]
+        try:
+            await self._applier.yield_to(intents, paths, change)
+        finally:
+            if self._applier.is_in_doubt:  # who applies tries again to bring back what made way
+                self._work.changed()
+        return lines
+
 
 
 def _dress(stage: Stage, wanted: Wanted, path: bytes) -> None:

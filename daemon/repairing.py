@@ -22,7 +22,7 @@ from daemon.damages import LostVersion, RottenFile
 from daemon.disk import Disk, DiskError, Looked
 from daemon.findings import finding
 from daemon.inspection import Inspection
-from daemon.recovery import FETCH_PREFIX
+from daemon.leftovers import FETCH_PREFIX
 from daemon.reverting import plan_again, take_all
 from daemon.terminal import counted
 from daemon.verifying import Verification

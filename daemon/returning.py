@@ -1,8 +1,9 @@
 """Put things back on the disk of a folder, and keep what stood there: what a restore does there.
 
 Runs in a worker thread, while apply puts nothing in place. Contents are staged and durable
-already. Everything that is displaced goes to history and is looked at; nothing is committed here
-and nothing is made durable.
+already, and so are the intents of all that makes way: where the new one does not come, recovery
+brings the old one back. Everything that is displaced goes to history and is looked at; nothing is
+committed here and nothing is made durable.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from daemon.answers import RestoreLine
 from daemon.disk import Disk, DiskError, FileKind, Looked, NameMissing, NameTaken, Stage, Stat
-from daemon.displaced import Clock, Names, history_name, settle, stranger_row
-from daemon.outcomes import Outcome
+from daemon.displaced import Clock, Names, history_name, row_of_kind, settle, stranger_row
+from daemon.outcomes import Intent, Outcome, SetAside, Settled
 from store.errors import DizzyError
 from store.ids import Kind
 from store.records import SyncedRow
@@ -36,24 +38,29 @@ class What(Enum):
     NEW = 1
     OVER = 2  # something else stands there and goes to history
     ATTRIBUTES = 3
-    BLOCKED = 4  # a directory stands where a file is wanted
+    BLOCKED = 4  # something stands there that cannot make way: a directory for a file, a device
 
 
 class Job(Struct, frozen=True, gc=False):
-    """One thing to be put at a path; `row` is what synced says of the path."""
+    """One thing to be put at a path; `row` is what synced says of the path.
+
+    `intent` covers what has to make way for it (Returning.cover).
+    """
 
     wanted: Wanted
     path: bytes
     what: What
     row: SyncedRow | None
     stage: Stage | None = None
+    intent: Intent | None = None
 
 
 class Done(Struct):
-    """What a round did."""
+    """What a round did; `is_unfinished` where an intent is left open."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     lines: list[RestoreLine] = field(default_factory=list)
+    is_unfinished: bool = False
 
 
 class Returning:
@@ -84,6 +91,8 @@ class Returning:
         stat = self._disk.stat(path)
         if stat is None:
             return What.NEW
+        if wanted.kind is Kind.DIRECTORY and stat.kind is FileKind.DIRECTORY:
+            return What.NOTHING
         if stat.kind not in (FileKind.FILE, FileKind.SYMLINK):
             return What.BLOCKED
         if int(stat.kind) != int(wanted.kind):
@@ -116,44 +125,51 @@ class Returning:
                 )
         return done
 
-    def make_directories(self, known: Sequence[tuple[bytes, SyncedRow | None]]) -> Done:
-        """Make directories, those above before those below; a file in the way goes to history.
+    def cover(self, jobs: Sequence[Job]) -> list[Job]:
+        """Give the jobs with an intent each where something has to make way, as it stands now."""
+        return [self._covered(job) if job.what is What.OVER else job for job in jobs]
 
-        Each path comes with what synced says of it.
-        """
-        done = Done()
-        for path, row in known:
-            try:
-                self._make_directory(path, row, done)
-            except DiskError as cause:
-                done.lines.append(failed(path, str(cause)))
-        return done
-
-    def _make_directory(self, path: bytes, row: SyncedRow | None, done: Done) -> None:
-        stat = self._disk.stat(path)
-        if stat is not None and stat.kind in (FileKind.FILE, FileKind.SYMLINK):
-            self._take_away(path, row, done)
-            stat = None
+    def _covered(self, job: Job) -> Job:
+        stat = self._disk.stat(job.path)
         if stat is None:
-            self._disk.make_directory(path)
-            self.restored += 1
-        elif stat.kind is not FileKind.DIRECTORY:
-            done.lines.append(failed(path, "something stands there that cannot be moved away"))
+            return replace(job, what=What.NEW)
+        seen = Looked(stat, b"", 0)
+        row = stranger_row(job.path.rpartition(b"/")[2], seen)
+        row = row if job.row is None else row_of_kind(job.row, seen)
+        value = job.wanted.value if job.wanted.kind is Kind.FILE else b""
+        at_ns = self._names.moment_ns()
+        intent = Intent(
+            b"intent-%d" % at_ns,
+            SetAside(job.path, row, value),
+            b"displaced-tmp-%d" % at_ns,
+            history_name(at_ns, row),
+            (job.stage.name or b"") if job.stage is not None else b"",
+        )
+        return replace(job, row=row, intent=intent)
 
     def place_all(self, jobs: Sequence[Job]) -> Done:
-        """Put a round in place."""
+        """Put a round in place, directories above before those below.
+
+        What fails once its intent is durable is left open: what made way comes back by that.
+        """
         done = Done()
         for job in jobs:
             try:
                 self._place_one(job, done)
             except NameTaken:
-                done.lines.append(failed(job.path, "something appeared there meanwhile"))
+                self._fail(job, "something appeared there meanwhile", done)
             except DiskError as cause:
-                done.lines.append(failed(job.path, str(cause)))
+                self._fail(job, str(cause), done)
             else:
                 self.restored += 1
+                if job.intent is not None:
+                    done.outcomes.append(Settled(job.intent.number))
             self.done_bytes += job.wanted.size
         return done
+
+    def _fail(self, job: Job, why: str, done: Done) -> None:
+        done.lines.append(failed(job.path, why))
+        done.is_unfinished = done.is_unfinished or job.intent is not None
 
     def _place_one(self, job: Job, done: Done) -> None:
         wanted, path = job.wanted, job.path
@@ -161,41 +177,42 @@ class Returning:
             self._disk.set_attributes(
                 path, is_executable=bool(wanted.mode), mtime_ns=wanted.mtime_ns
             )
-        elif wanted.kind is Kind.SYMLINK:
-            if job.what is What.OVER:
-                self._take_away(path, job.row, done)
-            self._disk.make_symlink(wanted.value, path, wanted.mtime_ns)
         elif job.stage is not None:
             self._place_file(job.stage, job, done)
+        elif wanted.kind is not Kind.FILE:
+            displaced = self._take_away(job)
+            if wanted.kind is Kind.DIRECTORY:
+                self._disk.make_directory(path)
+            else:
+                self._disk.make_symlink(wanted.value, path, wanted.mtime_ns)
+            self._keep(job, displaced, done)
 
     def _place_file(self, stage: Stage, job: Job, done: Done) -> None:
-        if job.what is What.OVER:
-            keep_as = b"displaced-tmp-%d" % self._names.moment_ns()
+        if job.intent is not None:
             with suppress(NameMissing):  # it went meanwhile: then nothing is displaced
-                _, displaced = self._disk.place_over(stage, job.path, keep_as)
-                self._keep(keep_as, job.path, job.row, displaced, done)
+                _, displaced = self._disk.place_over(stage, job.path, job.intent.keep_as)
+                self._keep(job, displaced, done)
                 return
         self._disk.place_new(stage, job.path)
 
-    def _take_away(self, path: bytes, row: SyncedRow | None, done: Done) -> None:
-        keep_as = b"displaced-tmp-%d" % self._names.moment_ns()
-        with suppress(NameMissing):
-            displaced = self._disk.take_away(path, keep_as)
-            self._keep(keep_as, path, row, displaced, done)
+    def _take_away(self, job: Job) -> Stat | None:
+        if job.intent is None:
+            return None
+        with suppress(NameMissing):  # likewise
+            return self._disk.take_away(job.path, job.intent.keep_as)
+        return None
 
-    def _keep(
-        self, name: bytes, path: bytes, row: SyncedRow | None, displaced: Stat, done: Done
-    ) -> None:
+    def _keep(self, job: Job, displaced: Stat | None, done: Done) -> None:
         """Look at what was displaced and move it to history; who writes to it is waited for."""
-        if row is None or int(row.kind) != int(displaced.kind):
-            row = stranger_row(path.rpartition(b"/")[2], Looked(displaced, b"", 0))
+        if displaced is None or job.intent is None or job.row is None:
+            return
         done.outcomes += settle(
             self._disk,
             self._names,
-            name,
-            path,
-            row,
-            history=history_name(self._names.moment_ns(), row),
+            job.intent.keep_as,
+            job.path,
+            row_of_kind(job.row, Looked(displaced, b"", 0)),
+            history=job.intent.history_name,
             is_unchanged=False,
             now_ns=self._clock.now_ns(),
         )

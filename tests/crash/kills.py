@@ -193,7 +193,8 @@ class Kills:
         has_begun = partial(album.has_begun, victim.folder, 1)
         self._kill_beside(victim, _run(victim, *restore), has_begun)
         album.judge(victim.folder)
-        self._confirm_what_is_held(victim)
+        eventually("all is looked at", lambda: victim.about()["state"] in {"idle", "held"})
+        assert victim.about()["state"] == "idle", "what a restore did is held"
         self._agree()
         album.judge(self.left.folder)
         album.judge_kept([self.left, self.right])
@@ -238,12 +239,6 @@ class Kills:
         self._agree()
 
     # -- helpers --------------------------------------------------------------------------------
-
-    def _confirm_what_is_held(self, node: Node) -> None:
-        """Say yes to what a restore that was cut short did: a start holds many older files."""
-        eventually("all is looked at", lambda: node.about()["state"] in {"idle", "held"})
-        if node.about()["held_reversions"]:
-            node.must("confirm", "shared")
 
     def _fresh(self) -> Node:
         return self.nodes.add(f"fresh{sum(self.counts.values())}")

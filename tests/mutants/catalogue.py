@@ -200,7 +200,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="what a crash left in tmp and is not ours goes to history",
-        file="daemon/recovery.py",
+        file="daemon/leftovers.py",
         old="            elif stat.kind in (FileKind.FILE, FileKind.SYMLINK):\n"
         "                self._outcomes += keep_unknown(self._disk, self._names, name)\n",
         new="            elif stat.kind in (FileKind.FILE, FileKind.SYMLINK):\n"
