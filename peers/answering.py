@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from peers import heads, wire
 from peers.outbox import Outbox, Rank
+from peers.packing import pack
 from peers.parts import INLINE_VERIFY_BYTES, PART_LIMIT_BYTES, divided, extent
 from store.ids import AgentId, FolderId
 
@@ -89,5 +90,5 @@ class BatchServer:
 
     async def _pack(self, batches: Sequence[WireBatch]) -> tuple[wire.PackedBatch, ...]:
         if sum(len(one.body) for one in batches) <= INLINE_VERIFY_BYTES:
-            return tuple(wire.pack(one) for one in batches)
-        return await self._runner.run(lambda: tuple(wire.pack(one) for one in batches))
+            return tuple(pack(one) for one in batches)
+        return await self._runner.run(lambda: tuple(pack(one) for one in batches))

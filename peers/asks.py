@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from peers import wire
 from peers.difference import chunks_in
+from peers.framing import Buffer
 from peers.wire import (
     ChunkLine,
     Chunks,
@@ -77,7 +78,7 @@ class RangeAsk:
         self.length = length
         self.arrived = 0
         self.is_refused = False
-        self.pieces: list[wire.Buffer] = []
+        self.pieces: list[Buffer] = []
         self._done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def message(self, number: int) -> wire.Message:

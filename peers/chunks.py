@@ -20,7 +20,7 @@ from store.errors import Malformed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from peers.wire import Buffer
+    from peers.framing import Buffer
 
 CHUNK_MIN_BYTES: Final = 64 * 1024
 CHUNK_AVERAGE_BYTES: Final = 256 * 1024

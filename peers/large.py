@@ -25,6 +25,7 @@ from peers.difference import (
     layout,
     refine,
 )
+from peers.framing import Buffer
 
 if TYPE_CHECKING:
     from peers.wire import ChunkLine, Stretch
@@ -37,13 +38,13 @@ COPIES_AT_ONCE: Final = 4  # by one call: 8 MiB, so that a small file waits for 
 HELD_BYTES: Final = 32 * 1024 * 1024  # written and not hashed yet, in memory
 HASHED_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
 
-Ranges = Sequence[tuple[int, Sequence[wire.Buffer]]]
+Ranges = Sequence[tuple[int, Sequence[Buffer]]]
 
 
 class Sink(Protocol):
     """Where a content is put together: random writes, blocking (see daemon.disk.Stage)."""
 
-    def write(self, offset: int, *pieces: wire.Buffer) -> None:
+    def write(self, offset: int, *pieces: Buffer) -> None:
         """Write all of the pieces, one behind the other, from `offset` on."""
 
     def read(self, offset: int, length: int) -> bytes:
@@ -66,7 +67,7 @@ class LocalPiece(Protocol):
     def size(self) -> int:
         """Give its number of bytes. Blocks."""
 
-    def read(self, offset: int, length: int) -> wire.Buffer:
+    def read(self, offset: int, length: int) -> Buffer:
         """Read a piece, shorter only at the end or where it cannot be read. Blocks."""
 
 
@@ -91,7 +92,7 @@ class Filling:
         self._is_hashing = False
         self._hashed = 0
         self._ahead: list[tuple[int, int]] = []  # (start, end) written beyond what is hashed
-        self._held: dict[int, wire.Buffer] = {}  # of that, by offset: need not be read back
+        self._held: dict[int, Buffer] = {}  # of that, by offset: need not be read back
         self._held_bytes = 0
         self.restart()
 
@@ -195,12 +196,12 @@ class Filling:
                 self._copies.appendleft(Copy(offset + first, source + first, length - first))
         return taken
 
-    def copy(self, copies: Sequence[Copy]) -> list[wire.Buffer | None]:
+    def copy(self, copies: Sequence[Copy]) -> list[Buffer | None]:
         """Copy from the old content; give the bytes, None for what it does not hold any more.
 
         Blocks.
         """
-        pieces: list[wire.Buffer | None] = []
+        pieces: list[Buffer | None] = []
         for one in copies:
             piece = b"" if self._old is None else self._old.read(one.source, one.length)
             if len(piece) == one.length:
@@ -210,7 +211,7 @@ class Filling:
                 pieces.append(None)
         return pieces
 
-    def copied(self, copies: Sequence[Copy], pieces: Sequence[wire.Buffer | None]) -> None:
+    def copied(self, copies: Sequence[Copy], pieces: Sequence[Buffer | None]) -> None:
         """Note what was copied; the rest is lacking."""
         for one, piece in zip(copies, pieces, strict=True):
             if piece is None:
@@ -219,7 +220,7 @@ class Filling:
             self._add(one.offset, one.length)
             self._hold(one.offset, piece)
 
-    def _hold(self, offset: int, piece: wire.Buffer) -> None:
+    def _hold(self, offset: int, piece: Buffer) -> None:
         """Keep a piece to be hashed, where there is room: it need not be read back then."""
         if self._held_bytes + len(piece) <= HELD_BYTES:
             self._held[offset] = piece
@@ -227,7 +228,7 @@ class Filling:
 
     # -- what is hashed ---------------------------------------------------------------------------
 
-    def take_span(self) -> tuple[int, int, list[wire.Buffer]] | None:
+    def take_span(self) -> tuple[int, int, list[Buffer]] | None:
         """Take what is to be hashed next, until hashed() is called: start, end, pieces.
 
         The pieces are all of it, or none: then it is to be read.
@@ -237,7 +238,7 @@ class Filling:
         self._is_hashing = True
         start = end = self._hashed
         limit = min(self._ahead[0][1], start + HASHED_AT_ONCE_BYTES)
-        pieces: list[wire.Buffer] = []
+        pieces: list[Buffer] = []
         while end < limit and end in self._held:
             pieces.append(self._held.pop(end))
             end += len(pieces[-1])
@@ -246,7 +247,7 @@ class Filling:
             end = min([limit, *(at for at in self._held if at > start)])
         return start, end, pieces
 
-    def hash_span(self, start: int, end: int, pieces: Sequence[wire.Buffer]) -> bool:
+    def hash_span(self, start: int, end: int, pieces: Sequence[Buffer]) -> bool:
         """Hash pieces, or what stands in the sink; False if it does not stand there. Blocks."""
         for piece in pieces:
             self._hasher.update(piece)
@@ -348,7 +349,7 @@ def _copy_chunks(
 
 def _together(ranges: Ranges) -> Ranges:
     """Make one of ranges that follow each other: a disk likes to write much at once."""
-    runs: list[tuple[int, list[wire.Buffer]]] = []
+    runs: list[tuple[int, list[Buffer]]] = []
     end = -1
     for offset, pieces in ranges:
         if offset == end:

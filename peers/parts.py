@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from peers import wire
+from peers.framing import MESSAGE_LIMIT_BYTES
+from peers.packing import unpack
 from store.codec import decode_header
 from store.errors import BadSignature, Malformed
 from store.ids import AgentId, FolderId, batch_id, log_id
@@ -30,7 +32,7 @@ def verify_all(
     bad: dict[str, int] = {}
     for packed in batches:
         try:
-            proven.append(verify(wire.unpack(packed)))
+            proven.append(verify(unpack(packed)))
         except Malformed:
             bad["malformed-batch"] = bad.get("malformed-batch", 0) + 1
         except BadSignature:
@@ -57,7 +59,7 @@ def fitting(
 ) -> tuple[wire.SmallContent, ...]:
     """Let contents go along only with news that is small itself: it must not be delayed."""
     size = sum(len(one.body) + len(one.header) + 128 for one in packed)
-    room = wire.MESSAGE_LIMIT_BYTES - size - 64 * len(inline) - 128
+    room = MESSAGE_LIMIT_BYTES - size - 64 * len(inline) - 128
     return inline if sum(len(one.content) for one in inline) <= room else ()
 
 

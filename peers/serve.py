@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from peers import wire
 from peers.cancelling import TaskGroup
+from peers.framing import Assembler
 from peers.link import Link, LinkClosed
 from peers.list_server import ListServer
 from peers.outbox import Outbox, Rank
@@ -306,7 +307,7 @@ async def serve_link(link: Link, server: BlobServer, outbox: Outbox) -> None:
 
     Raises Malformed where the peer sends what is no message.
     """
-    assembler = wire.Assembler()
+    assembler = Assembler(wire.parse)
 
     async def receive() -> None:
         while True:

@@ -17,6 +17,7 @@ from peers.answering import ANSWER_LIMIT_BYTES, BatchServer
 from peers.beat import until_beat_s
 from peers.cancelling import TaskGroup
 from peers.exchange import Ask
+from peers.framing import Assembler
 from peers.heads import Heads
 from peers.inbox import Inbox, Struck
 from peers.lane import Lane, loop_time_s
@@ -229,7 +230,7 @@ class Session:
     # -- what is heard ------------------------------------------------------------------------
 
     async def _receive_all(self) -> None:
-        assembler = wire.Assembler()
+        assembler = Assembler(wire.parse)
         while True:
             frame = await self.link.receive()
             self._heard_at_s = loop_time_s()

@@ -15,6 +15,7 @@ from peers.exchange import Exchange
 from peers.lane import loop_time_s
 from peers.limits import RateLimit
 from peers.outbox import Outbox
+from peers.packing import pack
 from peers.serve import BlobServer, Remembered, serve_link
 from peers.session import Session
 from peers.work import WorkBudget
@@ -108,7 +109,7 @@ class Sessions:
         """Make a fresh batch ready to be sent, once for all sessions."""
         packed = self._packed.get(signed.id)
         if packed is None:
-            packed = self._packed[signed.id] = wire.pack(signed.wire)
+            packed = self._packed[signed.id] = pack(signed.wire)
             if len(self._packed) > PACKED_LIMIT:
                 del self._packed[next(iter(self._packed))]
         return packed

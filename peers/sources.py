@@ -14,6 +14,7 @@ from typing import Final
 
 from peers import wire
 from peers.cancelling import TaskGroup
+from peers.framing import Assembler
 from peers.lane import Lane, loop_time_s
 from peers.link import Link, LinkClosed
 from peers.outbox import Outbox, Rank
@@ -195,7 +196,7 @@ class Sources:
 
 async def _run_bulk(link: Link, lane: Lane, outbox: Outbox) -> None:
     """Receive answers over a link for contents until it closes or rests. Raises Malformed."""
-    assembler = wire.Assembler()
+    assembler = Assembler(wire.parse)
 
     async def receive() -> None:
         while lane.is_open:

@@ -1,41 +1,30 @@
-"""Turn messages between proven peers into frames, and frames into messages.
+"""Define the messages between proven peers, and turn them into frames and payloads into them.
 
 Pure: no socket, no clock. It decides nothing about what a message means, who may send it or
 whether what it carries is true; a batch in a message is proven by `store.signing.verify` alone,
 a content by its hash. Every length is checked before memory is taken for it. The layouts are
-those of docs/wire.md, "Frames and messages".
+those of docs/wire.md, "Frames and messages"; how a message is cut into frames and put together
+again is peers.framing's part.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Annotated, Final
 
 import msgspec
-import zstandard
 from msgspec import Meta, Struct
 
+from peers.framing import MESSAGE_LIMIT_BYTES, Buffer, cut, frame_header
 from store.codec import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES
 from store.errors import Malformed
 from store.events import U32, U63, Bytes64, Hash32, Size
-from store.signing import WireBatch
 
-Buffer = bytes | bytearray | memoryview
-
-FRAME_LIMIT_BYTES: Final = 256 * 1024
-MESSAGE_LIMIT_BYTES: Final = 1024 * 1024 + 64 * 1024
-# frame = kind u8 ‖ stream u32 ‖ index u8 ‖ more u8 ‖ piece: 1 + 4 + 1 + 1 = 7 bytes before it
-FRAME_HEADER_BYTES: Final = 7
-PIECE_LIMIT_BYTES: Final = FRAME_LIMIT_BYTES - FRAME_HEADER_BYTES
-FRAMES_LIMIT: Final = 5  # 5 * 262,137 ≥ 1,114,112
-STREAMS_LIMIT: Final = 8  # messages that may be under way at once; at most 8.5 MiB a link
 FIRST_OPTIONAL_KIND: Final = 64  # a node that does not know such a kind passes over it
 
 # data = request u32 ‖ offset u64 ‖ bytes: 4 + 8 = 12 bytes before them
 DATA_HEADER_BYTES: Final = 12
 DATA_PIECE_BYTES: Final = 248 * 1024  # of a large content in one frame; whole pages
 
-COMPRESS_FROM_BYTES: Final = 4 * 1024
 HEADS_LIMIT: Final = 8192
 IDS_LIMIT: Final = 8192
 WANTED_LIMIT: Final = 4096
@@ -400,117 +389,7 @@ def frames(message: Message, stream: int) -> list[bytes]:
     """
     if isinstance(message, Data):
         head = message.request.to_bytes(4, "big") + message.offset.to_bytes(8, "big")
-        return [b"".join((_frame_header(_DATA_KIND, stream, 0, 0), head, message.piece))]
+        return [b"".join((frame_header(_DATA_KIND, stream, 0, 0), head, message.piece))]
     if isinstance(message, Unknown):
         raise Malformed("message", "of an unknown kind cannot be sent")
     return cut(_KIND_OF[type(message)], stream, _encoder.encode(message))
-
-
-def cut(kind: int, stream: int, payload: bytes) -> list[bytes]:
-    """Cut the payload of one message into frames. Raises Malformed if it is too large."""
-    size = len(payload)
-    if size > MESSAGE_LIMIT_BYTES:
-        raise Malformed("message", f"has {size} bytes, at most {MESSAGE_LIMIT_BYTES} are allowed")
-    if size <= PIECE_LIMIT_BYTES:
-        return [_frame_header(kind, stream, 0, 0) + payload]
-    view = memoryview(payload)
-    starts = range(0, size, PIECE_LIMIT_BYTES)
-    last = len(starts) - 1
-    return [
-        b"".join(
-            (
-                _frame_header(kind, stream, index, last - index),
-                view[start : start + PIECE_LIMIT_BYTES],
-            )
-        )
-        for index, start in enumerate(starts)
-    ]
-
-
-def _frame_header(kind: int, stream: int, index: int, more: int) -> bytes:
-    return bytes((kind,)) + (stream & 0xFFFFFFFF).to_bytes(4, "big") + bytes((index, more))
-
-
-class Assembler:
-    """Puts the frames of one link together into messages.
-
-    Holds at most STREAMS_LIMIT unfinished messages; where a frame was lost the oldest of them
-    makes room in the end, and what it was about is asked for again by those who miss it.
-    """
-
-    def __init__(self) -> None:
-        """Begin with nothing under way."""
-        self._open: OrderedDict[tuple[int, int], list[Buffer | None]] = OrderedDict()
-        self.lost = 0
-
-    @property
-    def open_streams(self) -> int:
-        """The number of messages of which some frames are here."""
-        return len(self._open)
-
-    def accept(self, frame: bytes) -> Message | None:
-        """Take one frame; give the message that it completes, if it does.
-
-        Raises Malformed for a frame or a message that is too large, or not well formed.
-        """
-        size = len(frame)
-        if not FRAME_HEADER_BYTES <= size <= FRAME_LIMIT_BYTES:
-            raise Malformed("frame", f"has {size} bytes")
-        kind, index, more = frame[0], frame[5], frame[6]
-        if index + more >= FRAMES_LIMIT:
-            raise Malformed("frame", f"belongs to a message of {index + more + 1} frames")
-        piece = memoryview(frame)[FRAME_HEADER_BYTES:]
-        if index + more == 0:
-            return parse(kind, piece)
-        if more and len(piece) != PIECE_LIMIT_BYTES:
-            raise Malformed("frame", "is not full but is not the last")
-        return self._keep((kind, int.from_bytes(frame[1:5], "big")), index, more, piece)
-
-    def _keep(
-        self, stream: tuple[int, int], index: int, more: int, piece: memoryview
-    ) -> Message | None:
-        pieces = self._open.get(stream)
-        if pieces is None or len(pieces) != index + more + 1:
-            pieces = self._open[stream] = [None] * (index + more + 1)
-            if len(self._open) > STREAMS_LIMIT:
-                self._open.popitem(last=False)
-                self.lost += 1
-        pieces[index] = piece
-        whole = [one for one in pieces if one is not None]
-        if len(whole) < len(pieces):
-            return None
-        del self._open[stream]
-        if sum(map(len, whole)) > MESSAGE_LIMIT_BYTES:
-            raise Malformed("message", "is larger than a message may be")
-        return parse(stream[0], b"".join(whole))
-
-
-def pack(batch: WireBatch, *, is_compressed: bool = True) -> PackedBatch:
-    """Make a batch ready to be sent; the body is compressed where that saves a tenth."""
-    size = len(batch.body)
-    if is_compressed and size >= COMPRESS_FROM_BYTES:
-        deflated = zstandard.ZstdCompressor(level=1).compress(batch.body)
-        if len(deflated) * 10 < size * 9:
-            return PackedBatch(batch.header, batch.signature, deflated, size)
-    return PackedBatch(batch.header, batch.signature, batch.body, None)
-
-
-def unpack(packed: PackedBatch) -> WireBatch:
-    """Give the batch as its author signed it.
-
-    Raises Malformed unless the body is one zstd frame that declares exactly `inflated_size`
-    bytes (at most 1 MiB) and holds them: no memory is taken on the word of the frame alone.
-    """
-    if packed.inflated_size is None:
-        return WireBatch(packed.header, packed.signature, packed.body)
-    try:
-        if zstandard.frame_content_size(packed.body) != packed.inflated_size:
-            raise Malformed("batch", "is compressed but not of the size it says")
-        body = zstandard.ZstdDecompressor(max_window_size=2 * BODY_LIMIT_BYTES).decompress(
-            packed.body, max_output_size=packed.inflated_size, allow_extra_data=False
-        )
-    except zstandard.ZstdError as cause:
-        raise Malformed("batch", "is not well compressed") from cause
-    if len(body) != packed.inflated_size:
-        raise Malformed("batch", "inflates to another size than it says")
-    return WireBatch(packed.header, packed.signature, body)

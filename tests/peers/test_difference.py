@@ -34,6 +34,7 @@ from peers.difference import (
     rebuilt,
     refine,
 )
+from peers.framing import MESSAGE_LIMIT_BYTES
 from peers.wire import ChunkLine, Stretch
 from store.errors import Malformed
 from tests.vectors import difference_reader, make_difference
@@ -220,4 +221,4 @@ def test_a_part_of_fine_chunks_at_its_bounds_fits_in_a_message() -> None:
     stretch = Stretch((chunk,) * 17, bytes(18) * (17 * 512), 2**32 - 1, 2**32 - 1, 2**62, 2**62)
     largest = wire.Difference(2**32 - 1, 0, 2**32 - 1, (stretch,) * 4)
 
-    assert sum(map(len, wire.frames(largest, 0))) < wire.MESSAGE_LIMIT_BYTES
+    assert sum(map(len, wire.frames(largest, 0))) < MESSAGE_LIMIT_BYTES

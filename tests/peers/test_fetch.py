@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from peers import wire
 from peers.chunks import Cutter
+from peers.framing import Assembler, Buffer
 from peers.limits import RateLimit
 from store.errors import Malformed
 from store.ids import BlobHash, FolderId, blob_hash
@@ -35,7 +36,7 @@ class Memory:
         self.written: list[tuple[int, int]] = []
         self.is_hashed = False
 
-    def write(self, offset: int, *pieces: wire.Buffer) -> None:
+    def write(self, offset: int, *pieces: Buffer) -> None:
         chunk = b"".join(pieces)
         if len(self.content) < offset:
             self.content.extend(bytes(offset - len(self.content)))
@@ -289,7 +290,7 @@ def test_F8_under_a_limit_what_came_is_written_while_the_rest_is_waited_for() ->
         written_s: list[float] = []
 
         class Timed(Memory):
-            def write(self, offset: int, *pieces: wire.Buffer) -> None:
+            def write(self, offset: int, *pieces: Buffer) -> None:
                 super().write(offset, *pieces)
                 written_s.append(asyncio.get_running_loop().time() - began_s)
 
@@ -472,7 +473,7 @@ def test_edit_takes_two_round_trips() -> None:
 
         assert await a.fetcher.fetch_large(FOLDER, ref, Memory(), [Piece(LARGE, old)])
 
-        asked = [wire.Assembler().accept(frame) for frame in near.sent]
+        asked = [Assembler(wire.parse).accept(frame) for frame in near.sent]
         assert [type(one) for one in asked] == [wire.WantDifference, wire.Want]
 
     simulate(story)
@@ -532,7 +533,7 @@ def test_A16_lie_about_a_difference_costs_bytes_but_nothing_wrong_is_accepted(li
         send = far.send
 
         async def lying(frame: bytes) -> None:
-            message = wire.Assembler().accept(frame)
+            message = Assembler(wire.parse).accept(frame)
             if isinstance(message, wire.Difference):
                 (frame,) = wire.frames(falsified(message, lie), 7)
             await send(frame)
@@ -579,7 +580,7 @@ def test_P47_edit_whose_transfer_was_cut_goes_on_with_what_stands_there() -> Non
         send = far.send
 
         async def cut(frame: bytes) -> None:
-            if isinstance(wire.Assembler().accept(frame), wire.Data):
+            if isinstance(Assembler(wire.parse).accept(frame), wire.Data):
                 await far.close()
             await send(frame)
 
@@ -670,7 +671,7 @@ def test_longer_partial_of_something_else_is_not_taken_for_right() -> None:
 
 def test_error_of_the_sink_is_the_callers() -> None:
     class Full(Memory):
-        def write(self, offset: int, *pieces: wire.Buffer) -> None:
+        def write(self, offset: int, *pieces: Buffer) -> None:
             raise Malformed("disk", "full")
 
     async def story(tasks: asyncio.TaskGroup) -> None:

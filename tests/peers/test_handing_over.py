@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from peers import wire
+from peers.framing import Assembler
 from store.ids import BlobHash, blob_hash
 from store.records import BlobRef
 from tests.peers.replicas import FOLDER, Node, PipeLink, connect, nodes, until, with_bulk
@@ -283,7 +284,7 @@ def test_a_content_that_comes_right_behind_the_word_that_it_is_not_there_is_kept
         send = far.send
 
         async def both(frame: bytes) -> None:
-            message = wire.Assembler().accept(frame)
+            message = Assembler(wire.parse).accept(frame)
             await send(frame)
             if isinstance(message, wire.NotHave):
                 one = wire.SmallContent(ref.hash, content)
@@ -308,7 +309,7 @@ def test_word_that_a_large_content_came_right_behind_the_word_that_it_is_not_the
         send = far.send
 
         async def both(frame: bytes) -> None:
-            message = wire.Assembler().accept(frame)
+            message = Assembler(wire.parse).accept(frame)
             await send(frame)
             if isinstance(message, wire.NotHave):
                 b.replica.keep(LARGE)

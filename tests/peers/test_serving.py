@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from peers import serve, wire
+from peers.framing import Assembler
 from peers.outbox import Outbox, Rank
 from store.ids import blob_hash
 from tests.peers.replicas import FOLDER, nodes
@@ -65,7 +66,7 @@ async def test_contents_are_not_kept_waiting_by_a_log_that_has_no_end() -> None:
         outbox.put(Rank.LOG, wire.Ping(number))
     outbox.put(Rank.DATA, wire.NotHave(1, (blob_hash(b"x"),)))
     outbox.put(Rank.DATA, wire.NotHave(2, (blob_hash(b"x"),)))
-    assembler = wire.Assembler()
+    assembler = Assembler(wire.parse)
 
     first = [assembler.accept(await outbox.next_frame()) for _ in range(20)]
     outbox.put(Rank.CONTROL, wire.Pong(1))

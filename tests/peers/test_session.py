@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers import wire
+from peers.framing import FRAME_LIMIT_BYTES, Assembler
+from peers.packing import pack
 from peers.parts import verify_all
-from peers.wire import Assembler, frames
+from peers.wire import frames
 from store.errors import Malformed
 from store.ids import Epoch, FolderId
 from store.signing import WireBatch, sign_batch
@@ -238,7 +240,7 @@ def test_several_peers_share_the_work_of_a_joiner() -> None:
 
         sent = Counter[bytes]()
         for link in (links[1], links[3]):
-            assembler = Assembler()
+            assembler = Assembler(wire.parse)
             for frame in link.sent:
                 message = assembler.accept(frame)
                 if isinstance(message, wire.Batches | wire.News):
@@ -297,7 +299,7 @@ class Attacker:
         self.key = key_of(number)
         self.link, far = pipe(self.key.agent, victim.agent)
         self.victim = victim
-        self.assembler = Assembler()
+        self.assembler = Assembler(wire.parse)
         tasks.create_task(victim.talk(far))  # type: ignore[arg-type]
         self.stream = 0
 
@@ -319,7 +321,7 @@ class Attacker:
 
 
 def news(*batches: WireBatch) -> wire.News:
-    return wire.News(FOLDER, tuple(wire.pack(one) for one in batches), ())
+    return wire.News(FOLDER, tuple(pack(one) for one in batches), ())
 
 
 def flipped(raw: bytes, place: int) -> bytes:
@@ -399,7 +401,7 @@ def test_A1_frames_and_messages_that_are_too_large_end_the_session() -> None:
     async def story(tasks: asyncio.TaskGroup) -> None:
         for frame in (
             b"\x01" + bytes(4) + b"\x00\xff" + b"x",  # claims 256 frames
-            bytes(wire.FRAME_LIMIT_BYTES + 1),
+            bytes(FRAME_LIMIT_BYTES + 1),
             b"\x02" + bytes(6) + b"\x92\xc6\xff\xff\xff\xff",  # a bin of 4 GiB
             b"\x02" + bytes(6) + b"\xdd\xff\xff\xff\xff",  # an array of 2^32 items
             b"",
@@ -503,7 +505,7 @@ def test_forged_kinds_of_messages_for_unshared_folders_are_counted() -> None:
         attacker = Attacker(tasks, a, 2)
 
         await attacker.say(news(signed.wire))  # before any folder was met
-        await attacker.say(wire.Batches(1, FOLDER, (wire.pack(signed.wire),), True, False))
+        await attacker.say(wire.Batches(1, FOLDER, (pack(signed.wire),), True, False))
         await asyncio.sleep(1)
 
         assert not a.batches
@@ -635,7 +637,7 @@ def test_P3_any_flipped_bit_is_found_before_a_batch_is_admitted(part: str, place
     raw[place // 8 % len(raw)] ^= 1 << place % 8
 
     bad = msgspec.structs.replace(good, **{part: bytes(raw)})
-    proven, reasons = verify_all((wire.pack(bad),))
+    proven, reasons = verify_all((pack(bad),))
 
     assert proven == []
     assert sum(reasons.values()) == 1

@@ -15,7 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers import wire
-from peers.wire import Assembler, Data, cut, frames, pack, parse, unpack
+from peers.framing import (
+    FRAME_HEADER_BYTES,
+    FRAME_LIMIT_BYTES,
+    MESSAGE_LIMIT_BYTES,
+    STREAMS_LIMIT,
+    Assembler,
+    cut,
+)
+from peers.packing import pack, unpack
+from peers.wire import Data, frames, parse
 from store.errors import Malformed
 from store.signing import WireBatch
 
@@ -56,10 +65,10 @@ ONE_OF_EACH: list[wire.Message] = [
 
 
 def through(message: wire.Message, stream: int = 1) -> wire.Message | None:
-    assembler = Assembler()
+    assembler = Assembler(parse)
     result = None
     for frame in frames(message, stream):
-        assert len(frame) <= wire.FRAME_LIMIT_BYTES
+        assert len(frame) <= FRAME_LIMIT_BYTES
         result = assembler.accept(frame)
     return result
 
@@ -92,7 +101,7 @@ def test_every_kind_has_a_vector_and_stands_in_the_document() -> None:
 @pytest.mark.parametrize("message", ONE_OF_EACH, ids=lambda one: type(one).__name__)
 def test_cut_or_lengthened_messages_are_refused(message: wire.Message) -> None:
     frame = frames(message, 1)[0]
-    kind, payload = frame[0], frame[wire.FRAME_HEADER_BYTES :]
+    kind, payload = frame[0], frame[FRAME_HEADER_BYTES :]
 
     if kind == 11:
         with pytest.raises(Malformed):
@@ -109,7 +118,7 @@ def test_cut_or_lengthened_messages_are_refused(message: wire.Message) -> None:
 @given(st.binary(max_size=200))
 def test_garbage_raises_malformed_and_nothing_else(frame: bytes) -> None:
     with suppress(Malformed):
-        Assembler().accept(frame)
+        Assembler(parse).accept(frame)
 
 
 @settings(max_examples=300, deadline=None)
@@ -120,7 +129,7 @@ def test_one_changed_byte_raises_malformed_and_nothing_else(
     frame = bytearray(frames(message, 1)[0])
     frame[place % len(frame)] = byte
     with suppress(Malformed):
-        Assembler().accept(bytes(frame))
+        Assembler(parse).accept(bytes(frame))
 
 
 def large() -> wire.Batches:
@@ -134,7 +143,7 @@ def test_largest_batch_fits_in_a_message() -> None:
 
 
 def test_frames_arrive_in_any_order_and_between_those_of_others() -> None:
-    assembler = Assembler()
+    assembler = Assembler(parse)
     mixed = [
         frame
         for stream in range(1, 6)
@@ -152,18 +161,18 @@ def test_frames_arrive_in_any_order_and_between_those_of_others() -> None:
 
 def test_A1_message_that_claims_too_many_frames_is_refused_before_anything_is_kept() -> None:
     for index, more in ((0, 255), (255, 255), (5, 0), (4, 1)):
-        assembler = Assembler()
+        assembler = Assembler(parse)
         with pytest.raises(Malformed):
             assembler.accept(b"\x04" + bytes(4) + bytes((index, more)) + b"x")
         assert assembler.open_streams == 0
 
 
 def test_A1_message_beyond_the_limit_is_refused() -> None:
-    payload = bytes(wire.MESSAGE_LIMIT_BYTES + 1)
+    payload = bytes(MESSAGE_LIMIT_BYTES + 1)
     with pytest.raises(Malformed):
         cut(4, 1, payload)
     pieces = [payload[at : at + 262_137] for at in range(0, len(payload), 262_137)]
-    assembler = Assembler()
+    assembler = Assembler(parse)
     given = [b"\x04" + bytes(4) + bytes((n, 4 - n)) + piece for n, piece in enumerate(pieces)]
     for frame in given[:-1]:
         assembler.accept(frame)
@@ -172,18 +181,18 @@ def test_A1_message_beyond_the_limit_is_refused() -> None:
 
 
 def test_A1_unfinished_messages_are_bounded() -> None:
-    assembler = Assembler()
+    assembler = Assembler(parse)
     first = frames(large(), 1)[0]
     for stream in range(100):
         assembler.accept(first[:1] + stream.to_bytes(4, "big") + first[5:])
-    assert assembler.open_streams == wire.STREAMS_LIMIT
+    assert assembler.open_streams == STREAMS_LIMIT
     assert assembler.lost == 92
 
 
 def test_A1_short_frame_in_the_middle_is_refused() -> None:
     frame = frames(large(), 1)[0]
     with pytest.raises(Malformed):
-        Assembler().accept(frame[:-1])
+        Assembler(parse).accept(frame[:-1])
 
 
 @pytest.mark.parametrize("size_bytes", [b"\xff" * 4, b"\x80\x00\x00\x00", b"\x7f\xff\xff\xff"])
