@@ -12,16 +12,14 @@ from msgspec import Struct
 
 from daemon.derived import Rows, events_of, log_tables, state_tables
 from store.checkpoint import take_in
-from store.db import Database, chunked, scratch_database
+from store.db import Database, chunked
 from store.errors import BadSignature, Malformed
 from store.events import Checkpointed
-from store.folder import add_folder
-from store.ids import EPOCH_BYTES, Epoch, FolderId, short
+from store.ids import FolderId, short
 from store.kept_snapshot import KeptSnapshot
-from store.log import FolderLog
 from store.objects import MANY, TAGGED
+from store.scratch_folder import ScratchFolder
 from store.signing import SignedBatch, WireBatch, verify
-from store.state import FolderState
 
 _COMPARED = (
     "kind",
@@ -128,37 +126,29 @@ class Scratch:
 
     def __init__(self, folder: FolderId) -> None:
         """Begin without a batch; close() when done."""
-        self._db = scratch_database()
-        self.no = add_folder(
-            self._db, folder=folder, name="", path=b"", epoch=Epoch(bytes(EPOCH_BYTES))
-        )
-        (self.root_no,) = self._db.execute(
-            "SELECT root_no FROM folder WHERE no = ?", (self.no,)
-        ).fetchone()
-        self._log = FolderLog(self._db, self.no, folder)
-        self._state = FolderState(self._db, self.no, folder, self.root_no)
-        self._snapshot = KeptSnapshot(self._db, self.no, folder)
+        self._fold = ScratchFolder(folder)
         self._restored_no = self._compared = 0  # what came with a snapshot, and was found so
         self.through_no = 0  # the newest batch of the node's database that was read
         self.damaged = 0
 
     def close(self) -> None:
         """Let go of the database."""
-        self._db.connection.close()
+        self._fold.close()
 
     # -- the log ----------------------------------------------------------------------------------
 
     @property
     def snapshot(self) -> KeptSnapshot:
         """Where the pieces of a snapshot are put before begin_with()."""
-        return self._snapshot
+        return self._fold.snapshot
 
     def begin_with(self, checkpoint: Checkpointed, restored_no: int) -> list[str]:
         """Fold the snapshot with which the log here begins; give what is wrong with it."""
+        fold = self._fold
         try:
-            with self._db.transaction():
-                pieces = self._snapshot.pieces(checkpoint.snapshot.hash)
-                take_in(self._log, self._state, self._state.apply, pieces, checkpoint)
+            with fold.db.transaction():
+                pieces = fold.snapshot.pieces(checkpoint.snapshot.hash)
+                take_in(fold.log, fold.state, fold.state.apply, pieces, checkpoint)
         except (Malformed, BadSignature) as wrong:
             self.damaged += 1
             return [f"the snapshot by which it was joined: {wrong.why or wrong}"]
@@ -168,7 +158,7 @@ class Scratch:
     def admit(self, batches: Sequence[KeptBatch]) -> list[str]:
         """Prove batches and fold them; give what is wrong with them."""
         found: list[str] = []
-        with self._db.transaction():
+        with self._fold.db.transaction():
             for kept in batches:
                 why = self._admit(kept)
                 if why:
@@ -187,7 +177,7 @@ class Scratch:
         why = _misfiled(kept, signed)
         if why:
             return why
-        admitted = self._log.admit([signed], b"", self._state.apply)
+        admitted = self._fold.log.admit([signed], b"", self._fold.state.apply)
         if admitted.refused:
             return f"breaks a rule of the log ({', '.join(sorted(admitted.refused))})"
         if signed.id in {one.id for one in admitted.stored}:
@@ -196,7 +186,7 @@ class Scratch:
 
     def _unlike_snapshot(self, kept: KeptBatch) -> str:
         """Say where a batch that came with a snapshot is not what that says."""
-        told = self._db.execute(
+        told = self._fold.db.execute(
             "SELECT l.id, b.seq, b.lamport, b.is_applied, b.header, b.signature, b.body"
             " FROM batch b JOIN log l ON l.no = b.log_no WHERE b.id = ?",
             (kept.id,),
@@ -208,7 +198,7 @@ class Scratch:
         return ""
 
     def _misjudged(self, kept: KeptBatch, applied: Sequence[bytes]) -> str:
-        (is_void,) = self._db.execute(
+        (is_void,) = self._fold.db.execute(
             "SELECT is_void FROM batch WHERE id = ?", (kept.id,)
         ).fetchone()
         if bool(kept.is_void) != bool(is_void):
@@ -219,47 +209,49 @@ class Scratch:
 
     def finish(self) -> list[str]:
         """Give what is missing once all batches were admitted."""
-        if self._compared != self._log.restored_count():
+        if self._compared != self._fold.log.restored_count():
             return ["batches of the snapshot by which it was joined are missing"]
-        if not self._log.waiting:
+        waiting = self._fold.log.waiting
+        if not waiting:
             return []
         if self.damaged:
-            return [f"{self._log.waiting} batches rest on what is damaged and were not checked"]
+            return [f"{waiting} batches rest on what is damaged and were not checked"]
         return [
             f"batch {short(missing)} is not in the log, and others follow it"
-            for missing in sorted(self._log.missing())
+            for missing in sorted(self._fold.log.missing())
         ]
 
     # -- the state --------------------------------------------------------------------------------
 
     def objects(self, after: bytes, through: bytes | None) -> dict[bytes, tuple[object, ...]]:
         """Give the folded objects after an id, through another or to the end."""
-        return read_objects(self._db, self.no, self.root_no, after, through, 1 << 40).objects
+        fold = self._fold
+        return read_objects(fold.db, fold.no, fold.root_no, after, through, 1 << 40).objects
 
     def log_tables(self) -> dict[str, Rows]:
         """Give what the log says of logs and roles."""
-        return log_tables(self._db, self.no)
+        return log_tables(self._fold.db, self._fold.no)
 
     def state_tables(self) -> dict[str, Rows]:
         """Give what the state keeps beside its objects."""
-        return state_tables(self._db, self.no)
+        return state_tables(self._fold.db, self._fold.no)
 
     def root(self) -> bytes:
         """Give the state root that the log says."""
-        return self._state.root()
+        return self._fold.state.root()
 
     def path_of(self, identity: bytes) -> bytes | None:
         """Give the path of an object by the log; None if it knows no such object."""
-        row = self._db.execute(
+        row = self._fold.db.execute(
             "SELECT parent_no, name FROM object WHERE folder_no = ? AND id = ?",
-            (self.no, identity),
+            (self._fold.no, identity),
         ).fetchone()
         if row is None:
             return None
         parent_no, name = row
         names: list[bytes] = [name]
-        while parent_no != self.root_no:
-            directory = self._state.directories[parent_no]
+        while parent_no != self._fold.root_no:
+            directory = self._fold.state.directories[parent_no]
             names.append(directory.name)
             parent_no = directory.parent_no
         return b"/".join(reversed(names))

@@ -18,13 +18,13 @@ from msgspec import Struct
 
 from store import snapshot
 from store.admitted import AppliedBatch, Fold
-from store.db import Database, scratch_database
+from store.db import Database
 from store.errors import DizzyError, Malformed
 from store.events import Checkpointed, Content
-from store.folder import add_folder
-from store.ids import EPOCH_BYTES, BatchId, Epoch, FolderId
+from store.ids import BatchId, FolderId
 from store.log import FolderLog
 from store.records import Stub
+from store.scratch_folder import ScratchFolder
 from store.signing import SignedBatch, verify_thinned
 from store.snapshot import Grave
 from store.state import STATE_VERSION, FolderState
@@ -153,15 +153,14 @@ class Restored:
 
     def __init__(self, folder: FolderId) -> None:
         """Begin empty; use `restore`. close() when done."""
-        self.db = scratch_database()
-        no = add_folder(self.db, folder=folder, name="", path=b"", epoch=Epoch(bytes(EPOCH_BYTES)))
-        (root_no,) = self.db.execute("SELECT root_no FROM folder WHERE no = ?", (no,)).fetchone()
-        self.log = FolderLog(self.db, no, folder)
-        self.state = FolderState(self.db, no, folder, root_no)
+        self._scratch = ScratchFolder(folder)
+        self.db = self._scratch.db
+        self.log = self._scratch.log
+        self.state = self._scratch.state
 
     def close(self) -> None:
         """Let go of the database."""
-        self.db.connection.close()
+        self._scratch.close()
 
     def admit(self, batches: Sequence[SignedBatch]) -> None:
         """Let batches take effect that come next.

@@ -16,16 +16,13 @@ from msgspec import Struct
 
 from store.checkpoint import take_in
 from store.codec import decode_header
-from store.db import scratch_database
 from store.errors import Malformed
 from store.events import Checkpointed
-from store.folder import add_folder
-from store.ids import EPOCH_BYTES, BatchId, Epoch, FolderId, Kind
+from store.ids import BatchId, FolderId, Kind
 from store.kept_snapshot import KeptSnapshot
-from store.log import FolderLog
 from store.records import Entry
+from store.scratch_folder import ScratchFolder
 from store.signing import WireBatch, verify
-from store.state import FolderState
 from store.view import View
 
 
@@ -86,39 +83,32 @@ class Past:
 
     def __init__(self, folder: FolderId) -> None:
         """Begin without a batch; close() when done."""
-        self._db = scratch_database()
-        self._no = add_folder(
-            self._db, folder=folder, name="", path=b"", epoch=Epoch(bytes(EPOCH_BYTES))
-        )
-        (self._root_no,) = self._db.execute(
-            "SELECT root_no FROM folder WHERE no = ?", (self._no,)
-        ).fetchone()
-        self._log = FolderLog(self._db, self._no, folder)
-        self._state = FolderState(self._db, self._no, folder, self._root_no)
-        self._snapshot = KeptSnapshot(self._db, self._no, folder)
+        self._fold = ScratchFolder(folder)
 
     def close(self) -> None:
         """Let go of the database."""
-        self._db.connection.close()
+        self._fold.close()
 
     @property
     def snapshot(self) -> KeptSnapshot:
         """Where the pieces of a snapshot are put before begin_with()."""
-        return self._snapshot
+        return self._fold.snapshot
 
     def begin_with(self, checkpoint: Checkpointed) -> None:
         """Fold the snapshot that was put here first. Raises Malformed, BadSignature."""
-        with self._db.transaction():
-            pieces = self._snapshot.pieces(checkpoint.snapshot.hash)
-            take_in(self._log, self._state, self._state.apply, pieces, checkpoint)
+        fold = self._fold
+        with fold.db.transaction():
+            pieces = fold.snapshot.pieces(checkpoint.snapshot.hash)
+            take_in(fold.log, fold.state, fold.state.apply, pieces, checkpoint)
 
     def admit(self, batches: Sequence[WireBatch]) -> None:
         """Prove batches and let them take effect; parents come before or along.
 
         Raises Malformed, BadSignature where the log is damaged.
         """
-        with self._db.transaction():
-            admitted = self._log.admit([verify(batch) for batch in batches], b"", self._state.apply)
+        fold = self._fold
+        with fold.db.transaction():
+            admitted = fold.log.admit([verify(batch) for batch in batches], b"", fold.state.apply)
         if admitted.refused:
             raise Malformed("log", f"a batch breaks a rule: {', '.join(sorted(admitted.refused))}")
 
@@ -127,17 +117,18 @@ class Past:
 
         `object_no` of the entries are numbers of this fold alone; `number_of` tells which is whose.
         """
-        view = View(self._db, self._state, self._log.members())
+        fold = self._fold
+        view = View(fold.db, fold.state, fold.log.members())
         entries = [entry for entry in view.all_entries() if not entry.collapsed]
         directories = {e.object_no: e for e in entries if e.kind is Kind.DIRECTORY}
-        paths: dict[int, bytes] = {self._root_no: b""}
+        paths: dict[int, bytes] = {fold.root_no: b""}
         found = {_path(entry, directories, paths): entry for entry in entries}
         return dict(sorted(found.items()))
 
     def number_of(self, identity: bytes) -> int | None:
         """Give the number of an object in this fold, None if it was not known yet."""
-        row = self._db.execute(
-            "SELECT no FROM object WHERE folder_no = ? AND id = ?", (self._no, identity)
+        row = self._fold.db.execute(
+            "SELECT no FROM object WHERE folder_no = ? AND id = ?", (self._fold.no, identity)
         ).fetchone()
         return None if row is None else int(row[0])
 
