@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from daemon.deletions import first_of_deletion
 from daemon.history import find_objects
 from daemon.report import rfc3339
 from daemon.snapshot_parts import carry_snapshot, snapshot_moment_ms
@@ -132,7 +133,9 @@ class Choosing:
         deletion = _deletion(last)
         if deletion is None:  # never: it was looked for above
             raise self._unknown(found)
-        batch = BatchId(deletion.batch)
+        batch = await self._node.world.core.run(
+            first_of_deletion, self._stored, last.no, BatchId(deletion.batch)
+        )
         async for step in self._fold(
             lambda batches: cut_before(batches, batch),
             last.id,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -211,6 +212,60 @@ async def test_E11_what_a_user_writes_while_a_restore_replaces_is_kept_and_share
         contents = {path.read_bytes() for path in node.root.iterdir() if path.is_file()}
         assert contents == {b"one", b"at the last instant"}
         assert b"at the last instant" in node.history()
+
+
+async def _removed_in_two_looks(node: Working) -> None:
+    for name in ("a", "b", "sub/c"):
+        node.write(f"d/{name}", name.encode())
+        node.write(f"copies/{name}", name.encode())
+    await node.look()
+    (node.root / "d/a").unlink()
+    (node.root / "d/sub/c").unlink()
+    await node.look()
+    shutil.rmtree(node.root / "d")
+    await node.look()
+
+
+async def test_a_directory_whose_removal_took_several_looks_comes_back_whole(
+    tmp_path: Path,
+) -> None:
+    async with alone(tmp_path) as node:
+        await _removed_in_two_looks(node)
+
+        lines = await restore(node, "d")
+
+        assert summary(lines).exit_code == 0, lines
+        assert {"d/a", "d/b", "d/sub", "d/sub/c"} <= node.names()
+
+
+async def test_what_was_removed_long_before_its_directory_stays_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.deletions.PAUSE_MS", -1)
+    async with alone(tmp_path) as node:
+        await _removed_in_two_looks(node)
+
+        lines = await restore(node, "d")
+
+        assert summary(lines).exit_code == 0, lines
+        assert {name for name in node.names() if name.startswith("d/")} == {"d/b", "d/sub"}
+
+
+async def test_a_removal_begins_behind_the_last_change_of_what_it_took(tmp_path: Path) -> None:
+    async with alone(tmp_path) as node:
+        await _removed_in_two_looks(node)
+        node.write("d/a", b"again")
+        node.write("copies/again", b"again")
+        await node.look()
+        (node.root / "d/a").unlink()
+        await node.look()
+        (node.root / "d").rmdir()
+        await node.look()
+
+        await restore(node, "d")
+
+        assert {name for name in node.names() if name.startswith("d/")} == {"d/a"}
+        assert node.read("d/a") == b"again"
 
 
 async def test_an_edit_not_seen_yet_is_recorded_before_it_is_replaced(tmp_path: Path) -> None:
