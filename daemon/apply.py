@@ -59,7 +59,7 @@ class Applier:
         self._is_ignored = is_ignored
         self._names = names
         self._runs = Runs()
-        self._putting = Putting(disk, runner, journal)
+        self._putting = Putting(disk, runner, journal, names)
         self._rounds = Rounds(disk, runner, blobs, names, self._runs, self._putting)
         self._large = LargeContents(disk, runner, blobs, names, self._runs, self._putting)
 

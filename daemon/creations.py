@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from daemon.acts import Act, Created
+from daemon.acts import Created
 from daemon.agreeing import row_of
 from daemon.disk import FileKind, Looked, Stat
 from daemon.draft import Draft
@@ -39,37 +39,6 @@ class Creations:
     def __init__(self, draft: Draft) -> None:
         """Write into this draft."""
         self._draft = draft
-
-    def bound_before(self, acts: list[Act]) -> list[Act]:
-        """Bind what the other acts are about to give another name; give the acts that are left.
-
-        A crash can leave a copy in place that synced does not have yet. Once its object is moved
-        the view wants it elsewhere, and it would be taken for a new file.
-        """
-        wanted = {
-            entry.name: entry
-            for copies in self._draft.entries.values()
-            for entry in copies.values()
-            if entry.copy != PRIMARY and entry.kind is not Kind.DIRECTORY
-        }
-        found = [
-            (act, wanted[name])
-            for act in acts
-            if isinstance(act, Created) and (name := act.path.rpartition(b"/")[2]) in wanted
-        ]
-        bound = {act.path for act, entry in found if self._is_due(act, entry)}
-        return [act for act in acts if not (isinstance(act, Created) and act.path in bound)]
-
-    def _is_due(self, act: Created, entry: Entry) -> bool:
-        """Bind one of them, if it is at its very place and synced has it nowhere."""
-        synced = self._draft.synced
-        parents = self._draft.directories_at(act.path.rpartition(b"/")[0])
-        nos = [self._draft.state.directory_nos.get(parent) for parent in parents]
-        if entry.parent_no not in nos or synced.rows_at(act.path):
-            return False
-        if any(row.copy == entry.copy for row in synced.rows_of([entry.object_no])):
-            return False
-        return self._binds([entry], act.looked)
 
     def directory(self, act: Created) -> None:
         """Create or bind one directory."""

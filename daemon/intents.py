@@ -1,9 +1,13 @@
 """Make the intents that cover steps: what is durable before a name is touched.
 
+What renames, replaces or removes has one of its own; what comes where nothing stood shares one.
+
 What an intent says is daemon.outcomes', when it is written daemon.putting's part.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from daemon.disk import Stage
 from daemon.displaced import Names, history_name
@@ -12,6 +16,7 @@ from daemon.steps import (
     Bind,
     Claim,
     MakeLink,
+    NewNames,
     RemoveFile,
     RemoveTree,
     Renumber,
@@ -24,11 +29,9 @@ from store.ids import Kind
 
 
 def intent_of(names: Names, step: Step, stage: Stage | None = None) -> Intent | None:
-    """Cover what replaces, renames or removes.
+    """Cover what replaces, renames or removes; new_names() covers new files and links.
 
-    New files and links need none: nothing stood there, and what a crash leaves is what a
-    head says, so that it binds. A directory that gets a number has one, since the steps
-    after it name it.
+    A directory that gets a number has an intent, since the steps after it name it.
     """
     match step:
         case Bind(Claim(entry), rows, _) if rows and entry.kind is Kind.DIRECTORY:
@@ -50,3 +53,13 @@ def intent_of(names: Names, step: Step, stage: Stage | None = None) -> Intent | 
             return Intent(b"intent-%d" % at_ns, step, b"displaced-tmp-%d" % at_ns)
         case _:
             return Intent(b"intent-%d" % names.moment_ns(), step)
+
+
+def new_names(names: Names, steps: Iterable[Step]) -> Intent | None:
+    """Cover all new files and links among these steps by one intent."""
+    claims = tuple(
+        step.claim
+        for step in steps
+        if isinstance(step, WriteFile | MakeLink) and not step.before
+    )
+    return Intent(b"intent-%d" % names.moment_ns(), NewNames(claims)) if claims else None

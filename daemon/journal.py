@@ -17,6 +17,7 @@ from daemon.displaced import parse_history_name
 from daemon.engine import Engine
 from daemon.outcomes import (
     Agreed,
+    Begun,
     Bundle,
     Displaced,
     Intent,
@@ -76,10 +77,7 @@ class FolderJournal:
             db.settle()
             return
         with db.transaction():
-            db.executemany(
-                "INSERT OR REPLACE INTO intent (id, folder_no, record) VALUES (?, ?, ?)",
-                [(intent.number, self._folder_no, _encode(intent)) for intent in intents],
-            )
+            _write_intents(db, self._folder_no, intents)
 
     async def commit(self, outcomes: Sequence[Outcome]) -> None:
         """Make outcomes durable in one transaction."""
@@ -128,6 +126,13 @@ class FolderJournal:
             emit(ObjectsChanged(folder_no=stored.no))
 
 
+def _write_intents(db: Database, folder_no: int, intents: Sequence[Intent]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO intent (id, folder_no, record) VALUES (?, ?, ?)",
+        [(intent.number, folder_no, _encode(intent)) for intent in intents],
+    )
+
+
 def _watch_of(record: bytes) -> Watch | Bundle:
     is_bundle = record[0] & 0xF0 == _ARRAY
     return _bundles.decode(record) if is_bundle else _watches.decode(record)
@@ -162,6 +167,7 @@ class _Writing:
 
     def __init__(self, stored: StoredFolder) -> None:
         self._stored = stored
+        self._begun: list[Intent] = []
         self._rows: dict[Key, SyncedRow] = {}
         self._gone: set[Key] = set()
         self._closed: list[tuple[bytes]] = []
@@ -184,6 +190,7 @@ class _Writing:
             [(name, stored.no, record) for name, record in self._watched.items()],
         )
         db.executemany("DELETE FROM intent WHERE id = ?", self._closed)
+        _write_intents(db, stored.no, self._begun)
         db.executemany("UPDATE intent SET record = ? WHERE id = ?", self._reopened)
         db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", self._kept)
         return self._events
@@ -200,6 +207,8 @@ class _Writing:
                     self._closed.append((intent,))
             case Settled(intent=intent):
                 self._closed.append((intent,))
+            case Begun(intent=begun):
+                self._begun.append(begun)
             case Reopened(intent=reopened):
                 self._reopened.append((_encode(reopened), reopened.number))
             case Kept(history_name=name, row=row):

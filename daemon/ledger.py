@@ -19,6 +19,7 @@ from daemon.steps import (
     MakeDirectory,
     MakeLink,
     MoveName,
+    NewNames,
     RemoveDirectory,
     RemoveFile,
     RemoveTree,
@@ -33,12 +34,12 @@ from store.ids import Kind
 from store.records import SyncedRow
 
 
-def rows_of(step: Step) -> tuple[SyncedRow, ...]:
+def rows_of(step: Step | NewNames) -> tuple[SyncedRow, ...]:
     """List the synced rows that a step goes out from."""
     match step:
         case SwapNames(one, other):
             return (*one.rows, *other.rows)
-        case MakeDirectory():
+        case MakeDirectory() | NewNames():
             return ()
         case RemoveTree():
             return step.all_rows
@@ -51,7 +52,7 @@ def rows_of(step: Step) -> tuple[SyncedRow, ...]:
 class Ledger:
     """The rows of one plan, as its steps change them."""
 
-    def __init__(self, steps: Iterable[Step]) -> None:
+    def __init__(self, steps: Iterable[Step | NewNames]) -> None:
         """Begin with what the steps go out from."""
         self._rows: dict[Key, SyncedRow] = {}
         self._keys: dict[int, list[Key]] = {}  # by inode; may name keys that have moved on

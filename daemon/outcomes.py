@@ -12,7 +12,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from daemon.disk import DiskError, Looked
-from daemon.steps import Key, Step
+from daemon.steps import Key, NewNames, Step
 from store.records import SyncedRow
 
 
@@ -29,7 +29,7 @@ class SetAside(Struct, frozen=True, tag=12, gc=False):
 
 
 class Intent(Struct, frozen=True, gc=False):
-    """A step that renames, replaces or removes, durable before it begins.
+    """What is about to be done on the disk, durable before it begins: a step, or new names.
 
     `number` is its name: unique in the folder, across restarts too. What it displaces stands in
     tmp as `keep_as`, then in history as `history_name`. `stage` is the named stage that holds
@@ -37,7 +37,7 @@ class Intent(Struct, frozen=True, gc=False):
     """
 
     number: bytes
-    step: Step | SetAside
+    step: Step | SetAside | NewNames
     keep_as: bytes = b""
     history_name: bytes = b""
     stage: bytes = b""
@@ -65,6 +65,12 @@ class Bundle(Struct, frozen=True, array_like=True, gc=False):
     name: bytes
     due_ns: int
     watches: tuple[Watch, ...]
+
+
+class Begun(Struct, frozen=True, gc=False):
+    """An intent of what comes next, made durable along with what is done."""
+
+    intent: Intent
 
 
 class Agreed(Struct, frozen=True, gc=False):
@@ -160,7 +166,18 @@ class Failed(Struct, frozen=True, gc=False):
     remedy: str
 
 
-Outcome = Agreed | Settled | Reopened | Kept | Displaced | Watched | Unwatched | Postponed | Failed
+Outcome = (
+    Begun
+    | Agreed
+    | Settled
+    | Reopened
+    | Kept
+    | Displaced
+    | Watched
+    | Unwatched
+    | Postponed
+    | Failed
+)
 
 _REASONS: dict[int, tuple[Reason, str]] = {
     errno.ENOSPC: (Reason.DISK_FULL, "free space; it goes on by itself"),

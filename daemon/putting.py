@@ -17,8 +17,10 @@ from daemon.ahead import Staged
 from daemon.applied import Journal
 from daemon.core import Runner
 from daemon.disk import Disk, DiskError
+from daemon.displaced import Names
 from daemon.echoes import Echoes
-from daemon.outcomes import Failed, Intent, Postponed
+from daemon.intents import new_names
+from daemon.outcomes import Begun, Failed, Intent, Outcome, Postponed, Settled
 from daemon.runs import Run
 from daemon.site import Job, Placed
 from peers.cancelling import to_its_end
@@ -35,11 +37,12 @@ class Put(Struct):
 class Putting:
     """The one hand that changes the tree of a folder for what others did."""
 
-    def __init__(self, disk: Disk, runner: Runner, journal: Journal) -> None:
+    def __init__(self, disk: Disk, runner: Runner, journal: Journal, names: Names) -> None:
         """Begin with nothing under way."""
         self._disk = disk
         self._runner = runner
         self._journal = journal
+        self._names = names
         self.placing = asyncio.Lock()  # never held while waiting for the network
         self.hands = asyncio.Lock()  # two threads of short calls trade the interpreter at each
         self.echoes = Echoes()
@@ -146,21 +149,35 @@ class Putting:
         yield
         self.is_in_doubt = had_trouble
 
-    async def put(self, jobs: Sequence[Job], run: Run) -> Put:
-        """Do jobs whose contents are durable: intents, then the disk."""
+    async def put(self, jobs: Sequence[Job], run: Run, waiting: Put | None = None) -> Put:
+        """Do jobs whose contents are durable: intents, then the disk.
+
+        A round that waited, durable by now, is committed together with the intents.
+        """
         intents = [job.intent for job in jobs if job.intent is not None]
+        new = new_names(self._names, [job.step for job in jobs])
+        if new is not None:  # behind those of the directories that they come into
+            intents.append(new)
+        if waiting is not None:
+            await self.commit(waiting, run, intents)
         with self._in_doubt():
-            await self._journal.begin(intents)
+            if waiting is None:
+                await self._journal.begin(intents)
             async with self.hands:
                 placed = await to_its_end(self._runner.run(run.placer.execute, jobs))
+        if new is not None:
+            placed.outcomes.append(Settled(new.number))
         if placed.is_unfinished:
             run.is_unfinished = self.is_in_doubt = True
         return Put(jobs, placed)
 
-    async def commit(self, put: Put, run: Run) -> None:
-        """Have synced say what was done and is durable by now."""
+    async def commit(self, put: Put, run: Run, intents: Sequence[Intent] = ()) -> None:
+        """Have synced say what was done and is durable by now; `intents` are what comes next."""
         done = put.placed.outcomes
-        outcomes = [outcome for outcome in done if not isinstance(outcome, Postponed | Failed)]
+        outcomes: list[Outcome] = [
+            outcome for outcome in done if not isinstance(outcome, Postponed | Failed)
+        ]
+        outcomes += map(Begun, intents)
         with self._in_doubt():
             if outcomes:
                 await self._journal.commit(outcomes)

@@ -51,7 +51,6 @@ class Recorder:
                 if row.copy != PRIMARY or not isinstance(act, Deleted)  # see _is_gone()
             }
         )
-        acts = self._creations.bound_before(acts)
         creates: list[Created] = []
         for act in acts:
             if isinstance(act, Created) and act.looked.stat.kind != FileKind.DIRECTORY:

@@ -42,6 +42,7 @@ from daemon.steps import (
     MakeDirectory,
     MakeLink,
     MoveName,
+    NewNames,
     Place,
     RemoveDirectory,
     RemoveFile,
@@ -118,7 +119,7 @@ class Recovery:
 
     # -- steps ---------------------------------------------------------------------------------
 
-    def _finish(self, intent: Intent) -> None:  # noqa: C901 - one branch for each step
+    def _finish(self, intent: Intent) -> None:  # noqa: C901, PLR0912 - one branch for each step
         match intent.step:
             case MakeDirectory(claim):
                 self._finish_making(claim, intent.number)
@@ -149,10 +150,12 @@ class Recovery:
                 path_now = self._path(claim.place)
                 was_displaced = self._left.finish(intent, row, path_now, claim.entry.value)
                 carried = self._find_carried(step, row)
-                self._bind(intent, is_placed=was_displaced or bool(carried))
+                is_placed = was_displaced or bool(carried)
+                self._bind(claim, intent.number, is_placed=is_placed)
                 self._outcomes += carried
-            case _:
-                pass
+            case NewNames(claims):
+                for claim in claims:
+                    self._bind(claim, intent.number, is_placed=False)
 
     def _stat(self, place: Place) -> Stat | None:
         path = self._path(place)
@@ -274,33 +277,30 @@ class Recovery:
         is_same = (stat.size, stat.mtime_ns) == (row.size, row.mtime_ns)
         return [Agreed(tuple(moved_rows(claim, (row,), stat if is_same else None)))]
 
-    def _bind(self, intent: Intent, *, is_placed: bool) -> None:
+    def _bind(self, claim: Claim, number: bytes, *, is_placed: bool) -> None:
         """Where the new content stands, say so in synced.
 
         What was placed and changed by somebody since is what the new content became: synced
         says what was placed, and the next look finds the change.
         """
-        step = intent.step
-        if not isinstance(step, WriteFile | MakeLink):
-            return
-        path = self._path(step.claim.place)
+        path = self._path(claim.place)
         if path is None:
             return
         (looked,) = self._disk.look([path])
         if isinstance(looked, Looked) and not is_by_this_name(self._disk, path):
             looked = LookFailure.GONE
-        entries = step.claim.entries
+        entries = claim.entries
         # The same bytes in a file that synced knows: this step was not done, or undone since.
         is_new = isinstance(looked, Looked) and not self._ledger.knows(looked.stat.inode)
-        if isinstance(looked, Looked) and is_new and looked.value == step.claim.entry.value:
-            stat = _unattended(looked.stat, step.claim.entry)
+        if isinstance(looked, Looked) and is_new and looked.value == claim.entry.value:
+            stat = _unattended(looked.stat, claim.entry)
             agreed = tuple(row_of(each, stat, looked.looked_at_ns) for each in entries)
-            self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
+            self._outcomes.append(Agreed(agreed, claim.gone, number))
         elif is_placed:
             inode = looked.stat.inode if isinstance(looked, Looked) and is_new else 0
-            unseen = Stat(FileKind.FILE, inode, step.claim.entry.size, 0, 0, 0, 1)
+            unseen = Stat(FileKind.FILE, inode, claim.entry.size, 0, 0, 0, 1)
             agreed = tuple(row_of(each, unseen, 0) for each in entries)
-            self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
+            self._outcomes.append(Agreed(agreed, claim.gone, number))
 
 
 def _unattended(stat: Stat, entry: Entry) -> Stat:

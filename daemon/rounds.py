@@ -107,14 +107,13 @@ class Rounds:
             return None
         is_durable = await self._putting.sync_data(staged, run)
         async with self._putting.placing:
-            if waiting is not None and is_durable:
-                await self._putting.commit(waiting, run)
-            elif waiting is not None:
+            if is_durable:
+                jobs = self._runs.live_jobs(staged.jobs, run)
+                put = await self._putting.put(jobs, run, waiting)
+                return self._putting.wait_for_sync(put)
+            if waiting is not None:
                 self._putting.give_up(waiting, DiskError("make durable", "a sync failed"), run)
-            if not is_durable:
-                return None
-            put = await self._putting.put(self._runs.live_jobs(staged.jobs, run), run)
-            return self._putting.wait_for_sync(put)
+            return None
 
     async def _fetch(self, steps: Sequence[WriteFile]) -> dict[BlobHash, bytes]:
         """Fetch the contents of a round; those that nobody at hand has are left out."""

@@ -149,6 +149,15 @@ class RemoveTree(Struct, frozen=True, tag=11, gc=False):
         return (*self.rows, *(row for removal in self.inside for row in removal.rows))
 
 
+class NewNames(Struct, frozen=True, tag=13, gc=False):
+    """Files and links that come where nothing stood, together: what one intent tells of a round.
+
+    No step of a plan; each of them is one there.
+    """
+
+    claims: tuple[Claim, ...]
+
+
 Step = (
     MakeDirectory
     | MoveName

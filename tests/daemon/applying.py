@@ -20,6 +20,7 @@ from daemon.displaced import DisplacedWatch, Names
 from daemon.fs import LinuxDisk
 from daemon.outcomes import (
     Agreed,
+    Begun,
     Bundle,
     Displaced,
     Intent,
@@ -77,6 +78,9 @@ class MemoryJournal:
         self.commits += 1
         for outcome in outcomes:
             match outcome:
+                case Begun(intent):
+                    assert intent.number not in self.intents
+                    self.intents[intent.number] = msgspec.msgpack.encode(intent)
                 case Agreed(rows, gone, intent):
                     for key in gone:
                         self.rows.pop(key, None)

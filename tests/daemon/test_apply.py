@@ -920,7 +920,8 @@ async def test_E6_a_failed_sync_fails_the_round_whose_names_it_was_to_make_durab
 
     failed = {no for each in applied.failed for no in each.object_nos}
     assert {1, 2, 3, 4} <= failed
-    assert "committed f1" not in told
+    if "committed f1" in told:  # by recovery
+        assert "synced" in told[told.index("placed f1") : told.index("committed f1")]
     await world.converge(files)
     assert set(world.journal.rows) == {(number, b"") for number in range(1, 7)}
 

@@ -96,13 +96,22 @@ MUTANTS: Final = (
     Mutant(
         rule="intents are durable before the first rename",
         file="daemon/putting.py",
-        old="            await self._journal.begin(intents)\n"
+        old="            if waiting is None:\n"
+        "                await self._journal.begin(intents)\n"
         "            async with self.hands:\n"
         "                placed = await to_its_end(self._runner.run(run.placer.execute, jobs))\n",
         new="            placed = await to_its_end(self._runner.run(run.placer.execute, jobs))\n"
-        "            await self._journal.begin(intents)\n",
+        "            if waiting is None:\n"
+        "                await self._journal.begin(intents)\n",
         proofs=(_ORDER, _APPLY),
         is_quick=True,
+    ),
+    Mutant(
+        rule="what comes where nothing stood has an intent",
+        file="daemon/recovery.py",
+        old="                    self._bind(claim, intent.number, is_placed=False)\n",
+        new="                    pass\n",
+        proofs=("tests/daemon/test_new_names.py",),
     ),
     Mutant(
         rule="a transaction is on the disk when it ends",
@@ -114,8 +123,10 @@ MUTANTS: Final = (
     Mutant(
         rule="batches of others are durable before anything is done for them",
         file="daemon/journal.py",
-        old="            db.settle()\n",
-        new="            pass\n",
+        old="        with db.transaction():\n"
+        "            _write_intents(db, self._folder_no, intents)\n",
+        new="        with db.lazily(is_owed=True), db.transaction():\n"
+        "            _write_intents(db, self._folder_no, intents)\n",
         proofs=(_ORDER,),
     ),
     Mutant(

@@ -188,6 +188,8 @@ class MemoryDisk:
         """Begin a system call: the instant before it, then perhaps a fault."""
         self.calls += 1
         self.instant(name, path, "before")
+        if self.files.is_away:
+            raise RootLost(f"{name} {_shown(path)}", "the disk is not there", errno=errno.EIO)
         if self._faults and (number := self._faults.pop(self.calls, 0)):
             raise _failed(name, path, number)
         if self._failing is not None and name in self._failing[1]:

@@ -138,6 +138,7 @@ class Files:
         self.fold = fold
         self.refuses = refuses
         self.power_cuts = 0
+        self.is_away = False  # the disk was taken out: whoever asks is told so
         self.observers: list[Callable[[Hint], None]] = []
         self._uids = 0
         self._numbers = 1

@@ -42,6 +42,9 @@ LARGE_MIX: Mapping[str, int] = {
     "meddle": 4,
 }  # fmt: skip
 FOLD_MIX: Mapping[str, int] = {**TREE_MIX, "recase": 12, "cut": 3, "kill": 2, "alone": 2}
+UNPLUG_MIX: Mapping[str, int] = {
+    **TREE_MIX, "write": 20, "move": 20, "unplug": 12, "cut": 2, "crash_commit": 6,
+}  # fmt: skip
 MIXES: Mapping[str, Mapping[str, int]] = {
     "flat": FLAT_MIX,
     "tree": TREE_MIX,
@@ -49,6 +52,7 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     "crash": {**TREE_MIX, **CRASH_MIX},
     "trouble": {**TREE_MIX, **TROUBLE_MIX},
     "full": FULL_MIX,
+    "unplug": UNPLUG_MIX,  # disks that are taken out and put back
     "plain": FULL_MIX,  # on disks without EXCHANGE
     "join": JOIN_MIX,  # the last node is no member before it joined
     "large": LARGE_MIX,  # contents that travel in chunks
@@ -240,6 +244,8 @@ class _Author:
                 return *instant, random.randrange(10, 3000), random.randrange(2)
             case "join":
                 return random.randrange(2), random.choice(("write", "admin"))
+            case "unplug":
+                return random.randrange(1, 60), random.randrange(10, 6000)
             case "overflow" | "checkpoint":
                 return ()
             case "clock":

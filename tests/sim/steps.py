@@ -82,13 +82,15 @@ class Player:
             handle.close()
         for place in self._world.places:
             place.watcher.drop_rate = 0.0
+            place.files.is_away = False
             if not place.is_dead:
                 place.disk.heal()
 
     # -- users ------------------------------------------------------------------------------------
 
     def _act(self, place: Place, verb: str, args: tuple[Argument, ...]) -> None:
-        if place.is_reader:  # what its users do stays there: no tree could be compared
+        # What users of a reader do stays there: no tree could be compared.
+        if place.is_reader or place.files.is_away:
             return
         try:
             self._user(place, verb, args)
@@ -153,7 +155,8 @@ class Player:
 
         def finish() -> None:
             with suppress(OSError):
-                handle.rewrite(self._content(second))
+                if not place.files.is_away:
+                    handle.rewrite(self._content(second))
             handle.close()
 
         self._later(place, after_ms, finish)
@@ -282,6 +285,20 @@ class Player:
         disk = place.disk
         disk.fail_always(28)
         self._later(place, for_ms, lambda: disk.fail_always(None))
+
+    def _unplug(self, place: Place, instant: int, for_ms: int) -> None:
+        """Take the disk out in the middle of something; its node goes on, and hears of others."""
+        files = place.files
+
+        def take_out() -> None:
+            files.is_away = True
+            self._later(place, for_ms, put_back)
+
+        def put_back() -> None:
+            files.is_away = False
+
+        if not place.is_dead:
+            place.disk.at_instant(instant, take_out)
 
     def _meddle(self, place: Place, instant: int, verb: str, *args: Argument) -> None:
         if not place.is_dead:

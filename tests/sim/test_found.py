@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+import pytest
+
 from daemon.outcomes import Reason
 from tests.sim import invited
 from tests.sim.history import Step
@@ -342,3 +344,16 @@ def test_a_copy_that_a_crash_left_in_place_is_bound_before_its_object_moves() ->
         step(7235, 2, "move", "ä.md", "d/Notes.txt"),
         seed=120_165,
     )
+
+
+@pytest.mark.parametrize("instant", range(4, 10))
+def test_F1_a_new_file_whose_disk_went_before_synced_knew_it_is_no_create(instant: int) -> None:
+    """Its node heard of the rename while the disk was away, and recorded it as its own."""
+    world = played(
+        step(1000, 1, "unplug", instant, 4000),
+        step(1000, 0, "create", "a", 1),
+        step(3000, 0, "move", "a", "b"),
+    )
+
+    assert [files(world, index) for index in range(3)] == [{"b": content(1)}] * 3
+    assert node_of(world, 1).events() == 0

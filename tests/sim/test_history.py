@@ -21,7 +21,7 @@ def test_all_verbs_occur() -> None:
     verbs = {step.verb for seed in range(30) for step in random_history(seed, length=100)}
 
     assert verbs == set(FULL_MIX)
-    apart = {"join", "big", "recase", "checkpoint"}
+    apart = {"join", "big", "recase", "checkpoint", "unplug"}
     assert set().union(*MIXES.values()) == verbs | apart
 
 
