@@ -194,11 +194,11 @@ def _pending(stored: StoredFolder, question: Question, memory: _Memory) -> Pendi
     """Count what is known of and not yet on this disk."""
     backlog = (stored.state.changes.objects | question.waiting) - question.excluded
     if question.is_running and len(backlog) <= BACKLOG_LIMIT:
-        files, size = stored.count_missing(sorted(backlog))
+        files, size = stored.unsynced.count_missing(sorted(backlog))
         return Pending(files=files + question.in_flight[0], bytes=size + question.in_flight[1])
 
     def read() -> tuple[int, int, int, int]:
-        return (*stored.count_missing(), stored.synced.files, stored.synced.file_bytes)
+        return (*stored.unsynced.count_missing(), stored.synced.files, stored.synced.file_bytes)
 
     # What was written since the last count is taken off.
     files, size, files_then, size_then = memory.missing.get(read)

@@ -52,7 +52,7 @@ class FileInspection:
 
     async def files(self) -> Lines:
         """Read every file that synced knows."""
-        files, amount = await self._world.core.run(self._stored.count_missing)
+        files, amount = await self._world.core.run(self._stored.unsynced.count_missing)
         if files:
             text = f"{counted(files, 'file')}, {size(amount)} still on the way"
             yield pending(self._name, text)

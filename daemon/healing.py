@@ -19,7 +19,8 @@ from daemon.instance import Instance
 from daemon.salvage import FoundFolder, Wreck, take_in
 from store.db import Database, check_structure, is_damage, open_database
 from store.errors import DatabaseDamaged, DatabaseNewer, DizzyError
-from store.folder import StoredFolder, add_folder
+from store.folder import StoredFolder
+from store.founding import add_folder
 from store.ids import EPOCH_BYTES, Epoch, FolderId
 
 if TYPE_CHECKING:

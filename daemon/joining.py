@@ -19,7 +19,8 @@ from peers.invite import ROLES, SECRET_BYTES, Invite
 from peers.link import Purpose
 from store.access import Role, may_grant
 from store.errors import DizzyError
-from store.folder import StoredFolder, add_folder
+from store.folder import StoredFolder
+from store.founding import add_folder
 from store.ids import EPOCH_BYTES, Epoch
 
 

@@ -60,7 +60,7 @@ class UnderWay:
 
 def queue_unsynced(stored: StoredFolder) -> None:
     """Rebuild the queue of what is to be applied from state and synced."""
-    stored.state.changes.objects |= stored.find_unsynced().objects
+    stored.state.changes.objects |= stored.unsynced.find().objects
 
 
 def plan_changes(
@@ -81,7 +81,7 @@ def plan_changes(
         return None, False
     if len(changes.objects) > FEW_OBJECTS:
         stored.state.changes = changes
-        stored.drop_agreed(under_way.objects())
+        stored.unsynced.drop_agreed(under_way.objects())
         changes = stored.take_changes()
     has_more = len(changes.objects) > PLAN_LIMIT
     if has_more:

@@ -85,7 +85,7 @@ class Procedures:
             recorder = Recorder(stored, command.wall_ms, command.covered_seq)
             with stored.synced.noting() as agreeing:
                 recorded = recorder.record(command.acts)
-            stored.drop_agreed(command.under_way.objects(), among=agreeing)
+            stored.unsynced.drop_agreed(command.under_way.objects(), among=agreeing)
         if recorded.batches:
             self._shelf.own.wrote(recorded.batches)
             emit(

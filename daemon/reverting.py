@@ -91,7 +91,7 @@ async def plan_again(node: Node, work: FolderWork) -> None:
 
     def queue() -> None:
         stored = node.shelf[work.folder_no]
-        stored.state.changes.objects |= stored.find_unsynced().objects
+        stored.state.changes.objects |= stored.unsynced.find().objects
 
     await node.world.core.run(queue)
     work.changed()

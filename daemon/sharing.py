@@ -21,7 +21,8 @@ from daemon.node import Node
 from peers.address import Address
 from store.access import is_owner
 from store.errors import DizzyError, TryLater, UsageError
-from store.folder import StoredFolder, share_folder
+from store.folder import StoredFolder
+from store.founding import share_folder
 from store.ids import EPOCH_BYTES, AgentId, Epoch, FolderId
 from store.signing import AgentKey
 

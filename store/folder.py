@@ -8,7 +8,6 @@ database when something fails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 from store.access import Member, Role, is_membership
@@ -17,23 +16,22 @@ from store.codec import decode_header
 from store.db import Database, chunked
 from store.ending import Ending, cut_events
 from store.events import Content, ContentChanged, EpochOpened, Granted, ObjectCreated, encode
-from store.ids import AgentId, BatchId, Epoch, FolderId, Kind, LogId, log_id
+from store.ids import AgentId, BatchId, Epoch, FolderId, LogId, log_id
 from store.kept_snapshot import checkpoint_in
 from store.log import FolderLog
-from store.objects import OBJECT_COLUMNS, Changes
+from store.objects import Changes
 from store.opening import LogHead
 from store.own_writer import Opening, OwnWriter
 from store.records import Entry
 from store.signing import (
     AgentKey,
     SignedBatch,
-    sign_folder_shared,
     verify,
     verify_thinned,
 )
 from store.state import STATE_VERSION, FolderState
 from store.synced import FolderSynced
-from store.unions import class_of
+from store.unsynced import Unsynced
 from store.view import View
 
 
@@ -69,6 +67,7 @@ class StoredFolder:
         self.log = FolderLog(self.db, self.no, self.id)
         self.state = FolderState(self.db, self.no, self.id, root_no)
         self.synced = FolderSynced(self.db, self.no, root_no)
+        self.unsynced = Unsynced(self.db, self.no, self.state)
         self._labels = self._labels_now()  # they stand in conflict names
 
     @contextmanager
@@ -389,8 +388,6 @@ class StoredFolder:
             prove = verify_thinned if no <= self.log.restored_no else verify
             self.fold(AppliedBatch(no=no, signed=prove(wire), is_void=is_void))
 
-    # -- the difference between view and disk ---------------------------------------------------
-
     def take_changes(self) -> Changes:
         """Take what changed since the last call; the caller plans it, or gives it back.
 
@@ -399,165 +396,3 @@ class StoredFolder:
         changes = self.state.changes
         self.state.changes = Changes(set(), set())
         return changes if self.ending is None else Changes(set(), set())
-
-    def find_unsynced(self) -> Changes:
-        """Find all objects whose state and synced differ: the queue, rebuilt, not trusted.
-
-        Objects with a conflict name come along; planning them finds nothing to do.
-        """
-        nos = {
-            row[0]
-            for row in self.db.execute(
-                "SELECT o.no FROM object o LEFT JOIN synced s"
-                " ON s.object_no = o.no AND s.copy_event = x''"
-                " WHERE o.folder_no = ?1 AND o.no != ?2 AND o.flags & 1 AND (s.object_no IS NULL"
-                " OR s.events != o.head_event OR s.parent_no != o.parent_no OR s.name != o.name"
-                " OR s.placement != coalesce(o.last_move, x'') OR s.mode != o.mode"
-                " OR s.shared_mtime_ns != CASE o.kind WHEN 1 THEN s.shared_mtime_ns"
-                " ELSE o.mtime_ns END OR o.flags & 2 OR s.leftover)"
-                " UNION SELECT s.object_no FROM synced s LEFT JOIN object o ON o.no = s.object_no"
-                " WHERE s.folder_no = ?1"
-                " AND (o.no IS NULL OR NOT o.flags & 1 OR s.copy_event != x'')",
-                (self.no, self.root_no),
-            )
-        }
-        nos.update(
-            directory.no
-            for directory in self.state.directories
-            if directory.is_visible and not directory.is_alive
-        )
-        for directory_no, first_no in self.state.unions.all():
-            nos.update(
-                row[0]
-                for row in self.db.execute(
-                    "SELECT o.no FROM object o JOIN synced s ON s.object_no = o.no"
-                    " WHERE o.parent_no = ? AND s.parent_no != ?",
-                    (directory_no, first_no),
-                )
-            )
-        return Changes(nos, set())
-
-    def count_missing(self, nos: Sequence[int] | None = None) -> tuple[int, int]:
-        """Count the contents, and their bytes, that state shows and this disk does not have.
-
-        Of some objects, or of all: then it reads every row (a second for 500,000 files).
-        """
-        if nos is None:
-            return self._count_missing("o.folder_no = ?", (self.no,))
-        parts = [self._count_missing(f"o.no IN ({marks})", part) for marks, part in chunked(nos)]
-        return sum(files for files, _ in parts), sum(size for _, size in parts)
-
-    def _count_missing(self, which: str, values: Sequence[object]) -> tuple[int, int]:
-        files, size = self.db.execute(
-            "SELECT count(*), coalesce(sum(o.size), 0) FROM object o"
-            " LEFT JOIN synced s ON s.object_no = o.no AND s.copy_event = x''"
-            f" WHERE {which} AND o.kind != 1 AND o.flags & 1"
-            " AND (s.object_no IS NULL OR s.value != o.value)",
-            values,
-        ).fetchone()
-        copies, copies_size = self.db.execute(
-            "SELECT count(*), coalesce(sum(h.size), 0) FROM head h JOIN object o"
-            f" ON o.no = h.object_no WHERE {which} AND o.kind != 1 AND h.is_shown"
-            " AND h.value != o.value AND NOT EXISTS (SELECT 1 FROM synced s"
-            " WHERE s.object_no = h.object_no AND s.value = h.value)",
-            values,
-        ).fetchone()
-        return files + copies, size + copies_size
-
-    def drop_agreed(
-        self, under_way: AbstractSet[int] = frozenset(), *, among: AbstractSet[int] | None = None
-    ) -> None:
-        """Take out of what is to be planned what synced agrees on already, in bulk.
-
-        Own acts mostly: an import of many files plans nothing. Whatever shares a name with
-        something else stays in, since the view decides about it, and so do the objects
-        `under_way`: what a plan is doing to them now is not in synced yet. `among` names those
-        that synced has something new of: the others cannot agree now if they did not before.
-        """
-        changes = self.state.changes
-        asked = changes.objects if among is None else changes.objects & among
-        agreed: set[int] = set()
-        gone: list[tuple[int, int, bytes]] = []
-        alone: dict[int, bool] = {}  # directories, whether their path is theirs only
-        for marks, part in chunked(list(asked - under_way)):
-            for no, parent_no, name, is_alive in self.db.execute(
-                "SELECT o.no, o.parent_no, o.name, o.flags & 1 FROM object o LEFT JOIN synced s"
-                " ON s.object_no = o.no AND s.copy_event = x''"
-                f" WHERE o.no IN ({marks}) AND NOT o.flags & 2 AND CASE o.flags & 1 WHEN 1 THEN"
-                " s.events = o.head_event AND s.parent_no = o.parent_no AND s.name = o.name"
-                " AND s.placement = coalesce(o.last_move, x'') AND s.mode = o.mode"
-                " AND NOT s.leftover AND (o.kind = 1 OR s.shared_mtime_ns = o.mtime_ns)"
-                " ELSE s.object_no IS NULL AND o.kind != 1 END"
-                " AND NOT EXISTS (SELECT 1 FROM object m WHERE m.parent_no = o.parent_no"
-                " AND m.name = o.name AND m.no != o.no)"
-                " AND NOT EXISTS (SELECT 1 FROM synced c WHERE c.object_no = o.no"
-                " AND c.copy_event != x'')",
-                part,
-            ):
-                is_alone = alone.get(parent_no)
-                if is_alone is None:
-                    is_alone = alone[parent_no] = self._is_alone(parent_no)
-                if is_alone and b" (conflict " not in name:
-                    agreed.add(no)
-                    if not is_alive:
-                        gone.append((no, parent_no, name))
-        changes.objects -= agreed
-        changes.slots.difference_update((parent_no, name) for _, parent_no, name in gone)
-
-    def _is_alone(self, directory_no: int) -> bool:
-        """Whether a directory shares its path with no other."""
-        return len(class_of(self.state.directories, directory_no)) <= 1
-
-
-def add_folder(
-    database: Database, *, folder: FolderId, name: str, path: bytes, epoch: Epoch
-) -> int:
-    """Make the rows of a folder (its own, and the root object); give its number."""
-    with database.transaction():
-        row = database.execute("SELECT no FROM folder WHERE id = ?", (folder,)).fetchone()
-        if row is not None:
-            database.execute(
-                "UPDATE folder SET is_active = 1, name = ?, path = ? WHERE no = ?",
-                (name, path, row[0]),
-            )
-            return int(row[0])
-        no = database.execute(
-            "INSERT INTO folder (id, name, path, is_active, root_no, epoch, had_members)"
-            " VALUES (?, ?, ?, 1, 0, ?, 0) RETURNING no",
-            (folder, name, path, epoch),
-        ).fetchone()[0]
-        root_no = database.new_object_no()
-        database.execute(
-            f"INSERT INTO object ({OBJECT_COLUMNS}, folder_no) VALUES"
-            " (?, ?, ?, 0, x'', NULL, NULL, NULL, NULL, NULL, 0, x'', x'', x'', 0, 0, 0, 1, ?)",
-            (root_no, folder, int(Kind.DIRECTORY), no),
-        )
-        database.execute("UPDATE folder SET root_no = ? WHERE no = ?", (root_no, no))
-        return int(no)
-
-
-def share_folder(
-    database: Database,
-    key: AgentKey,
-    *,
-    folder_key: AgentKey,
-    name: str,
-    label: bytes,
-    path: bytes,
-    epoch: Epoch,
-    nonce: bytes,
-    wall_ms: int,
-) -> StoredFolder:
-    """Make a new folder of our own: its rows and its first event.
-
-    `folder_key` signs that event and must be discarded then.
-    """
-    folder = FolderId(folder_key.agent)
-    with database.transaction():
-        no = add_folder(database, folder=folder, name=name, path=path, epoch=epoch)
-        stored = StoredFolder(database, no, folder, key)
-        event = sign_folder_shared(
-            folder_key, owner=key.agent, name=name.encode(), label=label, nonce=nonce
-        )
-        stored.log.append(key, epoch, [encode(event)], wall_ms, stored.fold)
-    return stored

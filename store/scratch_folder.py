@@ -7,7 +7,7 @@ for the owner; the node's own database is not touched.
 from __future__ import annotations
 
 from store.db import scratch_database
-from store.folder import add_folder
+from store.founding import add_folder
 from store.ids import EPOCH_BYTES, Epoch, FolderId
 from store.kept_snapshot import KeptSnapshot
 from store.log import FolderLog

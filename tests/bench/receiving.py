@@ -19,7 +19,8 @@ from daemon.planning import UnderWay, plan_changes
 from daemon.steps import MakeDirectory, Plan, RemoveTree, WriteFile
 from store.db import Database, open_database
 from store.events import Content, ObjectCreated, ObjectDeleted, encode
-from store.folder import StoredFolder, add_folder, share_folder
+from store.folder import StoredFolder
+from store.founding import add_folder, share_folder
 from store.ids import Epoch, EventId, Kind, ObjectId, blob_hash, object_id
 from store.records import Entry, SyncedRow
 from store.signing import AgentKey, WireBatch, verify

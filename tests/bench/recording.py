@@ -27,7 +27,8 @@ from daemon.matching import match
 from daemon.record import Recorder
 from daemon.scanner import scan
 from store.db import open_database
-from store.folder import StoredFolder, share_folder
+from store.folder import StoredFolder
+from store.founding import share_folder
 from store.ids import Epoch
 from store.records import SyncedRow
 from store.signing import AgentKey

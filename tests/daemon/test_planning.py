@@ -33,7 +33,7 @@ def test_a_deletion_that_comes_while_the_file_is_fetched_stays_to_be_planned() -
     anna.record(Deleted(b"a", tuple(anna.rows()[b"a"])))
     deliver(anna, bert)
 
-    bert.stored.drop_agreed(under_way.objects())
+    bert.stored.unsynced.drop_agreed(under_way.objects())
 
     assert set(bert.stored.take_changes().objects) == set(made.objects)
 
@@ -47,13 +47,13 @@ def test_a_bunch_that_binds_asks_about_what_it_bound_alone(
     anna.record(*(Created(name, looked(name)) for name in names))
     deliver(anna, bert)
     asked: list[int] = []
-    drop = bert.stored.drop_agreed
+    drop = bert.stored.unsynced.drop_agreed
 
     def noted(under_way: frozenset[int], *, among: set[int]) -> None:
         asked.append(len(among))
         drop(under_way, among=among)
 
-    monkeypatch.setattr(bert.stored, "drop_agreed", noted)
+    monkeypatch.setattr(bert.stored.unsynced, "drop_agreed", noted)
     procedures = Procedures(cast("Shelf", {bert.stored.no: bert.stored}))
 
     for bunch in (names[:2], names[2:]):

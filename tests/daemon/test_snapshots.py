@@ -20,7 +20,8 @@ from store.access import Role
 from store.db import open_database
 from store.errors import Malformed
 from store.events import Checkpointed, Tagged, encode
-from store.folder import StoredFolder, add_folder, share_folder
+from store.folder import StoredFolder
+from store.founding import add_folder, share_folder
 from store.ids import Epoch, FolderId
 from store.joined import founding_batch
 from store.kept_snapshot import checkpoint_in

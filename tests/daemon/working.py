@@ -27,7 +27,8 @@ from peers.identity import Identity
 from peers.listener import Listener
 from store.access import Role
 from store.db import open_database
-from store.folder import StoredFolder, add_folder, share_folder
+from store.folder import StoredFolder
+from store.founding import add_folder, share_folder
 from store.ids import EPOCH_BYTES, Epoch, FolderId
 from store.signing import AgentKey, verify
 

@@ -28,7 +28,8 @@ from store.access import Role
 from store.codec import decode_header
 from store.db import Database, memory_database
 from store.errors import DizzyError, TryLater
-from store.folder import StoredFolder, add_folder, share_folder
+from store.folder import StoredFolder
+from store.founding import add_folder, share_folder
 from store.ids import AgentId, Epoch, FolderId
 from store.objects import Changes
 from store.signing import AgentKey, verify

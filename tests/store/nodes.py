@@ -15,7 +15,8 @@ from daemon.draft import Recorded
 from daemon.record import Recorder
 from store.access import Role
 from store.db import memory_database
-from store.folder import StoredFolder, add_folder, share_folder
+from store.folder import StoredFolder
+from store.founding import add_folder, share_folder
 from store.ids import BatchId, Epoch, Kind, blob_hash
 from store.records import Entry, SyncedRow
 from store.signing import AgentKey, SignedBatch, verify

@@ -12,7 +12,8 @@ from store import ending
 from store.access import Role
 from store.db import memory_database
 from store.events import CutPoint, Event, Granted, Revoked
-from store.folder import StoredFolder, add_folder
+from store.folder import StoredFolder
+from store.founding import add_folder
 from store.ids import BatchId, Epoch
 from store.signing import AgentKey, SignedBatch
 from tests.store.nodes import Node, deliver, make_nodes, random_act, settle
@@ -117,7 +118,7 @@ def test_nothing_is_taken_from_a_disk_when_the_end_cuts_off_what_it_holds() -> N
     assert not bert.files()
     assert bert.rows().keys() == {b"mine"}
     assert not bert.stored.take_changes()
-    bert.stored.state.changes.objects |= bert.stored.find_unsynced().objects
+    bert.stored.state.changes.objects |= bert.stored.unsynced.find().objects
     assert not bert.stored.take_changes()
 
 

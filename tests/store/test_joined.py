@@ -10,7 +10,8 @@ from store.checkpoint import describe
 from store.db import memory_database
 from store.errors import Malformed
 from store.events import Checkpointed, encode
-from store.folder import StoredFolder, add_folder
+from store.folder import StoredFolder
+from store.founding import add_folder
 from store.ids import Epoch
 from store.joined import begin_with
 from store.kept_snapshot import KeptSnapshot, checkpoint_in, read_at

@@ -13,7 +13,7 @@ from store.access import Role
 from store.codec import DEPS_LIMIT
 from store.db import memory_database
 from store.events import Content, Event, ObjectCreated, ObjectMoved, Untagged, encode
-from store.folder import share_folder
+from store.founding import share_folder
 from store.ids import BatchId, Epoch, FolderId, blob_hash
 from store.log import FolderLog
 from store.signing import AgentKey, SignedBatch, sign_batch

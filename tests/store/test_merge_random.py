@@ -126,7 +126,7 @@ class Game:
         """What is left out has nothing to do: synced says what the view says."""
         stored = player.node.stored
         before = set(stored.state.changes.objects)
-        stored.drop_agreed()
+        stored.unsynced.drop_agreed()
         dropped = before - stored.state.changes.objects
         wanted = {key: entry for key, entry in whole(player.node).items() if key[0] in dropped}
         assert_agreed(player.node, wanted, dropped)
@@ -309,7 +309,7 @@ def assert_agreed(node: Node, wanted: dict[Key, Entry], nos: Iterable[int]) -> N
 def assert_found_again(node: Node) -> None:
     """What a restart finds to do is everything that stands otherwise than the view says."""
     stored = node.stored
-    considered, _ = stored.view().entries(stored.find_unsynced())
+    considered, _ = stored.view().entries(stored.unsynced.find())
     wanted = {key: entry for key, entry in whole(node).items() if key[0] not in considered}
     others = [no for no in stored.state.object_nos() if no not in considered]
     assert_agreed(node, wanted, others)
@@ -385,7 +385,7 @@ def play(seed: int, steps: int = STEPS) -> None:
 def _nothing_is_left_to_do(node: Node) -> None:
     stored = node.stored
     assert not stored.take_changes()
-    found = stored.find_unsynced()
+    found = stored.unsynced.find()
     considered, entries = stored.view().entries(found)
     wanted = {(e.object_no, e.copy): e for e in entries if e.object_no in considered}
     assert_agreed(node, wanted, considered)

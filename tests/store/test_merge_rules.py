@@ -191,7 +191,7 @@ def test_what_is_to_join_the_first_of_a_union_is_found_again_after_a_restart() -
     deliver(bert, anna)
     inside = anna.rows()[b"u/in-d"][0]
 
-    found = anna.stored.find_unsynced()
+    found = anna.stored.unsynced.find()
 
     assert inside.object_no in found.objects
     entries = {e.object_no: e for e in anna.stored.view().all_entries()}
@@ -248,7 +248,7 @@ def test_a_copy_that_another_node_resolved_leaves_this_disk_too() -> None:
     deliver(bert, anna)
 
     assert anna.edit(b"a", b"new").bound == 1
-    anna.stored.drop_agreed()
+    anna.stored.unsynced.drop_agreed()
 
     plan(anna)
 

@@ -323,7 +323,7 @@ def test_P22_equal_trees_join_without_conflict_and_without_a_byte() -> None:
 
     assert anna.files() == bert.files() == written
     for node in (anna, bert):  # nothing to fetch, nothing to write
-        assert node.stored.count_missing() == (0, 0)
+        assert node.stored.unsynced.count_missing() == (0, 0)
 
 
 def test_P23_overlapping_trees_unite_and_only_other_bytes_conflict() -> None:

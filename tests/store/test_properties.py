@@ -13,7 +13,8 @@ from store.access import Role
 from store.admitted import Admitted
 from store.db import memory_database
 from store.events import Content, ContentChanged, ObjectCreated, ObjectDeleted, encode
-from store.folder import StoredFolder, add_folder
+from store.folder import StoredFolder
+from store.founding import add_folder
 from store.ids import Epoch, EventId, Kind, blob_hash
 from store.signing import AgentKey, SignedBatch, sign_batch
 from tests.store.histories import (
