@@ -347,6 +347,8 @@ class Application:
             raise
         with contextlib.suppress(DizzyError, sqlite3.OperationalError):  # a full disk
             await self._core.run(self._opened.instance.renew, self._database)
+        with contextlib.suppress(sqlite3.OperationalError):  # named in status; owed still
+            await self._core.run(self._database.settle)
 
     async def _mark_instance(self) -> None:
         """Draw another mark now and then, so that an older copy is known by it."""

@@ -250,6 +250,8 @@ class Node:
 
     def _announce_to_peers(self, event: BatchesCommitted, emit: Emit[object]) -> None:
         """Tell the loop of durable batches; it sends our own, and reads members anew."""
+        if event.is_own:
+            self.shelf.db.settle()  # owed where who recorded could not sync: tried again later
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._tell, event)
 

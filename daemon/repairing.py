@@ -32,6 +32,7 @@ from store.ids import BlobHash
 from store.records import BlobRef, SyncedRow
 
 if TYPE_CHECKING:
+    from daemon.apply import Applier
     from daemon.folder_work import FolderWork
     from daemon.node import Node
     from store.folder import StoredFolder
@@ -235,37 +236,47 @@ class _Repairing:
         applier = self._work.applier
         if applier is None:
             return None
+        damages = applier.damages
         try:
             with applier.holding(name):  # else a folder at rest takes it for an idle download
-                return await self._fetch_into(disk, name, contents, ref, beside(lost.name))
+                if not await self._fetch_into(disk, name, contents, ref):
+                    return None
+                await applier.make_durable()
+                # The kernel tells of a lost write once: it may have told somebody else of ours.
+                if applier.damages != damages:
+                    return None
+                return await self._keep(disk, applier, name, beside(lost.name))
         except (DiskError, DizzyError):
             return None
 
-    async def _fetch_into(
-        self, disk: Disk, name: bytes, contents: FolderContents, ref: BlobRef, wished: bytes
+    async def _keep(
+        self, disk: Disk, applier: Applier, name: bytes, wished: bytes
     ) -> bytes | None:
-        """Fetch a content into tmp and move it to history; its name there, None if it is away."""
+        """Move a durable download to history, unless somebody took it away; its name there."""
+        looked = await self._world.pool.run(disk.look_stage, name)
+        if not isinstance(looked, Looked):
+            return None
+        await self._world.pool.run(disk.keep_stage, name, wished)
+        await applier.make_durable()
+        return wished
+
+    async def _fetch_into(
+        self, disk: Disk, name: bytes, contents: FolderContents, ref: BlobRef
+    ) -> bool:
+        """Fetch a content into tmp; whether it is there, proven by its hash."""
         pool = self._world.pool
         stage = await pool.run(disk.open_stage, name, ref.size)
         try:
             if ref.size <= _SMALL_BYTES:
                 content = (await contents.small([ref])).get(ref.hash)
                 if content is None:
-                    return None
+                    return False
                 await pool.run(stage.write, 0, content)
             elif not await contents.large(ref, stage, None):
-                return None
-            if await pool.run(stage.hash) != ref.hash:
-                return None
-            await pool.run(disk.sync)
+                return False
+            return bool(await pool.run(stage.hash) == ref.hash)
         finally:
             await pool.run(stage.close)
-        looked = await pool.run(disk.look_stage, name)
-        if not isinstance(looked, Looked):
-            return None
-        await pool.run(disk.keep_stage, name, wished)
-        await pool.run(disk.sync)
-        return wished
 
     def _tell_version(self, lost: LostVersion, kept: bytes | None) -> None:
         """Say in the list of history what is there now, and the good copy."""

@@ -7,6 +7,7 @@ when two connections write or checkpoint at once, sqlite.org/wal.html#walresetbu
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -126,9 +127,32 @@ class Database:
             self.sync()
 
     def sync(self) -> None:
-        """Make durable all that was committed."""
-        with self.transaction():
-            self.set_meta("settled", b"")
+        """Make durable all that was committed; it stays owed where that fails.
+
+        A full disk takes no row more, but what the log of SQLite has by now. After any other
+        error the disk is not asked again for the same bytes: it may call lost ones written.
+        """
+        self._owes_sync = True
+        try:
+            with self.transaction():
+                self.set_meta("settled", b"")
+        except sqlite3.OperationalError as cause:
+            if self._depth or cause.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+                raise
+            try:
+                self._sync_log()
+            except OSError:
+                raise cause from None
+            self._owes_sync = False
+
+    def _sync_log(self) -> None:
+        """Have the disk write what SQLite's log has. Raises OSError."""
+        (_, _, path) = self.execute("PRAGMA database_list").fetchone()
+        log = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)  # none of SQLite's locks is on it
+        try:
+            os.fsync(log)
+        finally:
+            os.close(log)
 
     def insert(self, into: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Write rows: `into` is "INSERT ... INTO table (...)"; all rows are equally long.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,10 @@ SYNCS = {"sync", "sync_directories"}
 class Commits(list[str]):
     """Of each transaction that wrote: "synced" when it ended, or "lazy"."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, is_settled: bool = True) -> None:
         super().__init__()
-        database.settle()  # whatever an earlier process left
+        if is_settled:
+            database.settle()  # whatever an earlier process left
         self._how = "synced"
         self._before = 0
         self._connection = database.connection
@@ -352,3 +354,77 @@ def test_F2_D7_a_file_of_ours_is_durable_before_it_replaces_the_old_one(
     replacing.replace_file(tmp_path / "config.toml", b"text")
 
     assert calls == ["sync the file", "rename", "sync the directory"]
+
+
+def _full(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = code
+    return error
+
+
+def _unwritable(database: Database, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(_key: str, _value: bytes) -> None:
+        raise _full(code)
+
+    monkeypatch.setattr(database, "set_meta", fail)
+
+
+def test_E2_F2_a_full_disk_makes_durable_what_it_has_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = open_database(tmp_path / "database")
+    with killed.lazily(is_owed=False):
+        write(killed)
+    database = open_database(tmp_path / "database")
+    synced = Calls()
+    synced.note(os, "fsync", lambda at: os.readlink(f"/proc/self/fd/{at}"), monkeypatch)
+    _unwritable(database, monkeypatch, sqlite3.SQLITE_FULL)
+
+    database.settle()
+    database.settle()
+
+    assert synced == [str(tmp_path / "database-wal")]
+    database.close()
+    killed.close()
+
+
+def test_F2_a_sync_that_failed_is_owed_and_no_later_one_hides_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(database)
+    with database.lazily(is_owed=False):
+        write(database)
+    with monkeypatch.context() as broken:
+        _unwritable(database, broken, sqlite3.SQLITE_IOERR)
+        for _ in range(2):
+            with pytest.raises(sqlite3.OperationalError):
+                database.sync()
+    commits = Commits(database, is_settled=False)
+
+    database.settle()
+
+    assert commits == ["synced"]
+
+
+async def test_F2_own_batches_whose_sync_failed_are_told_once_they_are_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pair(tmp_path) as (one, other):
+        file = one.write("a.txt", b"alpha")
+        await one.look()
+        await eventually(lambda: other.has("a.txt", b"alpha"))
+        file.chmod(0o755)
+        with monkeypatch.context() as broken:
+            broken.setattr("daemon.look_loop.names_facts", lambda _act: False)
+            broken.setattr(one.db, "sync", _raise_full)
+            one.work.look_at_all()
+            await eventually(lambda: one.work.trouble.root is not None)
+            assert one.db.connection.in_transaction is False
+            one.node.engine.run_until_idle()
+            assert not (other.root / "a.txt").stat().st_mode & 0o100
+
+        await eventually(lambda: (other.root / "a.txt").stat().st_mode & 0o100)
+
+
+def _raise_full() -> None:
+    raise _full(sqlite3.SQLITE_IOERR)

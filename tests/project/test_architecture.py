@@ -33,7 +33,7 @@ HARMLESS = re.compile(
 # The adapters: the only modules that touch the world, and by what.
 ADAPTERS = {
     # the database
-    "store.db": {"sqlite3"},
+    "store.db": {"os", "sqlite3"},
     # the network
     "peers.certificate": {"ssl", "os"},  # ssl loads a key from a file alone: one in memory
     "peers.interfaces": {"socket", "fcntl", "open"},
