@@ -145,13 +145,12 @@ class Dialer:
     async def _connect(self, address: Address) -> FrameStream:
         loop = asyncio.get_running_loop()
         _, stream = await loop.create_connection(
-            FrameStream,
+            FrameStream.maker(self._context, is_server=False),  # it tells no name
             address.host,
             address.port,
-            ssl=self._context,
-            server_hostname="",  # tells no name
             happy_eyeballs_delay=NEXT_ADDRESS_S,
         )
+        await stream.begin()
         return stream
 
     async def _greet(self, race: _Race, call: _Call, stream: FrameStream, address: Address) -> Link:

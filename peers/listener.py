@@ -178,8 +178,9 @@ class Listener:
             raise
         # From here on the socket belongs to its transport.
         _, stream = await loop.connect_accepted_socket(
-            FrameStream, caller, ssl=self._context, ssl_handshake_timeout=HELLO_DEADLINE_S
+            FrameStream.maker(self._context, is_server=True), caller
         )
+        await stream.begin()
         return stream
 
     async def _hear(self, stream: FrameStream, address: Address) -> Link:

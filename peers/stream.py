@@ -11,16 +11,18 @@ Why not WebSocket: see docs/decisions/0001-frames-without-websocket.md.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 from peers.beat import until_beat_s
 from peers.handshake import HELLO_LIMIT_BYTES, Other
 from peers.link import FRAME_LIMIT_BYTES, LinkClosed, Purpose
+from peers.tls import TlsPipe
 from store.ids import AgentId, short
 
 if TYPE_CHECKING:
-    import ssl
+    from collections.abc import Callable
 
 LENGTH_BYTES: Final = 4
 TICK_S: Final = 5.0  # each side says something at least this often
@@ -32,20 +34,24 @@ _JOIN_LIMIT_BYTES: Final = 16 * 1024  # a TLS record: up to here length and fram
 _FRAME_COST_BYTES: Final = 128  # what Python keeps for a frame beside its bytes
 _PAUSE_BYTES: Final = 1024 * 1024  # received and not yet taken: stop reading
 _RESUME_BYTES: Final = 512 * 1024
-_WRITE_HIGH_BYTES: Final = 1024 * 1024
-_WRITE_LOW_BYTES: Final = 256 * 1024
+_HELLO_READ_BYTES: Final = 16 * 1024
+_READ_BYTES: Final = 256 * 1024  # from the socket, by one call
 
 
 class FrameStream(asyncio.BufferedProtocol):
     """The frames of one connection, first for the hello, after `open_wide` for a link.
 
-    During the hello a frame has at most HELLO_LIMIT_BYTES and is read one at a time, so that
-    what comes early waits, unparsed, for the limits of a proven connection.
+    `begin` is to be awaited before anything else. During the hello a frame has at most
+    HELLO_LIMIT_BYTES and is read one at a time, so that what comes early waits, unparsed, for the
+    limits of a proven connection.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pipe: TlsPipe) -> None:
         """Begin in the hello; the transport comes by connection_made."""
         self._loop = asyncio.get_running_loop()
+        self._pipe = pipe
+        self._shaken: asyncio.Future[None] = self._loop.create_future()
+        self._raw = memoryview(bytearray(_HELLO_READ_BYTES))  # what a socket brought
         self._transport: asyncio.Transport | None = None
         self._limit = HELLO_LIMIT_BYTES
         self._is_wide = False
@@ -74,28 +80,35 @@ class FrameStream(asyncio.BufferedProtocol):
         """Whether nothing more can be sent; frames that arrived can still be received."""
         return bool(self._why_closed)
 
+    @classmethod
+    def maker(cls, context: ssl.SSLContext, *, is_server: bool) -> Callable[[], FrameStream]:
+        """Make what asyncio calls for each connection."""
+        return lambda: cls(TlsPipe(context, is_server=is_server))
+
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin: TLS is up. asyncio has set TCP_NODELAY."""
+        """Begin TLS. asyncio has set TCP_NODELAY."""
         self._transport = cast("asyncio.Transport", transport)
-        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        self.certificate_seen = tls.getpeercert(binary_form=True) or b""
-        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES, low=_WRITE_LOW_BYTES)
+        # One frame at most waits here, what comes after it where it can still be overtaken.
+        self._transport.set_write_buffer_limits(high=0)
         self._tick_later()
+        self._shake_hands()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Give room for what comes; never none, for that would read as the end."""
+        """Give room for what the socket brings."""
         del sizehint
-        if self._end == len(self._buffer):
-            self._compact()
-        return self._buffer[self._end :]
+        return self._raw
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Cut what came into frames."""
-        self.received_bytes += nbytes
-        self._end += nbytes
-        self._cut()
+        """Take what came out of TLS and cut it into frames."""
+        if self._why_closed:
+            return  # read all the same: who closes with something unread cuts off what it said
+        self._pipe.take_in(self._raw[:nbytes])
+        if self._shaken.done():
+            self._read()
+        else:
+            self._shake_hands()
 
     def eof_received(self) -> None:
         """Let the transport close itself."""
@@ -117,6 +130,18 @@ class FrameStream(asyncio.BufferedProtocol):
 
     # What the hello and the link call
 
+    async def begin(self) -> None:
+        """Return when TLS is up.
+
+        Raises ssl.SSLError where the other side speaks another language, and ConnectionError
+        where it leaves; then, and when cancelled, the connection is cut.
+        """
+        try:
+            await self._shaken
+        except BaseException:
+            self.abort("TLS was not begun")
+            raise
+
     async def send(self, frame: bytes) -> None:
         """As Link.send."""
         if not 0 < len(frame) <= self._limit:
@@ -127,10 +152,11 @@ class FrameStream(asyncio.BufferedProtocol):
             raise LinkClosed(self.place, self._why_closed)
         length = len(frame).to_bytes(LENGTH_BYTES, "big")
         if len(frame) <= _JOIN_LIMIT_BYTES:
-            self._transport.write(length + frame)
+            self._pipe.write(length + frame)
         else:
-            self._transport.write(length)
-            self._transport.write(frame)
+            self._pipe.write(length)
+            self._pipe.write(frame)
+        self._flush()
         self.sent_bytes += LENGTH_BYTES + len(frame)
 
     async def receive(self) -> bytes:
@@ -160,6 +186,7 @@ class FrameStream(asyncio.BufferedProtocol):
         self._buffer = memoryview(bytearray(LENGTH_BYTES + FRAME_LIMIT_BYTES))
         self._buffer[: len(early)] = early
         self._start, self._end = 0, len(early)
+        self._raw = memoryview(bytearray(_READ_BYTES))
         self._resume()
 
     async def close(self) -> None:
@@ -168,7 +195,7 @@ class FrameStream(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None:
             return
-        transport.close()
+        self._say_goodbye(transport)
         try:
             async with asyncio.timeout(GOODBYE_S):
                 await self._gone.wait()
@@ -182,6 +209,60 @@ class FrameStream(asyncio.BufferedProtocol):
             self._transport.abort()
 
     # Inside
+
+    def _shake_hands(self) -> None:
+        try:
+            is_done = self._pipe.shake_hands()
+        except ssl.SSLError as cause:
+            self._fail(cause)
+            self.abort("no TLS came")
+            return
+        self._flush()
+        if is_done and not self._shaken.done():
+            self.certificate_seen = self._pipe.certificate_seen
+            self._shaken.set_result(None)
+            self._read()
+
+    def _fail(self, cause: Exception) -> None:
+        if not self._shaken.done():
+            self._shaken.set_exception(cause)
+            self._shaken.exception()  # who would wait for it may have been cancelled
+
+    def _flush(self) -> None:
+        waiting = self._pipe.take_out()
+        if waiting and self._transport is not None:
+            self._transport.write(waiting)
+
+    def _say_goodbye(self, transport: asyncio.Transport) -> None:
+        """Send what there is and that it ends; the other side closes when it has all of it."""
+        if self._shaken.cancelled() or self._shaken.exception() is not None:
+            transport.abort()
+            return
+        self._pipe.say_goodbye()
+        self._flush()
+        transport.resume_reading()  # see buffer_updated
+
+    def _read(self) -> None:
+        """Take out of TLS what may be taken, and cut it into frames."""
+        while not self._is_paused and not self._why_closed:
+            if self._end == len(self._buffer):
+                self._compact()
+            room = self._buffer[self._end :]
+            try:
+                count = self._pipe.read_into(room)
+            except ssl.SSLError as cause:
+                self.abort(f"TLS broke: {cause}")
+                return
+            self.received_bytes += count
+            self._end += count
+            self._cut()
+            if self._pipe.has_ended:
+                self._lose("the other side closed it")
+                if self._transport is not None:
+                    self._transport.close()
+            elif count < len(room):
+                self._flush()  # TLS itself may have something to answer
+                return
 
     def _cut(self) -> None:
         buffer, start, end = self._buffer, self._start, self._end
@@ -228,7 +309,8 @@ class FrameStream(asyncio.BufferedProtocol):
         if self._is_paused and self._waiting_bytes <= (_RESUME_BYTES if self._is_wide else 0):
             self._is_paused = False
             self._silent_ticks = 0
-            if self._transport is not None and not self._transport.is_closing():
+            self._read()  # and what waited within TLS
+            if not self._is_paused and self._transport is not None:
                 self._transport.resume_reading()
 
     def _tick(self) -> None:
@@ -242,7 +324,8 @@ class FrameStream(asyncio.BufferedProtocol):
             self.abort(f"nothing was heard for {SILENT_TICKS * TICK_S:.0f} s")
             return
         if self._is_wide and self._room.is_set():
-            self._transport.write(_ALIVE)
+            self._pipe.write(_ALIVE)
+            self._flush()
         self._tick_later()
 
     def _tick_later(self) -> None:
@@ -252,6 +335,7 @@ class FrameStream(asyncio.BufferedProtocol):
     def _lose(self, why: str) -> None:
         if not self._why_closed:
             self._why_closed = why
+        self._fail(ConnectionResetError(why))
         self._room.set()
         if self._ticker is not None:
             self._ticker.cancel()

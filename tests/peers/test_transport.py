@@ -165,6 +165,31 @@ async def test_closed_link_says_so_at_once_to_everybody(node: Node) -> None:
         assert link.is_closed
 
 
+async def test_what_was_said_before_the_goodbye_arrives_though_much_is_unread_here(
+    node: Node,
+) -> None:
+    ours, theirs = await call(node)
+    for _ in range(8):  # more than ours takes while nobody receives
+        await theirs.send(bytes(FRAME_LIMIT_BYTES))
+
+    await ours.send(b"last words")
+    await ours.close()
+
+    assert await theirs.receive() == b"last words"
+    with pytest.raises(LinkClosed):
+        await theirs.receive()
+
+
+async def test_connection_that_is_cut_without_a_goodbye_ends_the_link(node: Node) -> None:
+    writer, link = await member_stream(node)
+
+    writer.transport.abort()
+
+    async with asyncio.timeout(5):
+        with pytest.raises(LinkClosed):
+            await link.receive()
+
+
 async def test_every_socket_has_nodelay(node: Node) -> None:
     ours, theirs = await call(node)
 
@@ -324,6 +349,19 @@ async def test_A5_garbage_is_closed_in_the_tls_handshake(node: Node, garbage: by
 
     assert len(await ended(reader)) <= 7  # at most a TLS alert
     await node.until_rejected("no-tls")
+    writer.close()
+    await call(node)
+
+
+async def test_A5_garbage_behind_the_hello_ends_the_link_only(node: Node) -> None:
+    writer, link = await member_stream(node)
+
+    plain = writer.get_extra_info("socket")
+    os.write(plain.fileno(), b"\x17\x03\x03\x00\x40" + os.urandom(64))  # a record of no key
+
+    async with asyncio.timeout(5):
+        with pytest.raises(LinkClosed, match="TLS broke"):
+            await link.receive()
     writer.close()
     await call(node)
 

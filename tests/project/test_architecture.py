@@ -26,7 +26,7 @@ FILE_METHODS = {
 HARMLESS = re.compile(
     r"(os\.(fsencode|fsdecode|fspath|sep|strerror|path\.(sep|join|normpath|basename|dirname))"
     r"|(socket|os|signal|fcntl|ssl)\.[A-Z][A-Z0-9_]*"
-    r"|socket\.gaierror|ssl\.(SSLError|SSLObject)|sqlite3\.(Database|Programming|Operational)?Error|sqlite3\.Connection|random\.Random"
+    r"|socket\.gaierror|ssl\.(SSLError|SSLWantReadError|SSLObject|SSLContext|MemoryBIO)|sqlite3\.(Database|Programming|Operational)?Error|sqlite3\.Connection|random\.Random"
     r"|subprocess\.TimeoutExpired)\b.*"
 )
 
