@@ -1,7 +1,8 @@
 """Wire a real node: clock, threads, disks, watcher, network, control socket, signals.
 
-The one place that knows all the parts. It holds no logic of its own: what can be tested without
-a process stands in daemon.node and below.
+The one place that knows all the parts; what it shares with a node that is stopped
+(daemon.offline) is in daemon.machine. It holds no logic of its own: what can be tested without a
+process stands in daemon.node and below.
 """
 
 from __future__ import annotations
@@ -17,232 +18,43 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from daemon import report, syscalls
-from daemon.config import Config, read_config
+from daemon.config import Config
 from daemon.control import ControlServer
-from daemon.core import InlineRunner, Runner, ThreadRunner, WatchedRunner
-from daemon.disk import Disk, DiskError, RootLost
-from daemon.fs import LinuxDisk
+from daemon.core import ThreadRunner, WatchedRunner
 from daemon.greeting import greeting
-from daemon.healing import Machine, OpenedHome, is_whole, open_home, replace_database
-from daemon.home import Home, user_directory
-from daemon.instance import Instance
-from daemon.joining import Joining
+from daemon.healing import OpenedHome, is_whole, open_home, replace_database
+from daemon.home import Home
 from daemon.key_file import read_key
-from daemon.node import Node, World
-from daemon.operations import NodeOperations
+from daemon.machine import MACHINE, load_config, make_operations, make_world
+from daemon.node import Node
 from daemon.places import Reading
 from daemon.scrub import Scrub
-from daemon.service import Notifier, running_unit
-from daemon.sharing import Sharing
+from daemon.service import Notifier
 from daemon.status import Problem
-from daemon.watcher import watcher_for
 from peers import certificate
-from peers.address import Address, parse_all
+from peers.address import parse_all
 from peers.addresses import own_addresses
 from peers.beat import until_beat_s
 from peers.dialer import Dialer
-from peers.handshake import HelloFailed
 from peers.identity import Identity
 from peers.interfaces import interface_addresses
-from peers.invite import Invite
-from peers.link import Link, Purpose
 from peers.listener import Listener
 from store.db import is_damage, open_database
 from store.errors import BadSignature, DatabaseDamaged, DizzyError, Malformed
-from store.ids import AgentId, FolderId
 from store.signing import AgentKey
 
 logger = logging.getLogger(__name__)
 
 _ARENAS = 2  # of the C library: with one for each thread an import keeps 15 MB more
 
-STOP_LIMIT_S = 8.0
 SUSPENDED_S = 5.0  # so much more wall clock than loop time: the machine slept
 POOL_THREADS = 4
 MARK_S = 60.0
 REPLACED_LIMIT = 4  # lives of one process, each with a database of its own
-
-
-class SystemClock:
-    """The clocks of this machine."""
-
-    def now_ns(self) -> int:
-        """Give the wall clock, in nanoseconds."""
-        return time.time_ns()
-
-    def monotonic_s(self) -> float:
-        """Give a clock that never goes back."""
-        return time.monotonic()
-
-
-MACHINE = Machine(
-    random_bytes=secrets.token_bytes,
-    monotonic_s=time.monotonic,
-    stamp=lambda: time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
-)
-
-
-class _Network:
-    """Calls over TLS."""
-
-    def __init__(self, dialer: Dialer) -> None:
-        self._dialer = dialer
-
-    async def dial(
-        self,
-        addresses: Sequence[Address],
-        agent: AgentId,
-        purpose: Purpose,
-        *,
-        invite: Invite | None = None,
-    ) -> Link:
-        return await self._dialer.dial(addresses, agent, purpose, invite=invite)
-
-
-class _NoNetwork:
-    """For a node that is stopped."""
-
-    async def dial(
-        self,
-        addresses: Sequence[Address],
-        agent: AgentId,
-        purpose: Purpose,
-        *,
-        invite: Invite | None = None,
-    ) -> Link:
-        raise HelloFailed("call", "the daemon is not running")
-
-
-def _default_umask() -> int:
-    umask = os.umask(0o022)
-    os.umask(umask)
-    return umask
-
-
-def open_disk(root: bytes, folder: FolderId, umask: int | None) -> Disk:
-    """Hold a folder's files. Raises RootLost where the root is not that folder's."""
-    disk = LinuxDisk.open(root, umask=_default_umask() if umask is None else umask)
-    if disk.folder_id != folder:
-        disk.close()
-        raise RootLost(
-            f"open {os.fsdecode(root)}",
-            "it carries the mark of another folder",
-            hint="bring the folder back, or `dizzyd leave` it",
-        )
-    return disk
-
-
-def close_disk(disk: Disk) -> None:
-    """Let go of a folder's files."""
-    if isinstance(disk, LinuxDisk):
-        disk.close()
-
-
-def _prepare_disk(root: bytes, folder: FolderId) -> None:
-    LinuxDisk.prepare(root, folder)
-
-
-def _find_marker(root: bytes) -> bytes | None:
-    marker = LinuxDisk.find_marker(root)
-    return None if marker is None else marker.folder_id
-
-
-def load_config(home: Home) -> Config:
-    """Read the configuration of a home. Raises ConfigError."""
-    return read_config(home.config, state=home.state, user_home=user_directory(os.environ))
-
-
-def make_world(core: Runner, pool: Runner, network: _Network | _NoNetwork) -> World:
-    """Give a node this machine."""
-    return World(
-        clock=SystemClock(),
-        random_bytes=secrets.token_bytes,
-        core=core,
-        pool=pool,
-        network=network,
-        open_disk=open_disk,
-        close_disk=close_disk,
-        watch=watcher_for,
-    )
-
-
-def make_operations(
-    node: Node,
-    home: Home,
-    reporter: report.Reporter,
-    listening: Callable[[], Sequence[Address]],
-) -> NodeOperations:
-    """Give a node its operations."""
-
-    def addresses() -> Sequence[Address]:
-        announce = parse_all(node.config.node.announce)
-        return own_addresses(listening(), announce, interface_addresses())
-
-    unit = running_unit()
-    sharing = Sharing(
-        node,
-        home,
-        user_home=user_directory(os.environ),
-        prepare_disk=_prepare_disk,
-        find_marker=_find_marker,
-        refusal=(lambda _: None) if unit is None else unit.refusal,
-    )
-    return NodeOperations(node, sharing, Joining(node, sharing, addresses), reporter)
-
-
-@contextmanager
-def stopped_node(home: Home) -> Iterator[NodeOperations]:
-    """Open a node whose daemon does not run, for what works without it."""
-    with home.locked():
-        key = read_key(home.key)
-        config = load_config(home)
-        instance = Instance(home, secrets.token_bytes)
-        is_whole = not instance.lost_wal()
-        database = open_database(home.database)
-        try:
-            runner = InlineRunner()
-            node = Node(
-                world=make_world(runner, runner, _NoNetwork()),
-                database=database,
-                key=key,
-                config=config,
-            )
-            try:
-                asyncio.run(node.load())
-            except sqlite3.DatabaseError as cause:
-                raise DatabaseDamaged(
-                    f"read the database {home.database}",
-                    str(cause),
-                    hint="`dizzyd run` replaces it by what can be proven; this one is kept",
-                ) from cause
-            for work in node.works.values():
-                with contextlib.suppress(DiskError):  # a lost root is told by status and verify
-                    work.disk = open_disk(work.path, work.folder, None)
-            listen = parse_all(config.node.listen)
-            reporter = report.Reporter(
-                node,
-                home,
-                listen=lambda: config.node.listen,
-                rejected=lambda: node.rejected,
-                config_problem=lambda: None,
-                pid=None,
-            )
-            yield make_operations(node, home, reporter, lambda: listen)
-        finally:
-            for work in node.works.values():
-                if work.disk is not None:
-                    close_disk(work.disk)
-            with contextlib.suppress(DizzyError, OSError, ValueError, sqlite3.Error):
-                # What is suspicious stays so, for `run`; closing takes the WAL away.
-                if is_whole and instance.exists and not instance.suspicion(database):
-                    instance.renew(database, is_closing=True)
-            database.close()
 
 
 class Application:
@@ -272,7 +84,7 @@ class Application:
         )
         dialer = Dialer(identity, random_bytes=secrets.token_bytes)
         self.node = Node(
-            world=make_world(self._core, self._pool, _Network(dialer)),
+            world=make_world(self._core, self._pool, dialer),
             database=self._database,
             key=key,
             config=config,

@@ -3,7 +3,7 @@
 Whom to call is daemon.calling, who may come in daemon.door.
 
 Everything that touches a machine (clock, disk, watcher, network) is handed in, so that the
-simulator runs this very code. Wiring of the real ones is in daemon.app.
+simulator runs this very code. The real ones are in daemon.machine, their wiring in daemon.app.
 """
 
 from __future__ import annotations

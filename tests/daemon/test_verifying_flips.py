@@ -8,7 +8,7 @@ from contextlib import closing
 from random import Random
 from typing import TYPE_CHECKING
 
-from daemon.app import close_disk, open_disk
+from daemon.machine import close_disk, open_disk
 from daemon.verifying import verify
 from store.errors import DizzyError
 from store.signing import AgentKey

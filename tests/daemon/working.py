@@ -12,12 +12,12 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from daemon.app import SystemClock, close_disk, open_disk
 from daemon.config import Config, HistoryConfig, LimitsConfig, NodeConfig
 from daemon.core import InlineRunner
 from daemon.fs import LinuxDisk
 from daemon.hints import Hint, WatchState
 from daemon.home import Home
+from daemon.machine import SystemClock, close_disk, open_disk
 from daemon.node import Node, World
 from daemon.report import Reporter
 from peers import certificate

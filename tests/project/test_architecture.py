@@ -81,8 +81,10 @@ ADAPTERS = {
     "daemon.displaced": {"threading"},
     # where the loop and the database thread look at the same plans
     "daemon.planning": {"threading"},
-    # the one wiring place
+    # the one wiring place, and what it shares with a node that is stopped
     "daemon.app": {"os", "secrets", "time"},
+    "daemon.machine": {"os", "secrets", "time"},
+    "daemon.offline": {"secrets"},
 }
 COMMANDS = {"os", "time"}  # daemon.commands: what runs in the user's terminal, not in the daemon
 
