@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from peers.wire import Buffer
+    from peers.framing import Buffer
 
 
 class TlsPipe:
