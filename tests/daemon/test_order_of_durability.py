@@ -413,21 +413,28 @@ async def test_F2_own_batches_whose_sync_failed_are_told_once_they_are_durable(
         file = one.write("a.txt", b"alpha")
         await one.look()
         await eventually(lambda: other.has("a.txt", b"alpha"))
+        told = Calls()
+
+        def state(*_about: object) -> str:
+            return "owed" if one.db._owes_sync else "durable"
+
+        told.note(one.node.sessions, "announce", state, monkeypatch)
+        failed: list[str] = []
+
+        def fail() -> None:
+            one.db._owes_sync = True
+            failed.append("a sync")
+            if len(failed) == 1:
+                one.node.engine.run_until_idle()  # as any unit behind this one does
+            raise _full(sqlite3.SQLITE_IOERR)
+
         file.chmod(0o755)
         with monkeypatch.context() as broken:
             broken.setattr("daemon.look_loop.names_facts", lambda _act: False)
-            broken.setattr(one.db, "sync", _raise_full)
+            broken.setattr(one.db, "sync", fail)
             one.work.look_at_all()
             await eventually(lambda: one.work.trouble.root is not None)
-            told = Calls()
-            told.note(one.node.sessions, "announce", lambda *_about: "told", broken)
-            one.node.engine.run_until_idle()
-            for _ in range(3):  # what is told is told in a turn of the loop behind
-                await asyncio.sleep(0)
-            assert told == []
 
         await eventually(lambda: (other.root / "a.txt").stat().st_mode & 0o100)
-
-
-def _raise_full() -> None:
-    raise _full(sqlite3.SQLITE_IOERR)
+        assert failed
+        assert "owed" not in told
