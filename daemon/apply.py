@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from daemon.applied import Applied, Blobs, Journal
+from daemon.content_tools import ContentTools
 from daemon.core import Runner
 from daemon.disk import Disk, DiskError, RootLost
 from daemon.displaced import Clock, Names
@@ -60,8 +61,16 @@ class Applier:
         self._names = names
         self._runs = Runs()
         self._putting = Putting(disk, runner, journal, names)
-        self._rounds = Rounds(disk, runner, blobs, names, self._runs, self._putting)
-        self._large = LargeContents(disk, runner, blobs, names, self._runs, self._putting)
+        tools = ContentTools(
+            disk=disk,
+            runner=runner,
+            blobs=blobs,
+            names=names,
+            runs=self._runs,
+            putting=self._putting,
+        )
+        self._rounds = Rounds(tools)
+        self._large = LargeContents(tools)
 
     # -- what others ask ---------------------------------------------------------------------
 

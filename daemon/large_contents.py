@@ -11,15 +11,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from daemon.ahead import Staged
-from daemon.applied import Blobs
-from daemon.core import Runner
-from daemon.disk import Disk, DiskError, Stage
-from daemon.displaced import Names
+from daemon.content_tools import ContentTools
+from daemon.disk import DiskError, Stage
 from daemon.intents import intent_of
 from daemon.leftovers import FETCH_PREFIX
 from daemon.places import Earlier
-from daemon.putting import Putting
-from daemon.runs import Run, Runs
+from daemon.runs import Run
 from daemon.site import Job
 from daemon.steps import WriteFile
 from peers.cancelling import to_its_end
@@ -32,22 +29,10 @@ _AT_ONCE = 16  # each has a file open, and up to 16 MiB asked of each peer
 class LargeContents:
     """The large contents of one folder's plans, and the downloads in its tmp."""
 
-    def __init__(  # noqa: PLR0917 - the parts of one folder, wired once
-        self,
-        disk: Disk,
-        runner: Runner,
-        blobs: Blobs,
-        names: Names,
-        runs: Runs,
-        putting: Putting,
-    ) -> None:
-        """Fetch from `blobs`, put in place by `putting`."""
-        self._disk = disk
-        self._runner = runner
-        self._blobs = blobs
-        self._names = names
-        self._runs = runs
-        self._putting = putting
+    def __init__(self, tools: ContentTools) -> None:
+        """Begin with nothing under way."""
+        self._tools = tools
+        self._putting = tools.putting
         self._gate = asyncio.Semaphore(_AT_ONCE)  # of all plans together
         self._fetching: set[bytes] = set()
         self._may_have_left = True  # downloads in tmp that came to nothing
@@ -61,23 +46,23 @@ class LargeContents:
         """Fetch a content, make it durable and put it in place."""
         entry = step.claim.entry
         async with self._gate, self._fetch_name(entry.value) as name:
-            if not self._runs.live([step], run):
+            if not self._tools.runs.live([step], run):
                 return
             old_path = run.placer.path_of_place(step.claim.place) if step.before else None
             damages = self._putting.damages
             try:
-                stage = await self._runner.run(self._disk.open_stage, name, entry.size)
+                stage = await self._tools.runner.run(self._tools.disk.open_stage, name, entry.size)
             except DiskError as cause:
                 run.fail([Job(step)], cause)
                 return
             try:
                 ref = BlobRef(hash=BlobHash(entry.value), size=entry.size)
                 old = None if old_path is None else Earlier(old_path, step.before[0])
-                if not await self._blobs.large(ref, stage, old):
+                if not await self._tools.blobs.large(ref, stage, old):
                     run.applied.postponed.append(run.away(step))
                     return
-                await to_its_end(self._runner.run(_dress, stage, step, old_path))
-                job = Job(step, intent_of(self._names, step, stage), stage)
+                await to_its_end(self._tools.runner.run(_dress, stage, step, old_path))
+                job = Job(step, intent_of(self._tools.names, step, stage), stage)
                 await self._finish(Staged([job], [], damages), run)
             except DiskError as cause:
                 run.fail([Job(step)], cause)
@@ -108,7 +93,7 @@ class LargeContents:
         if not await self._putting.sync_data(staged, run):
             return
         async with self._putting.placing:
-            await self._putting.place(self._runs.live_jobs(staged.jobs, run), run)
+            await self._putting.place(self._tools.runs.live_jobs(staged.jobs, run), run)
 
     async def forget_downloads(self) -> None:
         """Remove downloads that came to nothing, once nothing is left to be applied.
@@ -118,13 +103,13 @@ class LargeContents:
         """
         if self._may_have_left:
             self._may_have_left = False
-            await self._runner.run(self._remove_downloads)
+            await self._tools.runner.run(self._remove_downloads)
 
     def _remove_downloads(self) -> None:
         with suppress(DiskError):
-            for name, _ in self._disk.list_stages():
+            for name, _ in self._tools.disk.list_stages():
                 if name.startswith(FETCH_PREFIX) and name not in self._fetching:
-                    self._disk.remove_stage(name)
+                    self._tools.disk.remove_stage(name)
 
 
 def _dress(stage: Stage, step: WriteFile, old_path: bytes | None) -> None:

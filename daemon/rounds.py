@@ -12,15 +12,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from daemon.ahead import FETCHED_AHEAD, Ahead, Staged
-from daemon.applied import Blobs
-from daemon.core import Runner
-from daemon.disk import Disk, DiskError, NewFile
-from daemon.displaced import Names
+from daemon.content_tools import ContentTools
+from daemon.disk import DiskError, NewFile
 from daemon.intents import intent_of
 from daemon.outcomes import Outcome, failure
 from daemon.portions import rounds as rounds_of
-from daemon.putting import Put, Putting
-from daemon.runs import Run, Runs
+from daemon.putting import Put
+from daemon.runs import Run
 from daemon.site import Job
 from daemon.steps import WriteFile, numbers_of
 from store.ids import BlobHash
@@ -30,22 +28,10 @@ from store.records import BlobRef
 class Rounds:
     """The small contents of one folder's plans."""
 
-    def __init__(  # noqa: PLR0917 - the parts of one folder, wired once
-        self,
-        disk: Disk,
-        runner: Runner,
-        blobs: Blobs,
-        names: Names,
-        runs: Runs,
-        putting: Putting,
-    ) -> None:
-        """Fetch from `blobs`, put in place by `putting`."""
-        self._disk = disk
-        self._runner = runner
-        self._blobs = blobs
-        self._names = names
-        self._runs = runs
-        self._putting = putting
+    def __init__(self, tools: ContentTools) -> None:
+        """Begin with nothing under way."""
+        self._tools = tools
+        self._putting = tools.putting
 
     async def write(self, steps: Sequence[WriteFile], run: Run, group: asyncio.TaskGroup) -> None:
         """Write all of these; what it starts meanwhile belongs to the group."""
@@ -65,7 +51,7 @@ class Rounds:
                 try:
                     waiting = await self._do_round(staged, waiting, run)
                 finally:
-                    await self._runner.run(_close, staged.jobs)
+                    await self._tools.runner.run(_close, staged.jobs)
             if waiting is not None:
                 await self._putting.settle(waiting, run)
                 waiting = None
@@ -73,7 +59,7 @@ class Rounds:
             if waiting is not None:  # stopped in between: what stands there is recovery's matter
                 self._putting.abandon(waiting)
             if ahead.has_some:
-                await self._runner.run(_close, ahead.take_all().jobs)
+                await self._tools.runner.run(_close, ahead.take_all().jobs)
 
     async def _stage_rounds(
         self,
@@ -91,7 +77,7 @@ class Rounds:
             await ahead.may_stage()
             damages = self._putting.damages
             async with self._putting.hands:
-                jobs, outcomes = await self._runner.run(self._stage_all, steps, contents, run)
+                jobs, outcomes = await self._tools.runner.run(self._stage_all, steps, contents, run)
             ahead.put(Staged(jobs, outcomes, damages))
             del contents  # rather than keep them while the next are awaited
 
@@ -108,7 +94,7 @@ class Rounds:
         is_durable = await self._putting.sync_data(staged, run)
         async with self._putting.placing:
             if is_durable:
-                jobs = self._runs.live_jobs(staged.jobs, run)
+                jobs = self._tools.runs.live_jobs(staged.jobs, run)
                 put = await self._putting.put(jobs, run, waiting)
                 return self._putting.wait_for_sync(put)
             if waiting is not None:
@@ -124,7 +110,7 @@ class Rounds:
             for step in steps
             if step.claim.entry.size
         }
-        return await self._blobs.small(list(refs.values())) if refs else {}
+        return await self._tools.blobs.small(list(refs.values())) if refs else {}
 
     def _stage_all(
         self, steps: Sequence[WriteFile], contents: dict[BlobHash, bytes], run: Run
@@ -141,11 +127,11 @@ class Rounds:
             there.append(step)
             files.append(NewFile(content, bool(entry.mode), entry.mtime_ns))
         try:
-            stages = self._disk.stage_many(files)
+            stages = self._tools.disk.stage_many(files)
         except DiskError:
             return self._stage_each(there, files, run, outcomes)
         jobs = [
-            Job(step, intent_of(self._names, step), stage)
+            Job(step, intent_of(self._tools.names, step), stage)
             for step, stage in zip(there, stages, strict=True)
         ]
         return jobs, outcomes
@@ -161,12 +147,12 @@ class Rounds:
         jobs = []
         for step, file in zip(steps, files, strict=True):
             try:
-                (stage,) = self._disk.stage_many([file])
+                (stage,) = self._tools.disk.stage_many([file])
             except DiskError as cause:
                 path = run.placer.path_of_place(step.claim.place) or b""
                 outcomes.append(failure(path, numbers_of(step), cause))
             else:
-                jobs.append(Job(step, intent_of(self._names, step), stage))
+                jobs.append(Job(step, intent_of(self._tools.names, step), stage))
         return jobs, outcomes
 
 
