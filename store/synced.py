@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 from store.db import Database, chunked
-from store.ids import KINDS, Kind
+from store.ids import Kind
 from store.records import PRIMARY, SyncedRow
+from store.synced_rows import COLUMNS, row_from, values_of
 
-_COLUMNS = (
-    "object_no, copy_event, parent_no, name, kind, value, inode, size, mtime_ns, ctime_ns, mode,"
-    " looked_at_ns, shared_mtime_ns, events, placement, leftover"
-)
 _CONFLICT_MARK = b" (conflict "
 Key = tuple[int, bytes]  # (object number, copy)
+P = TypeVar("P", int, bytes)  # a directory: its number or its path
 
 
 class FolderSynced:
@@ -141,42 +139,34 @@ class FolderSynced:
         found: list[SyncedRow] = []
         for no in self.directories_at(parent):
             found.extend(
-                _row(values)
+                row_from(values)
                 for values in self._db.execute(
-                    f"SELECT {_COLUMNS} FROM synced WHERE parent_no = ? AND name = ?", (no, name)
+                    f"SELECT {COLUMNS} FROM synced WHERE parent_no = ? AND name = ?", (no, name)
                 )
             )
         return found
 
     def rows_at_many(self, paths: Sequence[bytes]) -> list[list[SyncedRow]]:
         """Read the rows at many paths, in their order; one query for a directory's names."""
-        names_of: dict[bytes, list[bytes]] = {}
-        for path in paths:
-            parent, _, name = path.rpartition(b"/")
-            names_of.setdefault(parent, []).append(name)
+        split = [_split(path) for path in paths]
         found: dict[tuple[bytes, bytes], list[SyncedRow]] = {}
-        for parent, names in names_of.items():
+        for parent, names in _grouped(split).items():
             for row in self.rows_at_places(
                 (no, name) for no in self.directories_at(parent) for name in names
             ):
                 found.setdefault((parent, row.name), []).append(row)
-        split = (path.rpartition(b"/") for path in paths)
-        return [found.get((parent, name), []) for parent, _, name in split]
+        return [found.get(place, []) for place in split]
 
     def known_among(self, paths: Sequence[bytes]) -> list[bytes]:
         """Give those of these paths at which a row stands; the index alone answers."""
-        names_of: dict[bytes, list[bytes]] = {}
-        for path in paths:
-            parent, _, name = path.rpartition(b"/")
-            names_of.setdefault(parent, []).append(name)
+        split = [_split(path) for path in paths]
         known = {
             parent: self.names_in(self.directories_at(parent), names)
-            for parent, names in names_of.items()
+            for parent, names in _grouped(split).items()
         }
-        split = (path.rpartition(b"/") for path in paths)
         return [
             path
-            for path, (parent, _, name) in zip(paths, split, strict=True)
+            for path, (parent, name) in zip(paths, split, strict=True)
             if name in known[parent]
         ]
 
@@ -201,16 +191,13 @@ class FolderSynced:
     def rows_at_places(self, places: Iterable[tuple[int, bytes]]) -> list[SyncedRow]:
         """Read the rows at many (directory number, name)."""
         found: list[SyncedRow] = []
-        names_of: dict[int, list[bytes]] = {}
-        for parent_no, name in places:
-            names_of.setdefault(parent_no, []).append(name)
-        for parent_no, names in names_of.items():
+        for parent_no, names in _grouped(places).items():
             for marks, part in chunked(names):
                 found.extend(
                     map(
-                        _row,
+                        row_from,
                         self._db.execute(
-                            f"SELECT {_COLUMNS} FROM synced WHERE parent_no = ?"
+                            f"SELECT {COLUMNS} FROM synced WHERE parent_no = ?"
                             f" AND name IN ({marks})",
                             (parent_no, *part),
                         ),
@@ -224,10 +211,7 @@ class FolderSynced:
         """Read the rows at many (directory number, name) of objects that are not `known`."""
         others: list[int] = []
         wanted: set[tuple[int, bytes]] = set()
-        names_of: dict[int, list[bytes]] = {}
-        for parent_no, name in places:
-            names_of.setdefault(parent_no, []).append(name)
-        for parent_no, names in names_of.items():
+        for parent_no, names in _grouped(places).items():
             for marks, part in chunked(names):
                 # The index alone answers: most of what is found is known already.
                 for no, name in self._db.execute(
@@ -279,9 +263,9 @@ class FolderSynced:
         for marks, part in chunked(nos):
             found.extend(
                 map(
-                    _row,
+                    row_from,
                     self._db.execute(
-                        f"SELECT {_COLUMNS} FROM synced WHERE {column} IN ({marks})", part
+                        f"SELECT {COLUMNS} FROM synced WHERE {column} IN ({marks})", part
                     ),
                 )
             )
@@ -314,8 +298,8 @@ class FolderSynced:
         if self._noted is not None:
             self._noted.update(row.object_no for row in rows)
         self._db.insert(
-            f"{how} INTO synced ({_COLUMNS}, folder_no)",
-            [_values(row, self.folder_no) for row in rows],
+            f"{how} INTO synced ({COLUMNS}, folder_no)",
+            [values_of(row, self.folder_no) for row in rows],
         )
         for row in rows:
             if row.copy or _CONFLICT_MARK in row.name:
@@ -381,66 +365,17 @@ class FolderSynced:
             del self._children[place[0]]
 
 
-def _row(values: Sequence[Any]) -> SyncedRow:
-    (
-        object_no,
-        copy,
-        parent_no,
-        name,
-        kind,
-        value,
-        inode,
-        size,
-        mtime_ns,
-        ctime_ns,
-        mode,
-        looked_at_ns,
-        shared_mtime_ns,
-        events,
-        placement,
-        leftover,
-    ) = values
-    return SyncedRow(
-        object_no=object_no,
-        copy=copy,
-        parent_no=parent_no,
-        name=name,
-        kind=KINDS[kind],
-        value=value,
-        inode=inode,
-        size=size,
-        mtime_ns=mtime_ns,
-        ctime_ns=ctime_ns,
-        mode=mode,
-        looked_at_ns=looked_at_ns,
-        shared_mtime_ns=shared_mtime_ns,
-        events=events,
-        placement=placement,
-        leftover=bool(leftover),
-    )
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    parent, _, name = path.rpartition(b"/")
+    return parent, name
 
 
-def _values(row: SyncedRow, folder_no: int) -> tuple[object, ...]:
-    # plain integers: for an enum or a bool sqlite3 looks for an adapter, each time
-    return (
-        row.object_no,
-        row.copy,
-        row.parent_no,
-        row.name,
-        int(row.kind),
-        row.value,
-        row.inode,
-        row.size,
-        row.mtime_ns,
-        row.ctime_ns,
-        row.mode,
-        row.looked_at_ns,
-        row.shared_mtime_ns,
-        row.events,
-        row.placement,
-        int(row.leftover),
-        folder_no,
-    )
+def _grouped(places: Iterable[tuple[P, bytes]]) -> dict[P, list[bytes]]:
+    """Gather names by the directory that they stand in."""
+    names_of: dict[P, list[bytes]] = {}
+    for parent, name in places:
+        names_of.setdefault(parent, []).append(name)
+    return names_of
 
 
 def primary_key(object_no: int) -> Key:
