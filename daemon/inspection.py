@@ -26,7 +26,7 @@ from daemon.positions import Position
 from daemon.scratch import KeptBatch, ObjectPage, Scratch, differing, read_objects
 from daemon.snapshot_parts import carry_snapshot
 from daemon.terminal import counted
-from store.errors import Malformed
+from store.errors import Malformed, TryLater
 
 if TYPE_CHECKING:
     from daemon.answers import VerifyLine
@@ -50,6 +50,7 @@ class Inspection:
         self._world = node.world
         self._work = self.work = work
         self.damages = Damages()
+        self._restored_no = 0  # what came with a snapshot, when the reading began
         self._stored = node.shelf[work.folder_no]
         self.name = self._stored.name
         self.reading = FileInspection(node, work, self.damages, position)
@@ -87,13 +88,15 @@ class Inspection:
                 yield line
             async for line in self._compare_roots(scratch):
                 yield line
+        except TryLater as later:
+            yield pending(self.name, f"{later.why}: run it again")
         finally:
             await self._world.pool.run(scratch.close)
 
     async def _begin(self, scratch: Scratch) -> list[str]:
         """Begin where the log here does: with a snapshot, if the folder was joined by one."""
         core, pool = self._world.core, self._world.pool
-        restored_no = self._stored.log.restored_no
+        self._restored_no = restored_no = self._stored.log.restored_no
         if not restored_no:
             return []
         try:
@@ -112,6 +115,8 @@ class Inspection:
             yield progress(sum(len(kept.body) for kept in batches))
 
     def _batches(self, after_no: int) -> list[KeptBatch]:
+        if self._stored.log.restored_no != self._restored_no:
+            raise TryLater("verify", "the log began anew with a snapshot while it was read")
         rows = self._stored.db.execute(
             "SELECT b.no, b.id, l.id, b.seq, b.lamport, b.is_applied, b.is_void, b.header,"
             " b.signature, b.body FROM batch b LEFT JOIN log l ON l.no = b.log_no"

@@ -17,8 +17,9 @@ from daemon.signals import BatchesCommitted, ObjectsChanged
 from daemon.subscription import Emit
 from store.admitted import Admitted
 from store.events import Checkpointed, encode
-from store.ids import AgentId
-from store.joined import begin_with
+from store.folder import StoredFolder
+from store.ids import AgentId, BatchId
+from store.joined import begin_with, catch_up
 from store.kept_snapshot import KeptSnapshot
 from store.signing import SignedBatch
 
@@ -63,10 +64,11 @@ class RecordCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginWithSnapshot:
-    """Begin a folder with a snapshot whose pieces are all here."""
+    """Begin a folder with a snapshot whose pieces are all here, or go on with it."""
 
     folder_no: int
     checkpoint: SignedBatch
+    catches_up: bool = False  # a part of the log is here
 
 
 class Procedures:
@@ -135,10 +137,22 @@ class Procedures:
         emit(BatchesCommitted(folder_no=command.folder_no, batches=tuple(batches), is_own=True))
 
     def begin_with(self, command: BeginWithSnapshot, emit: Emit[ObjectsChanged]) -> None:
-        """Begin with a snapshot, whole or not at all; raises as store.joined.begin_with()."""
+        """Begin with a snapshot or go on with it, whole or not at all; raises as store.joined."""
         stored = self._shelf[command.folder_no]
-        begin_with(stored, KeptSnapshot(stored.db, stored.no, stored.id), command.checkpoint)
-        if stored.log.own_head(stored.key.agent, stored.epoch) is not None:
+        take = catch_up if command.catches_up else begin_with
+        before = _own_heads(stored)
+        take(stored, KeptSnapshot(stored.db, stored.no, stored.id), command.checkpoint)
+        if _own_heads(stored) - before:
             # We were set back, as in admit(); others may know still more of our log.
             stored.renew_epoch(self._shelf.new_epoch())
         emit(ObjectsChanged(folder_no=command.folder_no))
+
+
+def _own_heads(stored: StoredFolder) -> set[BatchId]:
+    """Give where the logs end that we write now, or would write next."""
+    ours = {stored.epoch, stored.next_epoch}
+    return {
+        head.batch
+        for head in stored.log.heads()
+        if head.agent == stored.key.agent and head.epoch in ours
+    }

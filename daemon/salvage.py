@@ -184,10 +184,13 @@ def _admit(stored: StoredFolder, batches: Sequence[SignedBatch]) -> None:
 
 
 def _batch_rows(connection: sqlite3.Connection) -> Iterator[WireBatch]:
-    """Read one row after the other by its number: a damaged page hides only what is on it."""
+    """Read one row after the other by its number: a damaged page hides only what is on it.
+
+    Numbers may begin anywhere, and have gaps where another folder was left.
+    """
     no, missed = 0, 0
     while missed < _GAPS:
-        no += 1
+        no = _next_no(connection, no) if missed else no + 1
         try:
             row = connection.execute(
                 "SELECT header, signature, body FROM batch WHERE no = ?", (no,)
@@ -199,3 +202,14 @@ def _batch_rows(connection: sqlite3.Connection) -> Iterator[WireBatch]:
             continue
         missed = 0
         yield WireBatch(header=row[0], signature=row[1], body=row[2])
+
+
+def _next_no(connection: sqlite3.Connection, no: int) -> int:
+    """Give the number of the next row, if the table can tell; else the next number."""
+    with suppress(sqlite3.Error):
+        row = connection.execute(
+            "SELECT no FROM batch WHERE no > ? ORDER BY no LIMIT 1", (no,)
+        ).fetchone()
+        if row is not None and isinstance(row[0], int):
+            return max(no + 1, row[0])
+    return no + 1

@@ -20,7 +20,7 @@ from store.checkpoint import Standing, standing, write
 from store.errors import BadSignature, Malformed
 from store.events import Checkpointed, Content
 from store.ids import BlobHash, FolderId, short
-from store.joined import founder, founding_batch
+from store.joined import founder, founding_batch, lacks_of
 from store.kept_snapshot import checkpoint_in, read_at
 from store.signing import SignedBatch
 from store.state import STATE_VERSION
@@ -58,6 +58,7 @@ class Snapshots:
         self._node = node
         self._rule = rule
         self._offered: dict[FolderId, SignedBatch | None] = {}  # as far as looked up
+        self._refused: set[bytes] = set()  # contents that are not what their checkpoints say
 
     # -- giving and taking ----------------------------------------------------------------------
 
@@ -98,9 +99,17 @@ class Snapshots:
         return part or None
 
     async def wanted(
-        self, folder: FolderId, founding: SignedBatch, checkpoint: SignedBatch
+        self,
+        folder: FolderId,
+        founding: SignedBatch,
+        checkpoint: SignedBatch,
+        *,
+        catches_up: bool = False,
     ) -> tuple[Content, int] | None:
-        """Say whether to begin with what a peer offers: the content, and its pieces here."""
+        """Say whether to begin with what a peer offers: the content, and its pieces here.
+
+        `catches_up`: a part of the log is here, and nobody gives the rest.
+        """
         work, told = self._node.works.get(folder), checkpoint_in(checkpoint)
         if work is None or told is None or checkpoint.header.folder != folder:
             return None
@@ -108,10 +117,15 @@ class Snapshots:
             return None  # before a byte is asked for: anybody can sign something
         if told.state_version != STATE_VERSION or told.snapshot.size > SIZE_LIMIT_BYTES:
             return None
+        if told.snapshot.hash in self._refused:
+            return None
         stored = self._node.shelf[work.folder_no]
 
         def find() -> tuple[Content, int] | None:
-            if stored.log.batches or stored.log.waiting or stored.is_rebuilt:
+            if catches_up:
+                if stored.ending is not None or not lacks_of(stored, checkpoint):
+                    return None
+            elif stored.log.batches or stored.log.waiting or stored.is_rebuilt:
                 return None
             kept = kept_of(stored)
             with stored.db.transaction():
@@ -131,25 +145,32 @@ class Snapshots:
 
         await self._node.world.core.run(put)
 
-    async def begin(self, folder: FolderId, checkpoint: SignedBatch) -> bool:
-        """Prove the snapshot whose pieces are all here, and begin with it."""
+    async def begin(
+        self, folder: FolderId, checkpoint: SignedBatch, *, catches_up: bool = False
+    ) -> bool:
+        """Prove the snapshot whose pieces are all here, and begin with it, or go on with it."""
         node = self._node
         work = node.works[folder]
-        command = BeginWithSnapshot(folder_no=work.folder_no, checkpoint=checkpoint)
+        command = BeginWithSnapshot(
+            folder_no=work.folder_no, checkpoint=checkpoint, catches_up=catches_up
+        )
 
         def perform() -> str:
             stored = node.shelf[work.folder_no]
-            if stored.log.batches:
+            if stored.log.batches and not catches_up:
                 why = "the log began to come meanwhile"
+            elif catches_up and not lacks_of(stored, checkpoint):
+                why = "the rest of the log came meanwhile"
             else:
                 try:
                     node.engine.perform(node.procedures.begin_with, command)
                     why = ""
                 except (Malformed, BadSignature) as wrong:  # nothing of it is left
                     why = str(wrong)
-            if why and not stored.log.restored_no:  # else the log here rests on what is kept
-                with stored.db.transaction():
-                    kept_of(stored).forget()
+                    told = checkpoint_in(checkpoint)
+                    self._refused.update(() if told is None else (told.snapshot.hash,))
+            if why:
+                self._drop(work.folder_no)
             node.engine.run_until_idle()
             return why
 
@@ -158,7 +179,8 @@ class Snapshots:
         if why:
             logger.info("snapshot not used folder=%s why=%s", short(folder), why)
             return False
-        logger.info("folder begun with a snapshot folder=%s", short(folder))
+        how = "goes on" if catches_up else "begun"
+        logger.info("folder %s with a snapshot folder=%s", how, short(folder))
         await node.folders.members_changed(work)
         return True
 
@@ -229,6 +251,7 @@ class Snapshots:
         if told is not None and work.folder in node.works:
             await core.run(self._end, work.folder_no, told)
         self._offered.pop(work.folder, None)
+        self._node.sessions.offer_again(work.folder)
 
     def _standing(self, folder_no: int) -> Standing | None:
         stored = self._node.shelf[folder_no]

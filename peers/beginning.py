@@ -2,12 +2,14 @@
 
 Who has nothing of a folder yet asks for no batch while the snapshot is on its way, piece by piece
 over the link that offered it. Whatever goes wrong, the log is asked for as ever: nothing waits for
-a snapshot. It proves nothing; that is for the shelf.
+a snapshot. Who has a part of the log takes a snapshot only where nobody connected has given more
+of it for a while: they let go of what it lacks. It proves nothing; that is for the shelf.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from peers.asks import RangeAsk
@@ -16,11 +18,12 @@ from store.ids import BlobHash
 if TYPE_CHECKING:
     from peers.lane import Lane
     from store.events import Content
-    from store.ids import FolderId
+    from store.ids import AgentId, FolderId
     from store.signing import SignedBatch
 
 PIECE_BYTES: Final = 1024 * 1024  # as they are kept (store.snapshot)
 PATIENCE_S: Final = 30.0  # without a whole piece
+PATIENCE_WITH_LOG_S: Final = 4.0  # in which nobody gives more of it: then a snapshot may
 LONGEST_S: Final = 3600.0  # nobody is asked for the log meanwhile: a slow peer is not to hold us
 
 
@@ -31,14 +34,24 @@ class SnapshotShelf(Protocol):
         """Give what founded the folder, and the checkpoint whose snapshot this node can give."""
 
     async def wanted(
-        self, folder: FolderId, founding: SignedBatch, checkpoint: SignedBatch
+        self,
+        folder: FolderId,
+        founding: SignedBatch,
+        checkpoint: SignedBatch,
+        *,
+        catches_up: bool = False,
     ) -> tuple[Content, int] | None:
-        """Say whether to begin with what a peer offers: the content, and its pieces here."""
+        """Say whether to begin with what a peer offers: the content, and its pieces here.
+
+        `catches_up`: a part of the log is here, and nobody gives the rest.
+        """
 
     async def keep(self, folder: FolderId, blob: BlobHash, no: int, piece: bytes) -> None:
         """Keep a piece; durable soon."""
 
-    async def begin(self, folder: FolderId, checkpoint: SignedBatch) -> bool:
+    async def begin(
+        self, folder: FolderId, checkpoint: SignedBatch, *, catches_up: bool = False
+    ) -> bool:
         """Prove the snapshot whose pieces are all kept, and begin with it; False if refused."""
 
 
@@ -49,16 +62,80 @@ class NoSnapshots:
         """Offer nothing."""
 
     async def wanted(
-        self, folder: FolderId, founding: SignedBatch, checkpoint: SignedBatch
+        self,
+        folder: FolderId,
+        founding: SignedBatch,
+        checkpoint: SignedBatch,
+        *,
+        catches_up: bool = False,
     ) -> tuple[Content, int] | None:
         """Want nothing."""
 
     async def keep(self, folder: FolderId, blob: BlobHash, no: int, piece: bytes) -> None:
         """Keep nothing."""
 
-    async def begin(self, folder: FolderId, checkpoint: SignedBatch) -> bool:
+    async def begin(
+        self, folder: FolderId, checkpoint: SignedBatch, *, catches_up: bool = False
+    ) -> bool:
         """Begin with nothing."""
         return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A snapshot that is to be fetched: whose checkpoint, and how much of it is here."""
+
+    agent: AgentId
+    checkpoint: SignedBatch
+    wanted: tuple[Content, int]
+
+
+class Beginnings:
+    """Who offered a snapshot of what, and which folders are brought by one just now."""
+
+    def __init__(self, shelf: SnapshotShelf) -> None:
+        """Begin with no offer; one is kept for each folder and peer."""
+        self.shelf = shelf
+        self._claims: dict[FolderId, object] = {}
+        self._offers: dict[FolderId, dict[AgentId, tuple[SignedBatch, SignedBatch]]] = {}
+
+    def offered(
+        self, folder: FolderId, agent: AgentId, founding: SignedBatch, checkpoint: SignedBatch
+    ) -> None:
+        """Remember what a peer offers, until it offers another or is gone."""
+        self._offers.setdefault(folder, {})[agent] = (founding, checkpoint)
+
+    def gone(self, agent: AgentId) -> None:
+        """Forget the offers of a peer."""
+        for of_folder in self._offers.values():
+            of_folder.pop(agent, None)
+
+    async def choose(self, folder: FolderId) -> Chosen | None:
+        """Choose what to go on with where nobody gives more of the log."""
+        for agent, (founding, checkpoint) in list(self._offers.get(folder, {}).items()):
+            wanted = await self.shelf.wanted(folder, founding, checkpoint, catches_up=True)
+            if wanted is not None:
+                return Chosen(agent=agent, checkpoint=checkpoint, wanted=wanted)
+        return None
+
+    def is_under_way(self, folder: FolderId) -> bool:
+        """Whether a snapshot is on its way, with which the folder is to begin or to go on."""
+        return folder in self._claims
+
+    def claim(self, folder: FolderId) -> object | None:
+        """Let nothing else bring the folder until release(); None if somebody claimed it already.
+
+        At once, for what the peer says next may be asked about before a task gets its turn.
+        """
+        if folder in self._claims:
+            return None
+        claim = self._claims[folder] = object()
+        return claim
+
+    def release(self, folder: FolderId, claim: object) -> None:
+        """Let the log be asked for again; nothing if another holds the claim by now."""
+        if self._claims.get(folder) is claim:
+            del self._claims[folder]
 
 
 async def fetch_and_begin(
@@ -67,6 +144,8 @@ async def fetch_and_begin(
     folder: FolderId,
     checkpoint: SignedBatch,
     wanted: tuple[Content, int],
+    *,
+    catches_up: bool = False,
 ) -> bool:
     """Fetch the pieces that lack and begin with them; False where that did not come about."""
     try:
@@ -74,7 +153,7 @@ async def fetch_and_begin(
             is_here = await _fetch(shelf, lane, folder, wanted)
     except TimeoutError:
         return False
-    return is_here and await shelf.begin(folder, checkpoint)
+    return is_here and await shelf.begin(folder, checkpoint, catches_up=catches_up)
 
 
 async def _fetch(

@@ -41,6 +41,8 @@ class Ask(Struct, kw_only=True, gc=False):
     ranges: tuple[Range, ...]
     ids: tuple[bytes, ...]
     at_s: float  # when it was put, or its last part arrived or was taken in
+    asked: tuple[Range, ...]  # its ranges when it was put
+    came: set[LogId]  # of these something was stored since
 
 
 class _Missing(Struct, gc=False):
@@ -73,6 +75,7 @@ class Exchange:
         self._pushed: dict[LogId, tuple[AgentId, float]] = {}
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._barren: dict[AgentId, dict[LogId, int]] = {}  # asked for up to here in vain
+        self._stuck_since_s: float | None = None
         self._last_request = 0
 
     # -- what is known ----------------------------------------------------------------------
@@ -101,8 +104,19 @@ class Exchange:
     def stored(self, batches: Iterable[SignedBatch]) -> None:
         """Note that these batches are stored here now."""
         for signed in batches:
+            self._stuck_since_s = None
             self.learn_known((signed.id,))
+            for ask in self._asks.values():
+                ask.came.add(signed.log)
+            if signed.id in self._missing:
+                self._barren.clear()  # what waited for it can be used now
             self._no_longer_missing(signed.id)
+
+    def begun_anew(self) -> None:
+        """Note that a snapshot came instead of what was asked for: ask for what is above it."""
+        self._stuck_since_s = None
+        self._barren.clear()
+        self.waits_for(AgentId(b""), ())
 
     def learn_known(self, ids: Iterable[bytes]) -> None:
         """Note ids that the store has, so that it need not be asked again (bounded)."""
@@ -162,6 +176,17 @@ class Exchange:
             for agent in dict.fromkeys((*ranges, *ids))
             if sum(ask.agent == agent for ask in self._asks.values()) < ASKS_LIMIT
         ]
+
+    def stuck_s(self, ours: Tips, absent: Collection[bytes], now_s: float) -> float:
+        """Tell for how long nobody has given more of what this node lacks; 0 while asks run."""
+        if self._asks:
+            return 0.0
+        if not any(self._lacked_of(ours, tips, absent) for tips in self._said.values()):
+            self._stuck_since_s = None
+            return 0.0
+        if self._stuck_since_s is None:
+            self._stuck_since_s = now_s
+        return now_s - self._stuck_since_s
 
     def _choose_ranges(
         self, ours: Tips, absent: Collection[bytes], now_s: float
@@ -250,6 +275,8 @@ class Exchange:
             ranges=tuple(ranges),
             ids=tuple(ids),
             at_s=now_s,
+            asked=tuple(ranges),
+            came=set(),
         )
         self._asks[ask.request] = ask
         return ask
@@ -290,10 +317,12 @@ class Exchange:
         """Close a question: its answer has ended and was taken in.
 
         What the answer left out although the peer names it is not asked of it again before it
-        says its heads anew, or for a while: else an empty answer would be asked for for ever.
+        says its heads anew, or for a while: else an empty answer would be asked for for ever. So
+        it is with a log of which nothing could be stored: what came waits for what did not.
         """
         if self.is_asked(request, agent):
-            left = self._asks.pop(request).ranges
+            ask = self._asks.pop(request)
+            idle = [one for one in ask.asked if one.log not in ask.came]
             self._barren.setdefault(agent, {}).update(
-                {LogId(one.log): one.through_seq for one in left}
+                {LogId(one.log): one.through_seq for one in (*ask.ranges, *idle)}
             )

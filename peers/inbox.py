@@ -145,7 +145,7 @@ class Inbox:
         tips.came(proven)
         self._sessions.fetcher.offer(delivery.contents)
         # Part of a log would be in the way of the snapshot; what is thrown away is asked for again.
-        if proven and not self._sessions.is_beginning(delivery.folder):
+        if proven and not self._sessions.beginnings.is_under_way(delivery.folder):
             await self._admit(delivery, proven)
         if delivery.answer is not None and delivery.answer.is_last and not is_going_on:
             exchange.settled(delivery.answer.request, self._agent)

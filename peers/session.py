@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peers.sessions import Sessions
+    from store.events import Content
 
 __all__ = ["Ended", "Link", "LinkClosed", "Replica", "Runner", "Session"]
 
@@ -61,6 +62,7 @@ class _Shared:
         self.said: Heads | None = None  # what the peer said last
         self.tips = PeerTips()  # that, and what was sent to it or came from it since
         self.sent: Heads | None = None  # what we said last
+        self.has_offered = False
         self.repair_at_s = 0.0
         self.repair_every_s = REPAIR_FIRST_S
 
@@ -204,6 +206,12 @@ class Session:
             self._due[folder] = self._due.get(folder, False) or is_question
             self._due_event.set()
 
+    def offer_again(self, folder: FolderId) -> None:
+        """Offer soon what snapshot there is by now."""
+        if folder in self._folders:
+            self._folders[folder].has_offered = False
+            self.announce_heads(folder)
+
     def push(self, folder: FolderId, batches: Sequence[SignedBatch], contents: Contents) -> None:
         """Send fresh batches at once if the peer can use them at once and keeps up."""
         shared = self._folders.get(folder)
@@ -331,20 +339,37 @@ class Session:
     async def _hear_offer(self, message: wire.Offer) -> None:
         """Begin with the snapshot that the peer offers, if this node has nothing yet."""
         folder = FolderId(message.folder)
-        if not self.shares(folder) or self._sessions.is_beginning(folder):
+        if not self.shares(folder):
             return
         proven, bad = verify_all((message.founding, message.checkpoint))
         self._sessions.rejected.update(bad)
-        shelf = self._sessions.snapshots
-        wanted = await shelf.wanted(folder, *proven) if len(proven) == 2 else None  # noqa: PLR2004
-        if wanted is None or self._tasks is None:
+        if len(proven) != 2:  # noqa: PLR2004 - what founded the folder, and the checkpoint
             return
-        claim = self._sessions.claim(folder)
-        if claim is None:
+        beginnings = self._sessions.beginnings
+        beginnings.offered(folder, self.agent, *proven)
+        if not beginnings.is_under_way(folder):
+            wanted = await beginnings.shelf.wanted(folder, *proven)
+            if wanted is not None:
+                self.bring(folder, proven[1], wanted, catches_up=False)
+
+    def bring(
+        self,
+        folder: FolderId,
+        checkpoint: SignedBatch,
+        wanted: tuple[Content, int],
+        *,
+        catches_up: bool,
+    ) -> None:
+        """Fetch a snapshot from this peer and begin with it, beside everything else."""
+        beginnings = self._sessions.beginnings
+        claim = None if self._tasks is None else beginnings.claim(folder)
+        if self._tasks is None or claim is None:
             return
-        begun = self._sessions.begin(self, folder, proven[1], wanted, claim)
+        begun = self._sessions.begin(
+            self, folder, checkpoint, wanted, claim, catches_up=catches_up
+        )
         task = self._tasks.create_task(begun)  # it may be cancelled before it began
-        task.add_done_callback(lambda _: self._sessions.release(folder, claim))
+        task.add_done_callback(lambda _: beginnings.release(folder, claim))
 
     async def _hear_fork(self, fork: wire.Fork) -> None:
         if self.shares(FolderId(fork.folder)) and await self._replica.learn_fork(self.agent, fork):
@@ -387,7 +412,8 @@ class Session:
         shared = self._folders.get(folder)
         if shared is None:
             return
-        if shared.sent is None:  # before the heads, so that nothing is asked for yet
+        if not shared.has_offered:  # before the heads, so that nothing is asked for yet
+            shared.has_offered = True
             offered = await self._sessions.snapshots.to_offer(folder)
             if offered is not None:
                 self.send(wire.Offer(folder, *map(self._sessions.pack, offered)))

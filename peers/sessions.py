@@ -10,7 +10,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from peers import heads, wire
-from peers.beginning import NoSnapshots, SnapshotShelf, fetch_and_begin
+from peers.beginning import (
+    PATIENCE_WITH_LOG_S,
+    Beginnings,
+    NoSnapshots,
+    SnapshotShelf,
+    fetch_and_begin,
+)
 from peers.exchange import Exchange
 from peers.lane import loop_time_s
 from peers.limits import RateLimit
@@ -52,7 +58,7 @@ class Sessions:
     ) -> None:
         """Begin without a session; `fetcher` gets each one as a source."""
         self.snapshots = snapshots or NoSnapshots()
-        self._beginning: dict[FolderId, object] = {}  # -> who claimed it
+        self.beginnings = Beginnings(self.snapshots)
         self.replica = replica
         self.runner = runner
         self.fetcher = fetcher
@@ -101,6 +107,7 @@ class Sessions:
             return
         del self._sessions[session.agent]
         self.fetcher.left(session.lane)
+        self.beginnings.gone(session.agent)
         for exchange in self._exchanges.values():
             exchange.gone(session.agent)
         self.replica.note_gone(session.agent)
@@ -198,6 +205,11 @@ class Sessions:
         for session in self._sessions.values():
             session.announce_heads(folder)
 
+    def offer_again(self, folder: FolderId) -> None:
+        """Offer every peer of a folder the snapshot that there is by now."""
+        for session in self._sessions.values():
+            session.offer_again(folder)
+
     async def folders_changed(self) -> None:
         """Tell each peer which folders are shared with it now."""
         for session in list(self._sessions.values()):
@@ -244,25 +256,6 @@ class Sessions:
 
     # -- how to begin -------------------------------------------------------------------------
 
-    def is_beginning(self, folder: FolderId) -> bool:
-        """Whether a snapshot is on its way, with which the folder is to begin."""
-        return folder in self._beginning
-
-    def claim(self, folder: FolderId) -> object | None:
-        """Let nothing else bring the folder until release(); None if somebody claimed it already.
-
-        At once, for what the peer says next may be asked about before a task gets its turn.
-        """
-        if folder in self._beginning:
-            return None
-        claim = self._beginning[folder] = object()
-        return claim
-
-    def release(self, folder: FolderId, claim: object) -> None:
-        """Let the log be asked for again; nothing if another holds the claim by now."""
-        if self._beginning.get(folder) is claim:
-            del self._beginning[folder]
-
     async def begin(
         self,
         session: Session,
@@ -270,12 +263,17 @@ class Sessions:
         checkpoint: SignedBatch,
         wanted: tuple[Content, int],
         claim: object,
+        *,
+        catches_up: bool,
     ) -> None:
         """Begin with the snapshot that a peer offers; then, and if not, ask for the log."""
         try:
-            await fetch_and_begin(self.snapshots, session.lane, folder, checkpoint, wanted)
+            await fetch_and_begin(
+                self.snapshots, session.lane, folder, checkpoint, wanted, catches_up=catches_up
+            )
         finally:
-            self.release(folder, claim)
+            self.beginnings.release(folder, claim)
+        self.exchange(folder).begun_anew()
         self.heads_changed(folder)
         await self.ask(folder)
 
@@ -283,7 +281,7 @@ class Sessions:
 
     async def ask(self, folder: FolderId) -> None:
         """Ask for what this node lacks of a folder, of whoever has it."""
-        if folder in self._beginning:
+        if self.beginnings.is_under_way(folder):
             return
         exchange = self.exchange(folder)
         ours = heads.by_log((await self.replica.heads(folder)).heads)
@@ -298,6 +296,15 @@ class Sessions:
                 exchange.settled(ask.request, ask.agent)
             else:
                 session.get(folder, ask)
+        if exchange.stuck_s(ours, absent, loop_time_s()) > PATIENCE_WITH_LOG_S:
+            await self._catch_up(folder)
+
+    async def _catch_up(self, folder: FolderId) -> None:
+        """Go on with a snapshot: who is connected has let go of what this node lacks."""
+        chosen = await self.beginnings.choose(folder)
+        session = None if chosen is None else self._sessions.get(chosen.agent)
+        if chosen is not None and session is not None and session.shares(folder):
+            session.bring(folder, chosen.checkpoint, chosen.wanted, catches_up=True)
 
 
 def _inline(contents: Contents) -> Contents:

@@ -62,10 +62,11 @@ class KeptSnapshot:
         self.drop_others(told.snapshot.hash)
 
     def drop_others(self, hash_: bytes) -> None:
-        """Let go of all pieces but those of one content."""
+        """Let go of all pieces but those of one content, and of the one that was noted."""
+        noted = self.content()
         self._db.execute(
-            "DELETE FROM snapshot_piece WHERE folder_no = ? AND hash != ?",
-            (self._folder_no, hash_),
+            "DELETE FROM snapshot_piece WHERE folder_no = ? AND hash NOT IN (?, ?)",
+            (self._folder_no, hash_, b"" if noted is None else noted.hash),
         )
 
     def forget(self) -> None:

@@ -94,6 +94,7 @@ class Owner:
             world=world,
             engine=self.engine,
             procedures=Procedures(shelf),
+            sessions=SimpleNamespace(offer_again=lambda _folder: None),
         )
         self.snapshots = Snapshots(cast("Any", self.node), rule)
 

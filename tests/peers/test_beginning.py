@@ -30,7 +30,9 @@ class Shelf(NoSnapshots):
         assert no == len(self.pieces)
         self.pieces.append(piece)
 
-    async def begin(self, folder: FolderId, checkpoint: object) -> bool:
+    async def begin(
+        self, folder: FolderId, checkpoint: object, *, catches_up: bool = False
+    ) -> bool:
         self.has_begun = True
         return True
 

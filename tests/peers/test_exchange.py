@@ -226,3 +226,42 @@ def test_A14_beyond_the_limit_every_agent_has_an_equal_share_of_the_heads() -> N
     assert said == heads.sayable([*honest, *reversed(flood), long], 10)
     few = [one for _, one in honest]
     assert heads.sayable(honest, 10) == tuple(sorted(few, key=lambda one: one.log))
+
+
+def test_what_waits_for_what_a_peer_let_go_of_is_not_asked_for_for_ever() -> None:
+    exchange = Exchange()
+    ours, theirs = tips(l1=(3, 1)), tips(l1=(9, 2))
+    exchange.heads_said(A, theirs)
+    (ask,) = exchange.plan(ours, (), 0)
+    exchange.answered(ask.request, A, (), 0.1)
+    ask.ranges = ()  # the last of them came, and waits for those before it
+    assert exchange.stuck_s(ours, (), 1) == 0
+
+    exchange.settled(ask.request, A)
+
+    assert exchange.plan(ours, (), 1) == []
+    assert exchange.stuck_s(ours, (), 1) == 0
+    assert exchange.stuck_s(ours, (), 6) == 5
+    exchange.ask_again()
+    (again,) = exchange.plan(ours, (), 7)
+    assert exchange.stuck_s(ours, (), 8) == 0  # it may give more now
+    exchange.settled(again.request, A)
+    assert exchange.stuck_s(ours, (), 9) == 8
+    exchange.begun_anew()
+    assert exchange.stuck_s(theirs, (), 10) == 0
+    assert exchange.plan(theirs, (), 10) == []
+
+
+def test_what_is_stored_of_a_log_lets_the_rest_be_asked_for_at_once() -> None:
+    (node,) = nodes(1)
+    batches = [node.write() for _ in range(3)]
+    exchange = Exchange()
+    theirs: Tips = {batches[-1].log: {batches[-1].id: 2}}
+    exchange.heads_said(A, theirs)
+    (ask,) = exchange.plan({}, (), 0)
+    assert exchange.answered(ask.request, A, batches, 0.1)
+    exchange.stored(batches[:1])
+
+    exchange.settled(ask.request, A)
+
+    assert exchange.plan({batches[0].log: {batches[0].id: 0}}, (), 0.2)

@@ -331,7 +331,7 @@ class RealNode:
 
     def events(self) -> int:
         """Count the events of its own log."""
-        return sum(decode_header(header).count for header, _ in self._own_batches())
+        return sum(decode_header(header).count for header, _ in self._own_batches() if header)
 
     def has_published(self, content: bytes) -> bool:
         """Whether its own log names this content."""

@@ -6,8 +6,10 @@ from typing import cast
 
 import pytest
 
+from daemon.snapshot_parts import kept_of
 from daemon.snapshots import Snapshots
 from store.ids import BlobHash, FolderId
+from store.joined import catch_up
 from tests.sim import invited
 from tests.sim.history import Step
 from tests.sim.invited import InvitedNode
@@ -139,3 +141,42 @@ def test_P23_files_that_stood_where_one_joins_by_a_snapshot_are_kept(
     assert files(world, 2) == found
     assert (found["own"], found["gone"]) == (b"only here", gone)
     assert sorted(found.values()) == sorted([b"of the joiner", content(40), b"only here", gone])
+
+
+AWAY = step(3500, 1, "cut", 0, 30_000)
+
+
+def let_go(node: InvitedNode) -> None:
+    """Let a node keep nothing below its checkpoint but what the snapshot holds."""
+    checkpoint = kept_of(node.stored).checkpoint()
+    assert checkpoint is not None
+    catch_up(node.stored, kept_of(node.stored), checkpoint)
+
+
+def test_P12_who_was_away_goes_on_with_the_snapshot_of_who_has_nothing_else() -> None:
+    history = [
+        AWAY,
+        *SAVES,
+        step(5000, 1, "create", "b", 60),
+        step(5500, 1, "write", "a", 61),
+        step(7000, 0, "checkpoint"),
+        step(8000, 0, "write", "a", 63),
+        step(25_000, 1, "write", "b", 62),
+        step(70_000, 0, "write", "a", 64),
+        step(70_000, 1, "write", "c", 65),
+    ]
+
+    def make(place: Place) -> InvitedNode:
+        node = invited.make(place)
+        if place.index == 0:
+            place.loop.call_later(9, lambda: let_go(node))
+        return node
+
+    world = World(1, make, nodes=2, history=history)
+
+    assert world.run().failures == ()
+    assert stubs(world, 0) == stubs(world, 1) > 10
+    found = files(world)
+    assert files(world, 1) == found
+    assert (found["b"], found["c"]) == (content(62), content(65))
+    assert {content(61), content(64)} <= set(found.values())
