@@ -94,7 +94,7 @@ class Application:
             identity,
             certificate.issue(key),
             door=self.node.door,
-            on_link=self.node.take_link,
+            on_link=self.node.links.take,
             random_bytes=secrets.token_bytes,
         )
         self._listener.open(parse_all(config.node.listen))

@@ -31,7 +31,7 @@ NO_ADDRESS_S = 5.0
 
 
 class Network(Protocol):
-    """How this node calls others; calls of others come to Node.take_link."""
+    """How this node calls others; calls of others come to daemon.links."""
 
     async def dial(
         self,

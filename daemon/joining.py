@@ -120,7 +120,7 @@ class Joining:
             self._sharing.remove_config(given_up.folder)
         self._sharing.write_folder(wanted, root, asked.folder)
         await node.folders.begin(stored)
-        node.take_link(link)
+        node.links.take(link)
         await node.calling.call_members()
         return Joined(name=wanted, path=root, folder_id=asked.folder.hex())
 
@@ -129,7 +129,7 @@ class Joining:
         link = await self._node.world.network.dial(
             asked.addresses, asked.inviter, Purpose.JOIN, invite=asked
         )
-        self._node.take_link(link)
+        self._node.links.take(link)
         return Joined(
             name=self._sharing.name_of(present),
             path=os.fsdecode(present.path),

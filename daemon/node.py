@@ -1,6 +1,6 @@
 """Wire a whole node: its folders at work (daemon.folders), its connections, and what tells whom.
 
-Whom to call is daemon.calling, who may come in daemon.door.
+Whom to call is daemon.calling, who may come in daemon.door, how links are served daemon.links.
 
 Everything that touches a machine (clock, disk, watcher, network) is handed in, so that the
 simulator runs this very code. The real ones are in daemon.machine, their wiring in daemon.app.
@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import sqlite3
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from daemon.calling import CALM_S, Calling, Network
+from daemon.calling import Calling, Network
 from daemon.config import Config
 from daemon.core import Runner
 from daemon.disk import Disk
@@ -28,6 +26,7 @@ from daemon.folder_tools import Tools
 from daemon.folder_work import FolderWork
 from daemon.folders import Folders
 from daemon.hints import Watcher
+from daemon.links import Links
 from daemon.peer_book import PeerBook
 from daemon.places import Places, Reading
 from daemon.procedures import Procedures
@@ -38,23 +37,19 @@ from daemon.snapshots import Rule, Snapshots
 from daemon.stored_lists import StoredChunkLists
 from daemon.subscription import Emit, ListenerKind
 from daemon.traffic import Traffic
-from daemon.troubles import innermost, told
 from peers.address import parse_all
 from peers.backoff import Offences
 from peers.crossing import Crossing
 from peers.fetch import Fetcher
 from peers.limits import RateLimit
-from peers.link import Link, Purpose
 from peers.sessions import Sessions
 from store.access import is_membership
 from store.db import Database
 from store.folder import StoredFolder
-from store.ids import AgentId, BlobHash, FolderId, short
+from store.ids import AgentId, BlobHash, FolderId
 from store.signing import AgentKey
 
 logger = logging.getLogger(__name__)
-
-BULK_LINKS_LIMIT = 4  # that one peer may have open to us; it needs one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,19 +111,8 @@ class Node:
         self.crossing = Crossing(key.agent)
         self.traffic = Traffic()
         rng = random.Random(int.from_bytes(world.random_bytes(8), "big"))  # noqa: S311
-        self._offences = Offences(rng)
-        self.calling = Calling(
-            agent=key.agent,
-            network=world.network,
-            book=self.book,
-            crossing=self.crossing,
-            traffic=self.traffic,
-            rng=rng,
-            offences=self._offences,
-            works=self.works,
-            ended=self.ended,
-            serve=self._serve,
-        )
+        offences = Offences(rng)
+        self.calling = self._make_calling(rng, offences)
         self.fetcher = Fetcher(
             world.pool,
             open_bulk=self.calling.open_bulk,
@@ -136,19 +120,7 @@ class Node:
             lists=self.chunk_lists,
         )
         self.snapshots = Snapshots(self, checkpoints or Rule())
-        self.replica = NodeReplica(
-            shelf=self.shelf,
-            engine=self.engine,
-            procedures=self.procedures,
-            core=world.core,
-            pool=world.pool,
-            places=self.places,
-            clock=world.clock,
-            book=self.book,
-            folders=self.folders.shared,
-            on_connection=self._connections_changed,
-            read_snapshot=self.snapshots.read,
-        )
+        self.replica = self._make_replica()
         self.sessions = Sessions(
             self.replica,
             world.pool,
@@ -156,9 +128,7 @@ class Node:
             upload=RateLimit(config.limits.upload_bytes_per_s),
             snapshots=self.snapshots,
         )
-        self.rejected: Counter[str] = Counter()
-        self._bulk_links: dict[AgentId, deque[Link]] = {}  # the oldest first
-        self.clones_seen: set[AgentId] = set()
+        self.links = self._make_links(offences)
         self.door = NodeDoor(
             self.shelf,
             self.engine,
@@ -173,6 +143,50 @@ class Node:
         self.on_damage: Callable[[str], None] = lambda _: None
         self.on_admitted: Callable[[AgentId, str, FolderId], None] = lambda *_: None
         self._subscribe()
+
+    def _make_calling(self, rng: random.Random, offences: Offences) -> Calling:
+        return Calling(
+            agent=self.key.agent,
+            network=self.world.network,
+            book=self.book,
+            crossing=self.crossing,
+            traffic=self.traffic,
+            rng=rng,
+            offences=offences,
+            works=self.works,
+            ended=self.ended,
+            serve=lambda link: self.links.serve(link),  # noqa: PLW0108 - there are none yet
+        )
+
+    def _make_replica(self) -> NodeReplica:
+        return NodeReplica(
+            shelf=self.shelf,
+            engine=self.engine,
+            procedures=self.procedures,
+            core=self.world.core,
+            pool=self.world.pool,
+            places=self.places,
+            clock=self.world.clock,
+            book=self.book,
+            folders=self.folders.shared,
+            on_connection=self._connections_changed,
+            read_snapshot=self.snapshots.read,
+        )
+
+    def _make_links(self, offences: Offences) -> Links:
+        return Links(
+            core=self.world.core,
+            clock=self.world.clock,
+            shelf=self.shelf,
+            book=self.book,
+            crossing=self.crossing,
+            traffic=self.traffic,
+            offences=offences,
+            sessions=self.sessions,
+            works=self.works,
+            spawn=self.folders.spawn,
+            call_soon=self.calling.nudge,
+        )
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -283,76 +297,6 @@ class Node:
 
     # -- connections ----------------------------------------------------------------------------
 
-    def take_link(self, link: Link) -> None:
-        """Take a proven link, called or calling, and serve it for its life."""
-        self.traffic.add(link)
-        if link.purpose is Purpose.BULK:
-            self.folders.spawn(self._serve_bulk(link))
-        else:
-            self.folders.spawn(self._serve(link))
-
-    async def _serve_bulk(self, link: Link) -> None:
-        """Serve contents over one of the few links that a peer may have for them.
-
-        A further one ends the oldest, which may be a connection that broke and does not know it:
-        whoever calls again after a cut is no attacker, so that nothing is counted.
-        """
-        links = self._bulk_links.setdefault(link.agent, deque())
-        links.append(link)
-        try:
-            if len(links) > BULK_LINKS_LIMIT:
-                await links.popleft().close()
-            await self.sessions.serve_bulk(link)
-        except Exception as failure:  # noqa: BLE001 - a fault of one link must not end the node
-            _tell_fault(link, failure)
-            await link.close()
-        finally:
-            if link in links:
-                links.remove(link)
-            if not links and self._bulk_links.get(link.agent) is links:
-                del self._bulk_links[link.agent]
-
-    async def _serve(self, link: Link) -> None:
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        if self._offences.wait_s(link.agent, began_s):
-            await link.close()
-            return
-        meeting = self.crossing.meet(link)
-        logger.debug(
-            "link agent=%s is_dialler=%s is=%s", short(link.agent), link.is_dialler, meeting.value
-        )
-        if meeting.is_clone:
-            self.clones_seen.add(link.agent)
-        if not meeting.keeps_new:
-            await link.close()
-            return
-        label = link.label.decode("utf-8", "replace")
-        try:
-            await self.book.note_seen(link.agent, label, self.world.clock.now_ns() // 1_000_000)
-            ended = await self.sessions.open(link).run()
-            logger.debug("session ended agent=%s why=%s", short(link.agent), ended.reason)
-            if ended.is_struck:
-                self.rejected["struck-off"] += 1
-                self._offences.note(link.agent, loop.time())
-            elif loop.time() - began_s > CALM_S:
-                self._offences.forgive(link.agent)
-        except Exception as failure:  # noqa: BLE001 - a fault of one session must not end the node
-            self._offences.note(link.agent, loop.time())
-            _tell_fault(link, failure)
-            await link.close()
-        finally:
-            self.crossing.forget(link)
-            await self.world.core.run(self._forget_waiting, link.agent)
-            if self.crossing.link_of(link.agent) is None:
-                for work in self.works.values():
-                    work.peer_gone(link.agent)
-            self.calling.nudge(link.agent)
-
-    def _forget_waiting(self, agent: AgentId) -> None:
-        for stored in self.shelf:
-            stored.log.forget_waiting(agent)
-
     def _heads_changed(self, folder: FolderId) -> None:
         """Tell peers what we have; what they wanted while it was being moved stands again."""
         self.sessions.heads_changed(folder)
@@ -379,11 +323,3 @@ class Node:
             if work.folder_no == folder_no:
                 await self.folders.members_changed(work)
                 self.on_admitted(agent, label, work.folder)
-
-
-def _tell_fault(link: Link, failure: Exception) -> None:
-    why = f"link failed agent={short(link.agent)}"
-    if isinstance(innermost(failure), sqlite3.Error):
-        logger.error("%s why=%s", why, told(failure)[0])
-    else:
-        logger.error(why, exc_info=failure)

@@ -71,7 +71,7 @@ def open_node(home: Home) -> Iterator[NodeOperations]:
                 node,
                 home,
                 listen=lambda: config.node.listen,
-                rejected=lambda: node.rejected,
+                rejected=lambda: node.links.rejected,
                 config_problem=lambda: None,
                 pid=None,
             )

@@ -196,7 +196,7 @@ class Reporter:
         if node.damage and any(work.is_rebuilding for work in node.works.values()):
             yield replaced_problem(node.damage)
         is_cloned = node.book.is_cloned or node.shelf.own.has_twin
-        if is_cloned or node.key.agent in node.clones_seen:
+        if is_cloned or node.key.agent in node.links.clones_seen:
             yield own_clone_problem()
         yield from self._fork_problems(node.key.agent)
         for name, folder in node.config.folders.items():
@@ -225,7 +225,7 @@ class Reporter:
 
     def _count_rejected(self) -> dict[str, int]:
         total = Counter({"bad-signature": 0})
-        for counts in (self._rejected(), self._node.sessions.rejected, self._node.rejected):
+        for counts in (self._rejected(), self._node.sessions.rejected, self._node.links.rejected):
             total.update(counts)
         return dict(sorted(total.items()))
 
@@ -339,7 +339,7 @@ class Reporter:
         for agent, name in names.items():
             session = node.sessions.session(agent)
             problems = self._fork_problems(agent)
-            if agent in node.clones_seen:
+            if agent in node.links.clones_seen:
                 problems.append(clone_problem())
             if session is None:
                 self._sent.pop(agent, None)

@@ -30,7 +30,7 @@ LARGE = Random(2).randbytes(24 << 20)
 
 def links_of(node: Working, *, is_bulk: bool) -> list[Link]:
     """Give the links that a node has now."""
-    bulk = [link for links in node.node._bulk_links.values() for link in links]
+    bulk = [link for links in node.node.links._bulk_links.values() for link in links]
     sessions = [session.link for session in node.node.sessions.all()]
     return bulk if is_bulk else [*bulk, *sessions]
 

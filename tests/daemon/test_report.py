@@ -309,7 +309,7 @@ async def _join(owner: Working, other: Working) -> None:
     link = await other.node.world.network.dial(
         owner.listener.addresses, owner.key.agent, Purpose.CONTROL
     )
-    other.node.take_link(link)
+    other.node.links.take(link)
 
 
 async def test_a_name_that_only_looks_like_a_conflict_is_none(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ async def test_a_bad_configuration_and_a_clone_are_problems_of_the_node(tmp_path
 
 async def test_A23_a_peer_whose_key_two_nodes_use_is_a_problem(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
-        owner.node.clones_seen.add(other.key.agent)
+        owner.node.links.clones_seen.add(other.key.agent)
 
         [peer] = (await owner.status()).peers
 

@@ -118,7 +118,7 @@ class Working:
             self.identity,
             certificate.issue(self.key),
             door=self.node.door,
-            on_link=self.node.take_link,
+            on_link=self.node.links.take,
             random_bytes=os.urandom,
         )
         self.reporter = Reporter(

@@ -250,7 +250,7 @@ class RealNode:
                 known.hints.append(Address(name, PORT))
         self._task = self._place.loop.create_task(self.node.run())
         self._task.add_done_callback(self._ended)
-        self._port.listen(self._said, self.node.take_link, self._door)
+        self._port.listen(self._said, self.node.links.take, self._door)
 
     async def _door(self, caller: Said, _invite: Invite | None) -> None:
         if not await self.node.door.admit_member(caller.agent):
@@ -352,7 +352,7 @@ class RealNode:
         ]
         found += [f"unreadable: {path!r}" for path in work.trouble.unreadable]
         found += [f"held: {len(work.held)}"] if work.held else []
-        found += [f"rejected: {dict(each)}" for each in (self.node.rejected,) if each]
+        found += [f"rejected: {dict(each)}" for each in (self.node.links.rejected,) if each]
         return found
 
     # -- inside -----------------------------------------------------------------------------------
