@@ -44,7 +44,8 @@ class JoinGate:
         now_s = standing.now_s()
         theirs = standing.heads_of_others()
         wanted = [head.batch for heads in theirs for head in heads.heads]
-        if not wanted:
+        if not wanted:  # who was here before knows enough to bind its files by, also alone
+            self._is_ready = standing.own_member is not None and standing.stored.is_taken_up_again
             return
 
         def count() -> tuple[int, int]:

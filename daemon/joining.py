@@ -106,11 +106,13 @@ class Joining:
             self._sharing.make_root(root)
             if given_up is not None:
                 await node.folders.stop(given_up.folder)
-            self._sharing.prepare_disk(os.fsencode(root), asked.folder)
+            tree = self._sharing.prepare_disk(os.fsencode(root), asked.folder)
             # Before we are in: a crash behind that must not leave a folder that calls nobody.
             label = link.label.decode("utf-8", "replace")
             self._sharing.write_peer(label, asked.inviter, asked.addresses)
-            stored = await node.world.core.run(self._admitted, asked, wanted, root, given_up)
+            stored = await node.world.core.run(
+                self._admitted, asked, wanted, root, given_up, tree
+            )
         except BaseException:
             await link.close()
             raise
@@ -159,7 +161,7 @@ class Joining:
         return not others and not self._node.shelf[work.folder_no].had_members
 
     def _admitted(
-        self, asked: Invite, name: str, root: str, given_up: FolderWork | None
+        self, asked: Invite, name: str, root: str, given_up: FolderWork | None, tree: bytes
     ) -> StoredFolder:
         """Record our admission; a folder given up for it ends in the same transaction."""
         db = self._node.shelf.db
@@ -168,7 +170,8 @@ class Joining:
             if given_up is not None:
                 db.execute("UPDATE folder SET is_active = 0 WHERE no = ?", (given_up.folder_no,))
                 db.execute("DELETE FROM synced WHERE folder_no = ?", (given_up.folder_no,))
-            no = add_folder(db, folder=asked.folder, name=name, path=os.fsencode(root), epoch=epoch)
+            path = os.fsencode(root)
+            no = add_folder(db, folder=asked.folder, name=name, path=path, epoch=epoch, tree=tree)
             db.execute("UPDATE folder SET had_members = 1 WHERE no = ?", (no,))
             self._node.book.note_inviter(no, asked.inviter)
             stored = StoredFolder(db, no, asked.folder, self._node.key)

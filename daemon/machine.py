@@ -75,8 +75,8 @@ def close_disk(disk: Disk) -> None:
         disk.close()
 
 
-def _prepare_disk(root: bytes, folder: FolderId) -> None:
-    LinuxDisk.prepare(root, folder)
+def _prepare_disk(root: bytes, folder: FolderId) -> bytes:
+    return LinuxDisk.prepare(root, folder).instance
 
 
 def _find_marker(root: bytes) -> bytes | None:

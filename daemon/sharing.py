@@ -22,7 +22,7 @@ from peers.address import Address
 from store.access import is_owner
 from store.errors import DizzyError, TryLater, UsageError
 from store.folder import StoredFolder
-from store.founding import share_folder
+from store.founding import add_folder, share_folder
 from store.ids import EPOCH_BYTES, AgentId, Epoch, FolderId
 from store.signing import AgentKey
 
@@ -41,13 +41,14 @@ class Sharing:
         home: Home,
         *,
         user_home: str,
-        prepare_disk: Callable[[bytes, FolderId], None],
+        prepare_disk: Callable[[bytes, FolderId], bytes],
         find_marker: Callable[[bytes], bytes | None],
         refusal: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         """Work on this node; `prepare_disk` marks a root, `find_marker` reads its folder id.
 
-        `refusal` gives what a person has to do before the service unit can write at a path.
+        What `prepare_disk` gives names the very tree: the instance in its mark. `refusal` gives
+        what a person has to do before the service unit can write at a path.
         """
         self._node = node
         self._home = home
@@ -100,12 +101,12 @@ class Sharing:
                 f"share {path}", f"a folder named {chosen} is shared already", hint="give --name"
             )
         self.refuse_overlap(f"share {path}", root)
-        known = self._find_marker(os.fsencode(root))
-        stored = await node.world.core.run(self._reopen, known, chosen, root)
-        if stored is None:
+        known = await node.world.core.run(self._held_before, self._find_marker(os.fsencode(root)))
+        if known is None:
             stored = await self._share_new(root, chosen)
         else:
-            self.prepare_disk(os.fsencode(root), stored.id)
+            tree = self.prepare_disk(os.fsencode(root), known)
+            stored = await node.world.core.run(self._reopen, known, chosen, root, tree)
         node.shelf.put(stored)
         self.write_folder(chosen, root, stored.id)
         await node.folders.begin(stored)
@@ -115,7 +116,7 @@ class Sharing:
         node = self._node
         random_bytes = node.world.random_bytes
         folder_key = AgentKey.generate(random_bytes(32))
-        self.prepare_disk(os.fsencode(root), FolderId(folder_key.agent))
+        tree = self.prepare_disk(os.fsencode(root), FolderId(folder_key.agent))
 
         def make() -> StoredFolder:
             return share_folder(
@@ -128,24 +129,25 @@ class Sharing:
                 epoch=Epoch(random_bytes(EPOCH_BYTES)),
                 nonce=random_bytes(_NONCE_BYTES),
                 wall_ms=node.world.clock.now_ns() // 1_000_000,
+                tree=tree,
             )
 
         return await node.world.core.run(make)
 
-    def _reopen(self, known: bytes | None, name: str, root: str) -> StoredFolder | None:
-        """Go on with a folder that this node held before at that path, unless it has ended."""
-        db = self._node.shelf.db
+    def _held_before(self, known: bytes | None) -> FolderId | None:
+        """Find the folder of a mark, if this node held it before and it has not ended."""
         if known is None or self._node.shelf.has_ended(FolderId(known)):
             return None
-        row = db.execute("SELECT no FROM folder WHERE id = ?", (known,)).fetchone()
-        if row is None:
-            return None
-        with db.transaction():
-            db.execute(
-                "UPDATE folder SET is_active = 1, name = ?, path = ? WHERE no = ?",
-                (name, os.fsencode(root), row[0]),
-            )
-        return StoredFolder(db, row[0], FolderId(known), self._node.key)
+        query = "SELECT 1 FROM folder WHERE id = ?"
+        row = self._node.shelf.db.execute(query, (known,)).fetchone()
+        return None if row is None else FolderId(known)
+
+    def _reopen(self, known: FolderId, name: str, root: str, tree: bytes) -> StoredFolder:
+        """Go on with a folder that this node held before."""
+        db, epoch = self._node.shelf.db, Epoch(self._node.world.random_bytes(EPOCH_BYTES))
+        path = os.fsencode(root)
+        no = add_folder(db, folder=known, name=name, path=path, epoch=epoch, tree=tree)
+        return StoredFolder(db, no, known, self._node.key)
 
     async def leave(self, name: str) -> None:
         """Stop here; others go on. A folder that has ended is not told of any more."""

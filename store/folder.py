@@ -34,6 +34,8 @@ from store.synced import FolderSynced
 from store.unsynced import Unsynced
 from store.view import View
 
+JOINING_AGAIN = b"again"
+
 
 class StoredFolder:
     """One folder of this node. Owned by the database thread."""
@@ -60,7 +62,9 @@ class StoredFolder:
         self.name: str = name
         self.path: bytes = path
         self.had_members = bool(had_members)
-        self.is_joining = self.db.meta(f"joining/{self.no}") is not None
+        joining = self.db.meta(f"joining/{self.no}")
+        self.is_joining = joining is not None
+        self.is_taken_up_again = joining == JOINING_AGAIN  # with a log from before, perhaps old
         self.is_rebuilt = self.db.meta(f"rebuilt/{self.no}") is not None
         renewed = self.db.meta(f"next-epoch/{self.no}")
         self.next_epoch = None if renewed is None else Epoch(renewed)
@@ -373,7 +377,7 @@ class StoredFolder:
             else:
                 keys = (f"joining/{self.no}", f"rebuilt/{self.no}")
                 self.db.execute("DELETE FROM meta WHERE key IN (?, ?)", keys)
-                self.is_rebuilt = False
+                self.is_rebuilt = self.is_taken_up_again = False
         self.is_joining = is_joining
 
     def rebuild(self) -> bytes:

@@ -55,8 +55,8 @@ class _NoConfig:
     def make_root(self, root: str) -> None:
         pass
 
-    def prepare_disk(self, root: bytes, folder: bytes) -> None:
-        pass
+    def prepare_disk(self, root: bytes, folder: bytes) -> bytes:
+        return b"the only one"
 
     def write_admitted(self, *_what: object) -> None:
         pass
