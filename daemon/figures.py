@@ -7,7 +7,7 @@ changes nothing but the hashes of buckets that the state root needs.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -20,7 +20,8 @@ from store.access import Member
 from store.codec import decode_header, split_thinned
 from store.events import FIRST_FOLDER_TAG, Content, decode, tag_of
 from store.folder import StoredFolder
-from store.ids import AgentId
+from store.forks import find_forks
+from store.ids import AgentId, LogId
 from store.opening import LogHead
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ class Figures:
     behind: Mapping[AgentId, Behind] = field(default_factory=dict)
     held_by_newer: frozenset[AgentId] = frozenset()
     has_wrong_checkpoint: bool = False
-    forked: frozenset[AgentId] = frozenset()
+    forks: Mapping[LogId, bool] = field(default_factory=dict)  # log -> whether it is over
 
     def wire_heads(self) -> tuple[Head, ...]:
         """Give the heads as peers say them."""
@@ -112,6 +113,7 @@ class _Memory:
     def __init__(self, clock: Clock) -> None:
         self.history: _Seldom[HistoryStatus] = _Seldom(clock)
         self.missing: _Seldom[tuple[int, int, int, int]] = _Seldom(clock)
+        self.forks: _Seldom[dict[LogId, bool]] = _Seldom(clock)
         self.root_not_before_s = 0.0
         self.weights: OrderedDict[int, tuple[int, int]] = OrderedDict()  # batch -> files, bytes
 
@@ -153,7 +155,7 @@ class FiguresReader:
         log, synced = stored.log, stored.synced
         heads = tuple(log.heads())
         members = log.members()
-        logs = Counter(head.log for head in heads)
+        is_forked = len({head.log for head in heads}) < len(heads)
         return Figures(
             name=stored.name,
             own=members.get(stored.key.agent),
@@ -173,7 +175,7 @@ class FiguresReader:
             behind=_behind(stored, question.theirs, heads, memory),
             held_by_newer=frozenset(log.held_by_newer),
             has_wrong_checkpoint=stored.has_wrong_checkpoint,
-            forked=frozenset(head.agent for head in heads if logs[head.log] > 1),
+            forks=memory.forks.get(lambda: find_forks(stored.db, heads)) if is_forked else {},
         )
 
     def _root(self, stored: StoredFolder, question: Question, memory: _Memory) -> bytes | None:

@@ -106,7 +106,8 @@ def fork_problem(folder: str) -> Problem:
     """Say that an agent signed two histories of one log."""
     return Problem(
         problem=f"its log of {folder} has two branches; both are merged",
-        hint="its home was copied or restored; keep one of the copies, the other gets a new key",
+        hint="its home was copied or restored; it ends when the one that is kept writes again,"
+        " and another copy gets a new key",
     )
 
 

@@ -43,14 +43,13 @@ from daemon.terminal import format_time
 from peers.heads import Heads, by_log, is_in_sync
 from store.codec import decode_header
 from store.errors import Malformed
-from store.ids import FolderId
+from store.ids import AgentId, Epoch, FolderId, LogId, log_id
 from store.state import STATE_VERSION
 
 if TYPE_CHECKING:
     from daemon.folder_work import FolderWork
     from daemon.home import Home
     from daemon.node import Node
-    from store.ids import AgentId
 
 PATIENCE_S = 0.03  # for the database thread; then the last figures are good enough
 FIRST_PATIENCE_S = 0.3  # where there are none
@@ -215,11 +214,22 @@ class Reporter:
             )
 
     def _fork_problems(self, agent: AgentId) -> list[Problem]:
-        """Tell of forks that we hold both branches of, or were shown the proof of."""
-        folders = {figures.name for figures in self._figures.values() if agent in figures.forked}
+        """Tell of forks that we hold both branches of, or were shown the proof of.
+
+        Not of those that are over (store.forks): nothing is to be done about them any more.
+        """
+        folders: set[str] = set()
+        over: set[LogId] = set()
+        for figures in self._figures.values():
+            of_agent = {head.log for head in figures.heads if head.agent == agent}
+            over |= {log for log, is_over in figures.forks.items() if is_over}
+            if of_agent & figures.forks.keys() - over:
+                folders.add(figures.name)
         for fork in self._node.replica.forks.values():
             stored = self._node.shelf.find(FolderId(fork.folder))
-            if stored is not None and decode_header(fork.header).agent == agent:
+            header = decode_header(fork.header)
+            log = log_id(FolderId(fork.folder), AgentId(header.agent), Epoch(header.epoch))
+            if stored is not None and header.agent == agent and log not in over:
                 folders.add(stored.name)
         return [fork_problem(name) for name in sorted(folders)]
 

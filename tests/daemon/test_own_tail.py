@@ -110,12 +110,14 @@ async def test_A12_who_wrote_before_a_peer_came_forks_and_goes_on_in_a_new_epoch
         other.open()
         await other.start(owner)
         await same_files(owner, other, {"old.txt", "later.txt", "alone.txt"})
+        assert "two branches" in (await owner.status()).peers[0].problems[0].problem
         other.write("after.txt", b"after")
         await other.look()
         await same_files(owner, other, {"old.txt", "later.txt", "alone.txt", "after.txt"})
 
         assert other.stored.epoch != epoch
-        assert "two branches" in (await owner.status()).peers[0].problems[0].problem
+        assert not (await owner.status()).peers[0].problems, "it knows, and went on beside it"
+        assert not (await other.status()).node.problems
 
 
 async def test_A12_P8_a_home_known_as_restored_opens_an_epoch_though_nobody_answers(
