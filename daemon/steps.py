@@ -7,7 +7,6 @@ before it may have moved the directory. Nothing here knows a disk.
 
 from __future__ import annotations
 
-import msgspec
 from msgspec import Struct
 
 from store.ids import Kind
@@ -293,9 +292,3 @@ def numbers_of(step: Step) -> tuple[int, ...]:
             pass
     found.update(row.object_no for row in rows)
     return tuple(sorted(found))
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Step] = msgspec.msgpack.Decoder(Step)
-encode_step = _encoder.encode
-decode_step = _decoder.decode

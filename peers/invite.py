@@ -35,11 +35,6 @@ _PASTE_NOISE = re.compile(r"[\s\u200b-\u200f\u2060\ufeff\u00ad'\"`<>\u2018-\u201
 _LINE = re.compile(r"dizzyd1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{8})")
 _HINT = "copy the whole line that `dizzyd invite` printed, once"
 
-_MINUTE_S = 60
-_UNITS_S = {"m": _MINUTE_S, "h": 60 * _MINUTE_S, "d": 24 * 60 * _MINUTE_S}
-_LONGEST_S: Final = 366 * 24 * 60 * _MINUTE_S
-_EXPIRY = re.compile(r"([1-9][0-9]{0,5})([mhd])")
-
 
 class InviteDamaged(UsageError):
     """A pasted line is no whole invite: mistyped, cut, doubled, or something else."""
@@ -124,23 +119,6 @@ class Invite:
             return _read(base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)))
         except (ValueError, IndexError, UsageError, binascii.Error) as cause:
             raise InviteDamaged("join", "the invite cannot be read", hint=_HINT) from cause
-
-
-def parse_expiry(text: str) -> int:
-    """Read how long an invite is valid, `30m`, `24h` or `7d`, in seconds.
-
-    Raises UsageError for anything else and for more than 366 days.
-    """
-    match = _EXPIRY.fullmatch(text.strip().lower())
-    expiry_s = int(match[1]) * _UNITS_S[match[2]] if match else 0
-    if not 0 < expiry_s <= _LONGEST_S:
-        shown = text.encode("unicode_escape").decode("ascii")[:40]
-        raise UsageError(
-            f"expiry {shown}",
-            "is no time span of at most 366 days",
-            hint="write a number and m, h or d: 30m, 24h, 7d",
-        )
-    return expiry_s
 
 
 def _no_invite(pasted: str) -> InviteDamaged:

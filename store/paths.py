@@ -47,21 +47,6 @@ def is_reserved(parent_is_root: bool, name: bytes) -> bool:  # noqa: FBT001 - re
     return parent_is_root and name == RESERVED_NAME
 
 
-def split_path(path: bytes) -> list[Name]:
-    """Cut a relative path into proven names; the root has none.
-
-    Raises UnsafePath where any part is no safe name, so also for `/a`, `a/` and `a//b`.
-    """
-    if not path:
-        return []
-    return [safe_name(name) for name in path.split(b"/")]
-
-
-def join_path(*parts: bytes) -> bytes:
-    """Put paths and names together; the root (the empty path) adds nothing."""
-    return b"/".join([part for part in parts if part])
-
-
 def split_extension(name: bytes) -> tuple[bytes, bytes]:
     """Cut a name into stem and extension, so that the stem is never empty.
 

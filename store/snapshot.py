@@ -36,7 +36,6 @@ _LENGTH_BYTES = 4
 _MARKS_AT_ONCE = 4096  # of one file, given together
 _BATCH, _STUB = b"\0", b"\1"
 _PLACE = struct.Struct(">HIIH")  # of a stub: log, seq, lamport, set of members: 12 bytes
-HEAD_BYTES: Final = len(MAGIC) + ID_BYTES  # 17 + 32 = 49
 
 
 class Grave(Struct, frozen=True, gc=False):

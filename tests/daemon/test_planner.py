@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.msgpack import encode
 from msgspec.structs import replace
 
 from daemon import planner
@@ -23,7 +24,7 @@ from daemon.planner import (
     places,
     plan,
 )
-from daemon.steps import encode_step, key_of
+from daemon.steps import key_of
 from store.ids import Kind
 from store.records import Entry
 from tests.daemon.planning import (
@@ -127,7 +128,7 @@ def test_what_is_plainly_new_is_planned_as_pairing_it_would(
 
     # Then the same contents are written, and the same is in the way (parked names may differ)
     def writes(one: Plan) -> list[bytes]:
-        return sorted(encode_step(s) for s in one.steps if isinstance(s, WriteFile | MakeLink))
+        return sorted(encode(s) for s in one.steps if isinstance(s, WriteFile | MakeLink))
 
     assert writes(parted) == writes(paired)
     assert [type(s) for s in parted.steps if not isinstance(s, WriteFile | MakeLink)] == [
@@ -160,8 +161,8 @@ def test_what_only_leaves_is_planned_as_pairing_it_would(
         return sorted(
             (
                 type(step).__name__,
-                encode_step(replace(step, inside=()) if isinstance(step, RemoveTree) else step),
-                sorted(map(encode_step, step.inside if isinstance(step, RemoveTree) else ())),
+                encode(replace(step, inside=()) if isinstance(step, RemoveTree) else step),
+                sorted(map(encode, step.inside if isinstance(step, RemoveTree) else ())),
             )
             for step in steps
         )

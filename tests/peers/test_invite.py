@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.address import Address
-from peers.invite import Invite, InviteDamaged, parse_expiry
-from store.errors import UsageError
+from peers.invite import Invite, InviteDamaged
 from store.ids import AgentId, FolderId
 
 INVITE = Invite(
@@ -140,18 +139,3 @@ def test_id_and_key_are_bound_to_secret_inviter_and_folder_only() -> None:
 def test_secret_stays_out_of_repr_id_and_key() -> None:
     assert "0123456789abcdef" not in repr(INVITE)
     assert INVITE.secret not in INVITE.id + INVITE.key
-
-
-@pytest.mark.parametrize(
-    ("text", "expiry_s"), [("30m", 1800), ("24h", 86400), ("7d", 604800), (" 1H ", 3600)]
-)
-def test_expiry_is_read(text: str, expiry_s: int) -> None:
-    assert parse_expiry(text) == expiry_s
-
-
-@pytest.mark.parametrize("text", ["", "0h", "24", "h", "-1h", "1.5h", "1w", "367d", "9" * 40 + "m"])
-def test_expiry_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        parse_expiry(text)
-
-    assert "30m" in refused.value.hint

@@ -44,7 +44,7 @@ def test_B1_no_name_leads_out_of_its_directory(name: bytes) -> None:
 )
 def test_B1_no_path_leads_out_of_its_folder(path: bytes) -> None:
     with pytest.raises(UnsafePath):
-        paths.split_path(path)
+        [paths.safe_name(name) for name in path.split(b"/")]
 
 
 @pytest.mark.parametrize("name", [b"a\\b", b"..\\x", b"C:x", b"...", b"..a", b" ", b"-", b"~"])
@@ -84,13 +84,9 @@ def test_B2_the_stem_is_cut_between_characters(text: str) -> None:
     copy.decode("utf-8")
 
 
-@given(names, names)
-def test_B4_names_are_bytes_and_come_through_unchanged(parent: bytes, name: bytes) -> None:
+@given(names)
+def test_B4_names_are_bytes_and_come_through_unchanged(name: bytes) -> None:
     assert paths.safe_name(name) == name
-    assert paths.split_path(paths.join_path(parent, name)) == [parent, name]
-    assert paths.join_path(b"", name) == name
-    assert paths.split_path(b"") == []
-    assert paths.join_path() == b""
 
 
 @pytest.mark.parametrize(
