@@ -13,6 +13,7 @@ from typing import Protocol
 
 from daemon.apply import Applied, Applier
 from daemon.disk import Disk, DiskError
+from daemon.folding import folded
 from daemon.headroom import missing_bytes, shortage
 from daemon.journal import FolderJournal
 from daemon.look_set import Again, AgainReason
@@ -102,7 +103,7 @@ class ApplyLoop:
         async with TaskGroup() as large:
             while True:
                 self._changed.clear()
-                if self._may_apply() and await self._apply_once(applier, large):
+                if self._may_apply() and await self._apply_once(applier, disk, large):
                     continue
                 if self.is_settled:
                     await applier.forget_downloads()
@@ -111,7 +112,7 @@ class ApplyLoop:
     def _may_apply(self) -> bool:
         return self._standing.is_scanned or not self._standing.is_joining
 
-    async def _apply_once(self, applier: Applier, large: asyncio.TaskGroup) -> bool:
+    async def _apply_once(self, applier: Applier, disk: Disk, large: asyncio.TaskGroup) -> bool:
         """Plan what changed and do it; whether there was anything to plan."""
         standing = self._standing
         self.is_applying = True
@@ -122,6 +123,7 @@ class ApplyLoop:
                 self._retries.take_due(_loop_s()),
                 standing.left_alone,
                 standing.under_way,
+                folded if disk.folds_names() else None,
             )
             if made is None:
                 return False

@@ -6,6 +6,8 @@ by path asks here whether that very name is there. It changes nothing.
 
 from __future__ import annotations
 
+import os
+
 from daemon.disk import Disk, DiskError, RootLost
 
 
@@ -24,3 +26,12 @@ def is_by_this_name(disk: Disk, path: bytes) -> bool:
     except DiskError:
         return True
     return any(other == name for other, _ in listed)
+
+
+def folded(name: bytes) -> bytes:
+    """Give the same for two names that every disk of that kind takes for one.
+
+    Simple lower case: what a disk does beyond it (other forms of one letter, say) it tells when
+    it is asked. Only the order of steps may depend on it.
+    """
+    return os.fsencode(os.fsdecode(name).lower())

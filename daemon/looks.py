@@ -176,9 +176,11 @@ class LookSchedule:
         if former is None and (source not in known or self._renames.has_left(source)):
             # Unknown, also where the known object of that name had been renamed before.
             self._settle(target, now_s, is_known=target in known)
-            if hint.is_directory and target in known and self._has_below(source):
+            if hint.is_directory and target in known:
                 # We renamed it: what was to be looked at in there went along.
-                self._wait_tree(target, now_s)
+                self._renames.carry(source, target)
+                if self._has_below(source):
+                    self._wait_tree(target, now_s)
             return
         self._drop_path(target)
         # Both halves of the rename of a directory are here: nothing else is to be waited for. A

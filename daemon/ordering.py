@@ -3,7 +3,8 @@
 The tree is played through: an action waits for whatever stands in its way and is tried again
 when that has gone. What waits in a circle is freed by exchanging two names or, where one of
 them lies inside the other, by parking a name at the top for a moment; both happen at most once
-for each thing, so the steps end.
+for each thing, so the steps end. On a disk that takes several names for one, a name waits for the
+other to leave too.
 
 It does not decide what is to stand where, and it does not touch a disk.
 """
@@ -121,10 +122,20 @@ class Node:
 class Ordering:
     """Plays the tree and collects steps and what is blocked."""
 
-    def __init__(self, nodes: list[Node], directory: Callable[[int], Node]) -> None:
-        """Take nodes whose goals are set; `directory` finds one by its number."""
+    def __init__(
+        self,
+        nodes: list[Node],
+        directory: Callable[[int], Node],
+        fold: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        """Take nodes whose goals are set; `directory` finds one by its number.
+
+        `fold` gives the same for names that the disk takes for one.
+        """
         self._nodes = nodes
         self._directory = directory
+        self._fold = fold
+        self._folded: dict[tuple[Node | None, bytes], Node] = {}
         self._steps: list[Step] = []
         self.blocked: list[Blocked] = []
         self._at: dict[tuple[Node | None, bytes], Node] = {}
@@ -137,9 +148,7 @@ class Ordering:
             node.was_in_place = node.is_in_place
             node.action = _action_of(node)
             if node.rows:
-                self._at[node.parent, node.name] = node
-                if node.parent is not None:
-                    node.parent.children += 1
+                self._stand(node, node.parent, node.name)
         # Removals last: what a removal is not waited for by may as well be done at the end.
         acting = [node for node in self._nodes if node.action is not Action.NONE]
         self._queue.extend(node for node in acting if node.action is not Action.REMOVE)
@@ -202,7 +211,7 @@ class Ordering:
             node.action is Action.MOVE
             and obstacle.action is Action.REMOVE
             and Kind.DIRECTORY not in (node.kind, obstacle.kind)
-            and node.goal_parent is obstacle.parent
+            and self._at.get((node.goal_parent, self._goal_place(node).name)) is obstacle
         ):
             # As rename(2) over a file would: the name never is without one.
             self._swap(node, obstacle)
@@ -222,7 +231,19 @@ class Ordering:
             inside = _path_inside(goal, node)
             if inside:
                 return next((step for step in inside if step.action is Action.MOVE), goal)
-        return self._at.get((goal, claim.entry.name))
+        standing = self._at.get((goal, claim.entry.name))
+        return self._folded_obstacle(node, goal) if standing is None else standing
+
+    def _folded_obstacle(self, node: Node, goal: Node) -> Node | None:
+        """Find what has another name, which the disk takes for the same, and is about to go.
+
+        What stays is found out when the step is done: then the name cannot exist there.
+        """
+        if self._fold is None or node.claim is None:
+            return None
+        other = self._folded.get((goal, self._fold(node.claim.entry.name)))
+        acts = other is not None and other.action in (Action.MOVE, Action.REMOVE)
+        return other if other is not node and acts else None
 
     def _arrive(self, node: Node) -> None:
         claim = node.claim
@@ -258,12 +279,18 @@ class Ordering:
     def _stand(self, node: Node, parent: Node | None, name: bytes) -> None:
         node.parent, node.name = parent, name
         self._at[parent, name] = node
+        if self._fold is not None:
+            self._folded[parent, self._fold(name)] = node
         if parent is not None:
             parent.children += 1
 
     def _leave(self, node: Node) -> None:
         if self._at.get((node.parent, node.name)) is node:
             del self._at[node.parent, node.name]
+        if self._fold is not None:
+            folded = node.parent, self._fold(node.name)
+            if self._folded.get(folded) is node:
+                del self._folded[folded]
         if node.parent is not None:
             node.parent.children -= 1
             if node.parent.action is Action.REMOVE and node.parent.children == 0:

@@ -82,6 +82,7 @@ def plan(
     occupants: Sequence[SyncedRow] = (),
     parent_of: Callable[[int], int | None] = _no_parent,
     objects: Iterable[int] = (),
+    fold: Callable[[bytes], bytes] | None = None,
 ) -> Plan:
     """Give the ordered steps from what synced says to what the view wants.
 
@@ -90,7 +91,8 @@ def plan(
     of other objects at `places(wanted, synced)`, and `parent_of` gives the synced parent of any
     directory, None for the root: without them shared paths are not told from free ones, and a
     directory could be sent below itself (the disk then refuses). `objects` names further objects
-    that were looked at, so that this plan supersedes earlier ones for them too.
+    that were looked at, so that this plan supersedes earlier ones for them too. `fold` gives the
+    same for names that this disk takes for one.
     """
     looked_at = frozenset(
         [*objects, *(entry.object_no for entry in wanted), *(row.object_no for row in synced)]
@@ -101,7 +103,7 @@ def plan(
     pairing = Pairing(others, synced, occupants, parent_of, looked_at)
     pairing.pair_directories()
     pairing.pair_files()
-    ordering = Ordering(pairing.finish(), pairing.directory)
+    ordering = Ordering(pairing.finish(), pairing.directory, fold)
     structure = gather_removals(ordering.order())
     new = _new_contents(plain, pairing, ordering)
     steps = (*pairing.binds, *structure, *new, *_contents(pairing, ordering))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from daemon.planner import places, plan
 from daemon.portions import SMALL_BYTES
@@ -68,10 +68,12 @@ def plan_changes(
     due: Sequence[int],
     excluded: frozenset[int],
     under_way: UnderWay,
+    fold: Callable[[bytes], bytes] | None = None,
 ) -> tuple[Plan | None, bool]:
     """Plan what changed and what is `due` again; the rest stays for the next time.
 
-    `excluded` objects are left as they are on this disk; what is planned joins `under_way`.
+    `excluded` objects are left as they are on this disk; what is planned joins `under_way`. `fold`
+    is given where the disk takes several names for one.
     Gives None where nothing changed, and
     whether more is to be planned.
     """
@@ -100,6 +102,7 @@ def plan_changes(
         occupants=occupants,
         parent_of=stored.synced.parent_of,
         objects=considered,
+        fold=fold,
     )
     under_way.begin(made.objects)
     return made, has_more

@@ -54,6 +54,12 @@ class Renames:
                 return True
         return False
 
+    def carry(self, source: bytes, target: bytes) -> None:
+        """Follow a directory that we renamed: what came to a path below it is elsewhere now."""
+        prefix = source + b"/"
+        for path in [path for path in self.origins if path.startswith(prefix)]:
+            self.note(self.origins.pop(path), target + path[len(source) :])
+
     def forget(self, target: bytes) -> bytes | None:
         """Forget the rename to a path; gives where it was from."""
         origin = self.origins.pop(target, None)

@@ -48,6 +48,17 @@ def test_a_known_path_is_due_at_once_when_closed() -> None:
     assert schedule.next_due_s is None
 
 
+def test_a_file_moved_into_a_directory_that_we_then_renamed_is_judged_where_it_is_now() -> None:
+    schedule = schedule_with(b"x", b"e")
+    schedule.touch([moved(b"d/sub/y", b"x")], 10.0)
+    schedule.touch([Hint(HintKind.MOVED_HERE, b"e", is_directory=True, source=b"d")], 10.01)
+
+    where = schedule.due(10.0 + JUST)
+
+    assert set(where.paths) == {b"x", b"e", b"e/sub/y"}
+    assert where.moves == {b"e/sub/y": b"x"}
+
+
 def test_a_known_path_is_due_at_once_when_a_temporary_file_is_renamed_over_it() -> None:
     schedule = schedule_with(b"a")
     schedule.touch([appeared(b".a.tmp"), closed(b".a.tmp"), moved(b"a", b".a.tmp")], 10.0)

@@ -343,3 +343,27 @@ def test_E13_a_thousand_directories_deep_is_no_recursion() -> None:
     (step,) = planned(deep, []).steps
     assert isinstance(step, RemoveTree)
     assert len(step.singly) == 2000
+
+
+def test_B6_a_name_waits_until_what_the_disk_takes_for_it_has_left() -> None:
+    one, other = file_entry(1, ROOT, b"notes", b"one"), file_entry(2, ROOT, b"b", b"two")
+    wanted = [replace(one, name=b"b"), replace(other, name=b"NOTES")]
+
+    made = plan(wanted, [synced_as(one), synced_as(other)], fold=bytes.lower)
+
+    swap, move = made.steps
+    assert isinstance(swap, SwapNames)
+    assert (swap.one.source.name, swap.one.target.name) == (b"notes", b"b")
+    assert isinstance(move, MoveName)
+    assert (move.source.name, move.target.name) == (b"notes", b"NOTES")
+
+
+def test_B6_a_name_that_another_keeps_in_another_case_is_left_to_the_disk() -> None:
+    one, other = file_entry(1, ROOT, b"notes", b"one"), file_entry(2, ROOT, b"b", b"two")
+
+    made = plan(
+        [one, replace(other, name=b"NOTES")], [synced_as(one), synced_as(other)], fold=bytes.lower
+    )
+
+    assert [type(step) for step in made.steps] == [MoveName]
+    assert not made.blocked

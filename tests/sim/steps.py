@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from daemon.disk import FileKind
 from store.errors import DizzyError
 from tests.sim.history import USER_VERBS, content_of, large_content_of
 from tests.sim.loop import Crashed
@@ -139,7 +140,9 @@ class Player:
             case "symlink":
                 outside.symlink(*paths)
             case "chmod":
-                outside.chmod(paths[0], 0o755 if numbers[0] else 0o644)
+                # A directory that nobody may search is told as a problem, and rightly so.
+                is_directory = place.files.get(paths[0]).kind is FileKind.DIRECTORY
+                outside.chmod(paths[0], 0o755 if numbers[0] or is_directory else 0o644)
             case "touch":
                 outside.utime(paths[0], numbers[0] * 10**9)
             case _:

@@ -357,3 +357,30 @@ def test_F1_a_new_file_whose_disk_went_before_synced_knew_it_is_no_create(instan
 
     assert [files(world, index) for index in range(3)] == [{"b": content(1)}] * 3
     assert node_of(world, 1).events() == 0
+
+
+def test_B6_what_moves_to_a_name_that_another_leaves_in_another_case_waits_for_it() -> None:
+    world = played(
+        step(1200, 2, "mkdir", "e"),
+        step(10_056, 2, "create", "e/notes.txt", 1),
+        step(10_606, 2, "create", "e/b", 2),
+        step(12_686, 2, "swap", "e/NOTES.TXT", "e/b"),
+        folds_from=1,
+    )
+
+    swapped = {"e/NOTES.TXT": content(2), "e/b": content(1)}
+    assert [files(world, index) for index in range(3)] == [swapped] * 3
+
+
+def test_a_file_moved_into_a_directory_that_apply_renames_at_that_moment_is_no_deletion() -> None:
+    world = played(
+        step(0, 1, "mkdir", "d"),
+        step(11_012, 2, "mkdir", "e"),
+        step(12_357, 2, "big", "d/b", 23),
+        step(15_495, 0, "mkdir", "e/Neuer Ordner"),
+        step(21_658, 1, "move_directory", "e", "d/d"),
+        step(21_658, 0, "move", "d/b", "e/Neuer Ordner/a"),
+        seed=200_889,
+    )
+
+    assert [set(files(world, index)) for index in range(3)] == [{"d/d/Neuer Ordner/a"}] * 3
