@@ -113,6 +113,7 @@ def parse_config(root: Place, *, state: Path, user_home: str) -> Config:
     root.only("node", "folders", "peers", "history", "limits")
     folders = root.tables("folders", lambda name, place: _folder(name, place, user_home))
     _refuse_overlap(root, folders, {"the home": state, "the configuration": root.file})
+    _refuse_one_id_twice(root, folders)
     return Config(
         node=_node(root.table_at("node")),
         folders=folders,
@@ -312,6 +313,18 @@ def _refuse_overlap(root: Place, folders: dict[str, FolderConfig], ours: dict[st
                     got=str(folder.path),
                 )
         seen.append((f"folder {name}", real))
+
+
+def _refuse_one_id_twice(root: Place, folders: dict[str, FolderConfig]) -> None:
+    """Refuse a folder that stands at two places: only one of them could be worked on."""
+    seen: dict[FolderId, str] = {}
+    for name, folder in folders.items():
+        if folder.id is None:
+            continue
+        if folder.id in seen:
+            expected = f"an id that folder {seen[folder.id]} does not have"
+            raise root.error(("folders", name, "id"), expected, got=folder.id.hex())
+        seen[folder.id] = name
 
 
 __all__ = [

@@ -11,7 +11,9 @@ import asyncio
 import json
 import logging
 import os
+import re
 import socket
+import sqlite3
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -24,6 +26,7 @@ from daemon.answers import CatRequest, Change
 from daemon.plain import NotPlain, from_plain, to_plain
 from daemon.route import PREFIX, Route
 from daemon.routes import CAT, ROUTES
+from daemon.troubles import told
 from store.errors import EXIT_TRY_LATER, EXIT_USAGE, DizzyError, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ BODY_LIMIT_BYTES: Final = 1 << 20
 CONNECTION_LIMIT: Final = 128
 GRACE_S: Final = 0.5  # for answers under way at a stop, twice: to end, then to be cancelled
 STOP_TIMEOUT_S: Final = 5.0
+_CURSOR: Final = re.compile(r"[0-9]{1,18}")
 _UCRED = struct.Struct("3i")  # struct ucred: pid 4 + uid 4 + gid 4 = 12 bytes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -232,7 +236,10 @@ class ControlServer:
         return answer
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        return await _stream_lines(request, self._operations.changes(request.query.get("after")))
+        after = request.query.get("after")
+        if after and not _CURSOR.fullmatch(after):
+            raise UsageError("after", "expected the cursor of an event")
+        return await _stream_lines(request, self._operations.changes(after))
 
     async def _cat(self, request: web.Request) -> web.StreamResponse:
         asked = _parse(CatRequest, _read_query(request))
@@ -255,7 +262,10 @@ async def _stream_lines(request: web.Request, lines: AsyncIterator[Any]) -> web.
     try:
         async for line in lines:
             await response.write(json.dumps(to_plain(line)).encode() + b"\n")
-    except DizzyError as error:
+    except ConnectionError:  # the caller has gone
+        raise
+    except Exception as failure:  # noqa: BLE001 - the last line says it, whatever it was
+        error = _told(request, failure)
         await response.write(json.dumps({"error": _plain_error(error)}).encode() + b"\n")
     finally:
         if isinstance(lines, AsyncGenerator):  # where the caller has gone, it ends here
@@ -275,6 +285,27 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         refusal = DizzyError(f"{request.method} {request.path}", error.reason)
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return web.json_response(_plain_error(refusal), status=error.status, headers=headers)
+    except ConnectionError:  # the caller has gone
+        raise
+    except Exception as failure:  # noqa: BLE001 - a fault of one answer, told to who asked for it
+        return web.json_response(_plain_error(_told(request, failure)), status=500)
+
+
+def _told(request: web.Request, failure: Exception) -> DizzyError:
+    """Say what went wrong; what nobody foresaw stands whole in the log."""
+    if isinstance(failure, DizzyError):
+        return failure
+    if isinstance(failure, OSError) and failure.strerror:
+        place = failure.filename
+        what = os.fsdecode(place) if isinstance(place, str | bytes) else "operating system"
+        return DizzyError(what, failure.strerror)
+    logger.error("answer failed path=%s", request.path, exc_info=failure)
+    if isinstance(failure, sqlite3.Error):
+        what, remedy = told(failure)
+        return DizzyError("dizzyd", what, hint=remedy)
+    name = type(failure).__name__
+    hint = "please report it, with what the daemon's log says"
+    return DizzyError("internal error", f"{name}: {failure}" if str(failure) else name, hint=hint)
 
 
 def _plain_error(error: DizzyError) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from daemon.folder_work import FolderWork
 from daemon.node import Node
 from daemon.sharing import Sharing, check_folder_name
 from peers.address import Address, parse_all
-from peers.invite import ROLES, SECRET_BYTES, Invite
+from peers.invite import ADDRESSES_LIMIT, ROLES, SECRET_BYTES, Invite
 from peers.link import Purpose
 from store.access import Role, may_grant
-from store.errors import DizzyError
+from store.errors import DizzyError, UsageError
 from store.folder import StoredFolder
 from store.founding import add_folder
 from store.ids import EPOCH_BYTES, Epoch
@@ -49,6 +49,8 @@ class Joining:
                 f"this node may not give the role {role}",
                 hint="an admin or the owner can invite",
             )
+        if len(addresses) > ADDRESSES_LIMIT:
+            raise UsageError(f"invite {name}", f"takes at most {ADDRESSES_LIMIT} addresses")
         places = parse_all(addresses) if addresses else tuple(self._own_addresses())
         if not places:
             raise DizzyError(
@@ -99,6 +101,7 @@ class Joining:
             )
         self._sharing.refuse_overlap(f"join {wanted}", root, besides=given_up)
         self._sharing.refuse_unwritable(f"join {wanted}", root)
+        self._sharing.refuse_unmakeable(f"join {wanted}", root)
         link = await node.world.network.dial(
             asked.addresses, asked.inviter, Purpose.JOIN, invite=asked
         )

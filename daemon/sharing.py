@@ -214,6 +214,16 @@ class Sharing:
         if hint is not None:
             raise DizzyError(what, "the service unit may not write there", hint=hint)
 
+    def refuse_unmakeable(self, what: str, root: str) -> None:
+        """Refuse a root that is not there and cannot be made there. Raises DizzyError."""
+        above = root
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)  # noqa: PTH120 - a str
+        if not os.path.isdir(above):  # noqa: PTH112
+            raise DizzyError(what, f"{above} is no directory", hint="choose another path")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise DizzyError(what, f"nothing can be made in {above}", hint="choose another path")
+
     def refuse_overlap(self, what: str, root: str, *, besides: FolderWork | None = None) -> None:
         """Refuse a root that holds or lies in the home or another folder. Raises DizzyError."""
         if root == "/":

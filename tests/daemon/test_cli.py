@@ -255,15 +255,16 @@ async def test_wait_times_out_with_75(home: Home, node: FakeNode) -> None:
     assert ended.err.startswith("dizzyd: wait: not in sync yet\nhint: ")
 
 
+@pytest.mark.parametrize("command", ["leave", "verify"])  # one answer, and a stream of lines
 async def test_a_broken_operation_is_an_error_and_not_a_traceback(
-    home: Home, node: FakeNode
+    home: Home, node: FakeNode, command: str
 ) -> None:
-    node.fails["leave"] = ZeroDivisionError()
+    node.fails[command] = ZeroDivisionError()
 
-    ended = await dizzyd(home, "leave", "p")
+    ended = await dizzyd(home, command, "p")
 
     assert ended.code == 1
-    assert ended.err.startswith("dizzyd: ")
+    assert ended.err.startswith("dizzyd: internal error: ZeroDivisionError\nhint: ")
     assert "Traceback" not in ended.err
 
 

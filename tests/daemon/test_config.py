@@ -238,6 +238,17 @@ def test_D9_overlapping_folders_are_refused(one: str, other: str) -> None:
     assert "folder one" in str(error)
 
 
+def test_D9_one_folder_at_two_paths_is_refused() -> None:
+    one = "ab" * 32
+
+    error = refusal(
+        f'[folders.one]\npath = "/a"\nid = "{one}"\n\n[folders.other]\npath = "/b"\nid = "{one}"\n'
+    )
+
+    assert str(error).startswith(f"{FILE}:7:1: folders.other.id: ")
+    assert "folder one" in str(error)
+
+
 @pytest.mark.parametrize("path", ["/", "~", "~/state", "~/state/x", "/home", "~/.config/dizzyd"])
 def test_D9_a_folder_that_holds_or_lies_in_the_home_is_refused(path: str) -> None:
     error = refusal(f'[folders.a]\npath = "{path}"\n')

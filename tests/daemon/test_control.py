@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+import sqlite3
 import stat
 import sys
 from collections.abc import AsyncIterator
@@ -210,6 +211,35 @@ async def test_errors_of_the_node_travel_whole(
     assert json.loads(content) == {
         "what": "a", "why": "b", "hint": "c", "exit_code": error.exit_code,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (NotADirectoryError(20, "Not a directory", "/a/b"), ("/a/b", "Not a directory")),
+        (ZeroDivisionError("by zero"), ("internal error", "ZeroDivisionError: by zero")),
+        (sqlite3.OperationalError("disk I/O error"), ("dizzyd", "disk I/O error")),
+    ],
+)
+async def test_what_nobody_foresaw_is_told_as_json_too(
+    home: Home, node: FakeNode, failure: Exception, says: tuple[str, str]
+) -> None:
+    node.fails["leave"] = failure
+
+    code, content = await request(home, "POST", f"{PREFIX}/leave", JSON, body=b'{"name": "x"}')
+
+    told = json.loads(content)
+    assert code == 500
+    assert (told["what"], told["exit_code"]) == (says[0], 1)
+    assert says[1] in told["why"]
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "%C2%B2", "9" * 19, "1%00"])
+async def test_a_cursor_that_is_none_is_refused_as_usage(home: Home, cursor: str) -> None:
+    async with served(FakeNode(), home):
+        code, content = await request(home, "GET", f"{PREFIX}/events?after={cursor}")
+
+    assert (code, json.loads(content)["exit_code"]) == (400, 2)
 
 
 async def test_events_stream_from_a_cursor_until_the_asker_goes(home: Home, node: FakeNode) -> None:

@@ -61,6 +61,11 @@ UNKNOWN = r"dizzyd: .*: .*nothing.*|dizzyd: .*nothing.*: .+"
         (["invite", "photos", "--expires", "-1h"], 2, r"dizzyd: invite: .*"),
         (["invite", "photos", "--address", "localhost"], 2, r"dizzyd: invite: .*--address.*"),
         (["invite", "photos", "--address", "h:99999"], 2, r"dizzyd: invite: .*--address.*"),
+        (
+            ["invite", "photos", *(["--address", "h:1"] * 17)],
+            2,
+            r"dizzyd: invite photos: takes at most 16 addresses",
+        ),
         (["join"], 2, r"dizzyd: join: .*INVITE.*"),
         (["join", "dizzyd1.wrong"], 2, r"dizzyd: join: the invite .*"),
         (["leave", "nothing"], 1, UNKNOWN),

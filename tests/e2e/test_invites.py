@@ -34,6 +34,20 @@ def test_an_invite_admits_one_peer_once(three: tuple[Node, Node, Node]) -> None:
     agree(owner, one)
 
 
+def test_a_place_where_nothing_can_be_made_is_refused_before_the_invite_is_used(
+    three: tuple[Node, Node, Node],
+) -> None:
+    owner, one, two = three
+    invite = owner.must("invite", "shared")
+
+    refused = one.dizzyd("join", invite, "/etc/passwd/below")
+
+    assert refused.code == 1
+    assert refused.err.startswith("dizzyd: join shared: ")
+    assert len(refused.err.splitlines()) == 2
+    two.must("join", invite, str(two.folder))
+
+
 def test_two_joiners_race_for_one_invite(three: tuple[Node, Node, Node]) -> None:
     owner, one, two = three
     invite = owner.must("invite", "shared")

@@ -46,6 +46,9 @@ class _NoConfig:
     def refuse_unwritable(self, _what: str, _root: str) -> None:
         """Find every root writable."""
 
+    def refuse_unmakeable(self, _what: str, _root: str) -> None:
+        """Find that every root can be made."""
+
     def name_of(self, _work: FolderWork) -> str:
         return "shared"
 
