@@ -3,6 +3,10 @@
 The victim lives on an ext4 image, its peer outside. Users work on both; at a random instant the
 victim stops, its disk is copied, and it goes on from the copy, while the peer has all that was
 ever sent. What its own user had not saved may be lost with the power; nothing else.
+
+Some disks say that they wrote what they did not: now and then the victim goes on from a copy that
+is older than much that it had made durable. Then the peer's copy heals it: all that the peer had
+comes back, and nothing older is ever sent.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from tests.crash.users import User, version_in
 from tests.e2e.nodes import Node, Nodes, agree, start_all
 
 PLACES: Final = ("both", "home", "folder")  # what of the victim lies on the image
+LYING: Final = ("both", "home")  # older files beside a newer database count as the user's
+_LIE_EACH: Final = 3  # cuts
 _SETTLED_WITHIN_S = 60.0
 _BYTES_EACH = 2 << 20  # that history grows by from cut to cut, with room to spare
 
@@ -105,6 +111,36 @@ class Bench:
         agree(self.peer, self.victim, within_s=_SETTLED_WITHIN_S)
         self._judge(at_risk)
 
+    def lie(self) -> None:
+        """Lose what the disk said that it wrote, come back, and be healed by the peer.
+
+        What the victim's user had not saved by then would be found as new and other files: there
+        is none. What its peer does is under way.
+        """
+        process = self.victim.process
+        assert process is not None
+        agree(self.peer, self.victim, within_s=_SETTLED_WITHIN_S)
+        for _ in range(self.chance.randrange(12)):
+            self.theirs.act()
+        time.sleep(self.chance.random() ** 2 * 0.2)
+        process.send_signal(signal.SIGSTOP)
+        taken = self.image.copy()
+        process.send_signal(signal.SIGCONT)
+        self._work()
+        agree(self.peer, self.victim, within_s=_SETTLED_WITHIN_S)
+        expected = self.ours.expected()
+        self.victim.kill()
+        self.image.become(taken)
+        self.cuts += 1
+        judge.check_database(self.victim.home)
+        missing = judge.batches_of(self.peer.home) - judge.batches_of(self.victim.home)
+        self.counts["batches that the disk had not written"] += len(missing)
+        self.victim.start()
+        agree(self.peer, self.victim, within_s=_SETTLED_WITHIN_S)
+        assert missing <= judge.batches_of(self.victim.home)
+        self._judge(set())
+        assert self.ours.expected() == expected, "what the peer had did not come back"
+
     def _work(self, share: float = 1.0) -> None:
         """Act on both sides for a while, now dense, now slow."""
         pause_s = self.chance.choice((0.0, 0.01, 0.05))
@@ -144,8 +180,11 @@ def run(base: Path, *, cuts: int, seed: int, place: str) -> str:
     """Cut the power so often; gives one line about it. Raises AssertionError."""
     bench = Bench(base, seed, place, cuts)
     try:
-        for _ in range(cuts):
-            bench.cut()
+        for number in range(1, cuts + 1):
+            if place in LYING and number % _LIE_EACH == 0:
+                bench.lie()
+            else:
+                bench.cut()
         verified = bench.victim.dizzyd("verify")
         assert verified.code == 0, verified
         complaints = bench.nodes.complaints()
@@ -158,7 +197,8 @@ def run(base: Path, *, cuts: int, seed: int, place: str) -> str:
     acts = bench.ours.acts + bench.theirs.acts
     return (
         f"powercut {place}: {bench.cuts} cuts, {acts} acts, {bench.counts['events']} events, "
-        f"{bench.counts['lost unsaved']} files back at what their user had saved: all well"
+        f"{bench.counts['lost unsaved']} files back at what their user had saved, "
+        f"{bench.counts['batches that the disk had not written']} batches healed: all well"
     )
 
 
