@@ -452,8 +452,8 @@ MUTANTS: Final = (
     Mutant(
         rule="a snapshot is believed by the word of the owner alone",
         file="store/joined.py",
-        old="        if stored.log.owner() != signed.header.agent:\n",
-        new="        if False:\n",
+        old="    if stored.log.owner() != signed.header.agent:\n",
+        new="    if False:\n",
         proofs=("tests/store/test_joined.py",),
     ),
     Mutant(
