@@ -43,6 +43,7 @@ class Tools:
     close_disk: Callable[[Disk], None]
     watch: Callable[[bytes], Watcher]
     heads_changed: Callable[[FolderId], None]
+    rested: Callable[[], None]  # told when a folder has nothing more to do
     blobs_arrived: Callable[[FolderId, Sequence[BlobHash]], None]
 
 

@@ -200,6 +200,7 @@ class FolderWork:
             self.trouble.failed.clear()
             self.trouble.space = None
             self._tools.heads_changed(self.folder)
+            self._tools.rested()
 
     # -- what others tell -----------------------------------------------------------------------
 

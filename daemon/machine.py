@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
-from daemon import report
+from daemon import report, syscalls
 from daemon.calling import Network
 from daemon.config import Config, read_config
 from daemon.core import Runner
@@ -20,6 +20,7 @@ from daemon.fs import LinuxDisk
 from daemon.healing import Machine
 from daemon.home import Home, user_directory
 from daemon.joining import Joining
+from daemon.memory import Memory
 from daemon.node import Node, World
 from daemon.operations import NodeOperations
 from daemon.service import running_unit
@@ -100,6 +101,7 @@ def make_world(core: Runner, pool: Runner, network: Network) -> World:
         open_disk=open_disk,
         close_disk=close_disk,
         watch=watcher_for,
+        rested=Memory(syscalls.resident_bytes, syscalls.give_memory_back).rested,
     )
 
 

@@ -64,6 +64,7 @@ class World:
     open_disk: Callable[[bytes, FolderId, int | None], Disk]
     close_disk: Callable[[Disk], None]
     watch: Callable[[bytes], Watcher]
+    rested: Callable[[], None] = lambda: None  # told when a folder has nothing more to do
 
 
 class Node:
@@ -245,6 +246,7 @@ class Node:
                 close_disk=world.close_disk,
                 watch=world.watch,
                 heads_changed=self._heads_changed,
+                rested=world.rested,
                 blobs_arrived=self.sessions.blob_arrived,
             ),
             folder_no=stored.no,

@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 import threading
+from pathlib import Path
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -209,6 +210,22 @@ def inotify_add(descriptor: int, path: bytes, mask: int) -> int:
 def inotify_remove(descriptor: int, watch: int) -> None:
     """Stop a watch; no error if the kernel has dropped it already."""
     _libc.inotify_rm_watch(ctypes.c_int(descriptor), ctypes.c_int(watch))
+
+
+def resident_bytes() -> int:
+    """Count the memory of this process; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def give_memory_back() -> None:
+    """Let malloc return what is free (glibc alone; elsewhere nothing happens)."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def share_arenas(count: int) -> None:

@@ -55,7 +55,7 @@ ADAPTERS = {
     "daemon.fs_taken": {"os"},
     "daemon.inotify": {"os", "select", "threading", "time"},
     "daemon.inotify_kernel": {"os"},
-    "daemon.syscalls": {"ctypes", "threading"},
+    "daemon.syscalls": {"ctypes", "open", "os", "threading"},
     "daemon.watch_tree": {"os"},
     "daemon.watcher": {"os", "threading", "time"},
     # the home, and what a user gives by path
