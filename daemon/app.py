@@ -49,6 +49,8 @@ from store.signing import AgentKey
 
 logger = logging.getLogger(__name__)
 
+# Hot paths make rows that cannot be in a circle: a few thousand of other things may come and go.
+_GC_THRESHOLDS = (5_000, 20, 10)
 _ARENAS = 2  # of the C library: with one for each thread an import keeps 15 MB more
 
 SUSPENDED_S = 5.0  # so much more wall clock than loop time: the machine slept
@@ -287,6 +289,7 @@ def run(home: Home, first_folder: str | None) -> int:
     _raise_descriptor_limit()
     syscalls.share_arenas(_ARENAS)
     gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
     gc.enable()
 
     with contextlib.suppress(KeyboardInterrupt):

@@ -38,7 +38,7 @@ ROUTINE_SCAN_S = 3600.0
 POLL_S = 30.0
 PLACING_PATIENCE_S = 0.5  # hints wait so long for apply to finish what it puts in place
 _JOIN_POLL_S = 0.2
-_BUNCHES_AHEAD = 2
+_BUNCHES_AHEAD = 6  # read and not recorded: the first sync waits for all that a copy has left
 
 
 class LookLoop:

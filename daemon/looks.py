@@ -343,8 +343,9 @@ class LookSchedule:
         trees: list[bytes] = []
         for table, key in self._pop_due(now_s):
             if table is _Table.PATH:
-                paths[key] = self._paths[key].is_settled
+                paths[key] = is_settled = self._paths[key].is_settled
                 self._drop_path(key)
+                self._note_look(key, now_s, is_settled=is_settled)
             elif table is _Table.GONE:
                 self._take_group(key, paths, moves)
             elif table is _Table.DIRECTORY:
@@ -356,10 +357,6 @@ class LookSchedule:
         if self._renames.origins and (directories or trees):
             for key in self._groups_into(set(directories), tuple(t + b"/" for t in trees)):
                 self._take_group(key, paths, moves)
-        for path, is_settled in paths.items():
-            last_s, credit = self._recent.get(path, (now_s, SAVES_AT_ONCE))
-            credit = min(SAVES_AT_ONCE, credit + (now_s - last_s) * SAVES_PER_S)
-            remember(self._recent, path, (now_s, max(0.0, credit - is_settled)))
         return LookSet(
             paths=tuple(paths),
             directories=tuple(directories),
@@ -367,6 +364,12 @@ class LookSchedule:
             moves=moves,
             settled=frozenset(path for path, is_settled in paths.items() if is_settled),
         )
+
+    def _note_look(self, path: bytes, now_s: float, *, is_settled: bool) -> None:
+        """Remember a look at one path, which may have been a save; names that went have none."""
+        last_s, credit = self._recent.get(path, (now_s, SAVES_AT_ONCE))
+        credit = min(SAVES_AT_ONCE, credit + (now_s - last_s) * SAVES_PER_S)
+        remember(self._recent, path, (now_s, max(0.0, credit - is_settled)))
 
     def _pop_due(self, now_s: float) -> Iterator[tuple[_Table, bytes]]:
         """Give what is due, once each; the caller takes it out of its table."""

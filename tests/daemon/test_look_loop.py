@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
+from daemon import look_loop
 from tests.daemon.working import alone, eventually
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ async def test_E2_a_look_whose_recording_fails_ends_although_more_was_found(
         for number in range(_FILES):
             node.write(f"f{number}", b"%d" % number)
         with monkeypatch.context() as broken:
+            broken.setattr(look_loop, "_BUNCHES_AHEAD", 2)
             broken.setattr(look, "_scan_into", scan_into)
             broken.setattr(look, "_record", fail)
             node.work.look_at_all()
