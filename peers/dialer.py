@@ -25,7 +25,8 @@ from peers.handshake import (
     pin,
 )
 from peers.link import Link, LinkClosed, Purpose
-from peers.stream import FrameStream, TlsLink
+from peers.stream import FrameStream
+from peers.tls_link import TlsLink
 from store.errors import DizzyError, Malformed, TryLater
 from store.ids import AgentId, short
 
@@ -176,10 +177,10 @@ class Dialer:
         loop = asyncio.get_running_loop()
         called_at_s = loop.time()
         await stream.send(caller.hello())
-        answer = await stream.receive()
+        answer = bytes(await stream.receive())
         rtt_s = loop.time() - called_at_s
         await stream.send(caller.prove(answer))
-        return caller.finish(await stream.receive()), rtt_s
+        return caller.finish(bytes(await stream.receive())), rtt_s
 
 
 def _reason(cause: Exception, deadline_s: float) -> str:

@@ -69,7 +69,7 @@ class Assembler(Generic[T]):
         """The number of messages of which some frames are here."""
         return len(self._open)
 
-    def accept(self, frame: bytes) -> T | None:
+    def accept(self, frame: Buffer) -> T | None:
         """Take one frame; give the message that it completes, if it does.
 
         Raises Malformed for a frame or a message that is too large, or not well formed.
@@ -87,9 +87,7 @@ class Assembler(Generic[T]):
             raise Malformed("frame", "is not full but is not the last")
         return self._keep((kind, int.from_bytes(frame[1:5], "big")), index, more, piece)
 
-    def _keep(
-        self, stream: tuple[int, int], index: int, more: int, piece: memoryview
-    ) -> T | None:
+    def _keep(self, stream: tuple[int, int], index: int, more: int, piece: memoryview) -> T | None:
         pieces = self._open.get(stream)
         if pieces is None or len(pieces) != index + more + 1:
             pieces = self._open[stream] = [None] * (index + more + 1)

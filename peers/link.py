@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from store.errors import DizzyError
 
 if TYPE_CHECKING:
+    from peers.framing import Buffer
     from store.ids import AgentId
 
 FRAME_LIMIT_BYTES: Final = 256 * 1024
@@ -91,7 +92,7 @@ class Link(Protocol):
         for a frame that is empty or too long.
         """
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> Buffer:
         """Return the next frame; one receiver at a time.
 
         What is not received is not read from the network either, so a slow receiver slows the

@@ -28,7 +28,8 @@ from peers.handshake import (
 )
 from peers.link import Link, LinkClosed
 from peers.sockets import address_of, listen_on
-from peers.stream import FrameStream, TlsLink
+from peers.stream import FrameStream
+from peers.tls_link import TlsLink
 from store.errors import DizzyError
 
 if TYPE_CHECKING:
@@ -187,9 +188,9 @@ class Listener:
         loop = asyncio.get_running_loop()
         nonce = self._random_bytes(NONCE_BYTES)
         host = Host(self._identity, certificate_hash=self._hash, nonce=nonce)
-        await stream.send(host.answer(await stream.receive()))
+        await stream.send(host.answer(bytes(await stream.receive())))
         answered_at_s = loop.time()
-        claim = host.check(await stream.receive())
+        claim = host.check(bytes(await stream.receive()))
         rtt_s = loop.time() - answered_at_s
         verdict, said = await judge(host, claim, self._door)
         await stream.send(said)

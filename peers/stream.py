@@ -16,13 +16,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 from peers.beat import until_beat_s
-from peers.handshake import HELLO_LIMIT_BYTES, Other
-from peers.link import FRAME_LIMIT_BYTES, LinkClosed, Purpose
+from peers.handshake import HELLO_LIMIT_BYTES
+from peers.link import FRAME_LIMIT_BYTES, LinkClosed
+from peers.rooms import Rooms
 from peers.tls import TlsPipe
-from store.ids import AgentId, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from peers.framing import Buffer
 
 LENGTH_BYTES: Final = 4
 TICK_S: Final = 5.0  # each side says something at least this often
@@ -36,6 +38,7 @@ _PAUSE_BYTES: Final = 1024 * 1024  # received and not yet taken: stop reading
 _RESUME_BYTES: Final = 512 * 1024
 _HELLO_READ_BYTES: Final = 16 * 1024
 _READ_BYTES: Final = 256 * 1024  # from the socket, by one call
+_BUFFER_BYTES: Final = 32 * 1024  # a larger frame is read to where it stays, but for its beginning
 
 
 class FrameStream(asyncio.BufferedProtocol):
@@ -58,7 +61,10 @@ class FrameStream(asyncio.BufferedProtocol):
         self._buffer = memoryview(bytearray(LENGTH_BYTES + HELLO_LIMIT_BYTES))
         self._start = 0  # of what is not yet cut into frames
         self._end = 0
-        self._frames: deque[bytes] = deque()
+        self._body: memoryview | None = None  # of a large frame of which a part is here
+        self._body_end = 0
+        self._rooms: Rooms | None = None
+        self._frames: deque[Buffer] = deque()
         self._waiting_bytes = 0
         self._is_paused = False
         self._receiver: asyncio.Future[None] | None = None
@@ -159,7 +165,7 @@ class FrameStream(asyncio.BufferedProtocol):
         self._flush()
         self.sent_bytes += LENGTH_BYTES + len(frame)
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> Buffer:
         """As Link.receive."""
         while not self._frames:
             if self._why_closed:
@@ -177,13 +183,16 @@ class FrameStream(asyncio.BufferedProtocol):
             self._resume()
         return frame
 
-    def open_wide(self) -> None:
-        """Allow frames of a link from here on: the other side is proven."""
+    def open_wide(self, *, is_bulk: bool) -> None:
+        """Allow frames of a link from here on: the other side is proven.
+
+        Memory for large frames is used again where they are many.
+        """
         self._is_wide = True
         self._limit = FRAME_LIMIT_BYTES
+        self._rooms = Rooms(FRAME_LIMIT_BYTES) if is_bulk else None
         early = self._buffer[self._start : self._end]
-        # Exactly one whole frame: a stream of full frames is never moved within the buffer.
-        self._buffer = memoryview(bytearray(LENGTH_BYTES + FRAME_LIMIT_BYTES))
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._buffer[: len(early)] = early
         self._start, self._end = 0, len(early)
         self._raw = memoryview(bytearray(_READ_BYTES))
@@ -245,17 +254,20 @@ class FrameStream(asyncio.BufferedProtocol):
     def _read(self) -> None:
         """Take out of TLS what may be taken, and cut it into frames."""
         while not self._is_paused and not self._why_closed:
-            if self._end == len(self._buffer):
+            if self._body is not None:
+                room = self._body[self._body_end :]
+            elif self._end < len(self._buffer):
+                room = self._buffer[self._end :]
+            else:
                 self._compact()
-            room = self._buffer[self._end :]
+                continue
             try:
                 count = self._pipe.read_into(room)
             except ssl.SSLError as cause:
                 self.abort(f"TLS broke: {cause}")
                 return
             self.received_bytes += count
-            self._end += count
-            self._cut()
+            self._took(count)
             if self._pipe.has_ended:
                 self._lose("the other side closed it")
                 if self._transport is not None:
@@ -263,6 +275,17 @@ class FrameStream(asyncio.BufferedProtocol):
             elif count < len(room):
                 self._flush()  # TLS itself may have something to answer
                 return
+
+    def _took(self, count: int) -> None:
+        if self._body is None:
+            self._end += count
+            self._cut()
+            return
+        self._body_end += count
+        if self._body_end == len(self._body):
+            body, self._body = self._body, None
+            self._keep(body)
+            self._cut()
 
     def _cut(self) -> None:
         buffer, start, end = self._buffer, self._start, self._end
@@ -272,18 +295,32 @@ class FrameStream(asyncio.BufferedProtocol):
                 self.abort(f"a frame of {length} bytes was announced")
                 return
             body = start + LENGTH_BYTES
+            if length > len(buffer) - LENGTH_BYTES:
+                self._begin_body(length, buffer[body:end])
+                start = end
+                break
             if end - body < length:
                 break
             start = body + length
             if not length:
                 self.alive_bytes += LENGTH_BYTES
             else:
-                self._frames.append(bytes(buffer[body:start]))
-                self._waiting_bytes += length + _FRAME_COST_BYTES
+                self._keep(bytes(buffer[body:start]))
         self._start, self._end = (0, 0) if start == end else (start, end)
         self._wake()
         if self._waiting_bytes > (_PAUSE_BYTES if self._is_wide else 0):
             self._pause()
+
+    def _begin_body(self, length: int, begun: memoryview) -> None:
+        """Have the rest of a large frame read to where it stays."""
+        room = memoryview(bytearray(length)) if self._rooms is None else self._rooms.take()
+        self._body = room[:length]
+        self._body[: len(begun)] = begun
+        self._body_end = len(begun)
+
+    def _keep(self, frame: Buffer) -> None:
+        self._frames.append(frame)
+        self._waiting_bytes += len(frame) + _FRAME_COST_BYTES
 
     def _compact(self) -> None:
         rest = self._end - self._start
@@ -320,6 +357,8 @@ class FrameStream(asyncio.BufferedProtocol):
         heard = self.received_bytes != self._heard_bytes or self._is_paused
         self._heard_bytes = self.received_bytes
         self._silent_ticks = 0 if heard else self._silent_ticks + 1
+        if self._rooms is not None and not heard:
+            self._rooms.forget()
         if self._silent_ticks >= SILENT_TICKS:
             self.abort(f"nothing was heard for {SILENT_TICKS * TICK_S:.0f} s")
             return
@@ -340,74 +379,3 @@ class FrameStream(asyncio.BufferedProtocol):
         if self._ticker is not None:
             self._ticker.cancel()
         self._wake()
-
-
-class TlsLink:
-    """A Link over a FrameStream whose other side was proven."""
-
-    __slots__ = ("_other", "_stream", "address", "is_dialler", "opened_at_s", "rtt_s")
-
-    def __init__(
-        self, stream: FrameStream, other: Other, *, address: str, is_dialler: bool, rtt_s: float
-    ) -> None:
-        """Take over the stream; made by transport alone, once the hello is done."""
-        self._stream = stream
-        self._other = other
-        self.address = address
-        self.is_dialler = is_dialler
-        self.rtt_s = rtt_s
-        self.opened_at_s = asyncio.get_running_loop().time()
-        stream.place = f"link to {short(other.agent)} at {address}"
-        stream.open_wide()
-
-    @property
-    def agent(self) -> AgentId:
-        """As Link.agent."""
-        return self._other.agent
-
-    @property
-    def purpose(self) -> Purpose:
-        """As Link.purpose."""
-        return self._other.purpose
-
-    @property
-    def instance(self) -> bytes:
-        """As Link.instance."""
-        return self._other.instance
-
-    @property
-    def label(self) -> bytes:
-        """As Link.label."""
-        return self._other.label
-
-    @property
-    def state_version(self) -> int:
-        """As Link.state_version."""
-        return self._other.state_version
-
-    @property
-    def received_bytes(self) -> int:
-        """As Link.received_bytes."""
-        return self._stream.received_bytes - self._stream.alive_bytes
-
-    @property
-    def sent_bytes(self) -> int:
-        """As Link.sent_bytes."""
-        return self._stream.sent_bytes
-
-    @property
-    def is_closed(self) -> bool:
-        """As Link.is_closed."""
-        return self._stream.is_closed
-
-    async def send(self, frame: bytes) -> None:
-        """As Link.send."""
-        await self._stream.send(frame)
-
-    async def receive(self) -> bytes:
-        """As Link.receive."""
-        return await self._stream.receive()
-
-    async def close(self) -> None:
-        """As Link.close."""
-        await self._stream.close()

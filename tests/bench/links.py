@@ -39,7 +39,7 @@ async def _receive_all(pipe: Connection) -> None:
         pipe.send((time.perf_counter() - started_s, _cpu_s() - cpu_s))
         await link.send(b"all")
         for _ in range(ROUNDS):
-            await link.send(await link.receive())
+            await link.send(bytes(await link.receive()))
 
 
 def _run_receiver(pipe: Connection) -> None:

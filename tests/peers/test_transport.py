@@ -77,8 +77,11 @@ async def test_link_knows_who_is_proven_on_both_sides(node: Node) -> None:
     await ours.close()
 
 
-async def test_frames_of_all_lengths_arrive_whole_and_in_order(node: Node) -> None:
-    ours, theirs = await call(node)
+@pytest.mark.parametrize("purpose", [Purpose.CONTROL, Purpose.BULK])
+async def test_frames_of_all_lengths_arrive_whole_and_in_order(
+    node: Node, purpose: Purpose
+) -> None:
+    ours, theirs = await call(node, purpose)
     lengths = [1, 2, 4095, 4096, 4097, 16383, 16384, 16385, FRAME_LIMIT_BYTES - 1, 7]
     lengths += [FRAME_LIMIT_BYTES] * 20 + [FRAME_LIMIT_BYTES - 300, 1] * 10 + [3] * 5000
     frames = [os.urandom(min(length, 16)).ljust(length, b".") for length in lengths]

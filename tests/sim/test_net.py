@@ -33,7 +33,7 @@ async def all_of(link: Link) -> list[bytes]:
     frames = []
     try:
         while True:
-            frames.append(await link.receive())
+            frames.append(bytes(await link.receive()))
     except LinkClosed:
         return frames
 
@@ -138,7 +138,7 @@ def test_H3_stalled_direction_holds_back_and_the_other_goes_on() -> None:
         await far.send(b"back")
         assert await near.receive() == b"back"
         loop.call_later(60, net.heal, "a", "b")
-        return await far.receive(), loop.time()
+        return bytes(await far.receive()), loop.time()
 
     frame, at_s = run(main, 1)[0]
 
