@@ -18,7 +18,8 @@ from daemon.headroom import missing_bytes, shortage
 from daemon.journal import FolderJournal
 from daemon.look_set import Again, AgainReason
 from daemon.looks import QUIET_S
-from daemon.outcomes import Postponed, Why
+from daemon.misfits import DiskNames
+from daemon.outcomes import Postponed, Reason, Why
 from daemon.planning import UnderWay, plan_changes, queue_unsynced, split_slow
 from daemon.retries import FIRST_S, Retries
 from daemon.standing import Standing
@@ -60,6 +61,7 @@ class ApplyLoop:
         self._slow = 0
         self._disk: Disk | None = None
         self._too_large: set[int] = set()  # objects that wait for room on the disk
+        self._misfits: set[int] = set()  # objects with a name that this disk cannot hold
         self.is_applying = False
         self.pending: tuple[int, int] = (0, 0)  # files, bytes
 
@@ -116,6 +118,7 @@ class ApplyLoop:
         """Plan what changed and do it; whether there was anything to plan."""
         standing = self._standing
         self.is_applying = True
+        misfits = frozenset(self._misfits)
         try:
             made, self._has_backlog = await self._tools.core.run(
                 plan_changes,
@@ -123,20 +126,24 @@ class ApplyLoop:
                 self._retries.take_due(_loop_s()),
                 standing.left_alone,
                 standing.under_way,
-                folded if disk.folds_names() else None,
+                DiskNames(folded if disk.folds_names() else None, misfits),
             )
             if made is None:
                 return False
+            misfits &= made.objects
+            self._misfits -= misfits
             under_way = standing.under_way
             quick, slow = split_slow(made)
             begun = [(one, applier.begin(one)) for one in slow]
             if quick.steps or quick.blocked:
-                await self._carry_out(applier, quick, under_way)
+                await self._carry_out(applier, quick, under_way, stays=bool(misfits))
             else:
                 self._end(quick, under_way)
             for one, number in begun:
                 self._slow += 1
                 large.create_task(self._carry_out_slow(applier, one, under_way, number))
+            # They stay where they are; whether they may go where they should is tried again.
+            self._retries.put(misfits, _loop_s(), FAILED_RETRY_S)
             return True
         finally:
             self.is_applying = False
@@ -165,9 +172,18 @@ class ApplyLoop:
             self._changed.set()
 
     async def _carry_out(
-        self, applier: Applier, made: Plan, under_way: UnderWay, number: int | None = None
+        self,
+        applier: Applier,
+        made: Plan,
+        under_way: UnderWay,
+        number: int | None = None,
+        *,
+        stays: bool = False,
     ) -> None:
-        """Apply a plan and note what is to be looked at or tried again."""
+        """Apply a plan and note what is to be looked at or tried again.
+
+        `stays`: what failed before was not tried again by it, and is a problem still.
+        """
         standing = self._standing
         standing.was_settled = False
         calls = self._retries.calls
@@ -186,7 +202,7 @@ class ApplyLoop:
         finally:
             self._end(made, under_way)
             self.pending = (self.pending[0] - figures[0], self.pending[1] - figures[1])
-        self._note_applied(made, applied, calls)
+        self._note_applied(made, applied, calls, stays=stays)
         arrived = list(dict.fromkeys(BlobHash(step.claim.entry.value) for step in writes))
         if arrived:
             self._tools.blobs_arrived(standing.folder, arrived)
@@ -210,16 +226,18 @@ class ApplyLoop:
         trouble.space = shortage(missing, *await self._tools.core.run(_cost, self._standing.stored))
         return False
 
-    def _note_applied(self, made: Plan, applied: Applied, calls: int) -> None:
+    def _note_applied(self, made: Plan, applied: Applied, calls: int, *, stays: bool) -> None:
         unfinished = {no for postponed in applied.postponed for no in postponed.object_nos}
         unfinished.update(no for failed in applied.failed for no in failed.object_nos)
         self._retries.succeeded(made.objects - unfinished)
         self._note_postponed(applied.postponed, calls)
         trouble = self._standing.trouble
-        if not applied.failed:
+        if not applied.failed and not stays:
             trouble.failed.clear()
         for failed in applied.failed:
             trouble.failed[failed.reason] = (failed.what, failed.remedy)
+            if failed.reason is Reason.CANNOT_EXIST:
+                self._misfits.update(failed.object_nos)
             applier = self._standing.applier
             # No look may judge what is half done: that is seen to sooner.
             is_in_doubt = applier is not None and applier.is_in_doubt

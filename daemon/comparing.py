@@ -217,7 +217,7 @@ def _by_exact_names(
     disk: Disk, paths: Sequence[bytes], stats: Sequence[Stat | DiskError | None]
 ) -> list[Stat | DiskError | None]:
     """Leave what is listed by the very name that was asked for."""
-    above = list({path.rpartition(b"/")[0] for path in paths if path})
+    above = list(dict.fromkeys(path.rpartition(b"/")[0] for path in paths if path))
     listed = dict(zip(above, names_in(disk, above), strict=True))
     exact: list[Stat | DiskError | None] = []
     for path, stat in zip(paths, stats, strict=True):

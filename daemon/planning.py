@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+from daemon.misfits import PLAIN, DiskNames, stay
 from daemon.planner import places, plan
 from daemon.portions import SMALL_BYTES
 from daemon.steps import Plan, Step, WriteFile, numbers_of
@@ -68,14 +69,13 @@ def plan_changes(
     due: Sequence[int],
     excluded: frozenset[int],
     under_way: UnderWay,
-    fold: Callable[[bytes], bytes] | None = None,
+    names: DiskNames = PLAIN,
 ) -> tuple[Plan | None, bool]:
     """Plan what changed and what is `due` again; the rest stays for the next time.
 
-    `excluded` objects are left as they are on this disk; what is planned joins `under_way`. `fold`
-    is given where the disk takes several names for one.
-    Gives None where nothing changed, and
-    whether more is to be planned.
+    `excluded` objects are left as they are on this disk; what is planned joins `under_way`. Of
+    `names` the misfits are planned to stay where they are (daemon.misfits). Gives None where
+    nothing changed, and whether more is to be planned.
     """
     changes = stored.take_changes()
     changes.objects.update(due)
@@ -95,6 +95,8 @@ def plan_changes(
     considered, wanted, rows = _compared(stored, changes, excluded)
     if has_more and _take_along(stored, changes, _leaving(wanted, rows)):
         considered, wanted, rows = _compared(stored, changes, excluded)
+    if names.misfits & considered:
+        wanted = stay(wanted, rows, names.misfits)
     occupants = stored.synced.others_at_places(places(wanted, rows), considered)
     made = plan(
         wanted,
@@ -102,7 +104,7 @@ def plan_changes(
         occupants=occupants,
         parent_of=stored.synced.parent_of,
         objects=considered,
-        fold=fold,
+        fold=names.fold,
     )
     under_way.begin(made.objects)
     return made, has_more

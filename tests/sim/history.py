@@ -68,8 +68,6 @@ MIXES: Mapping[str, Mapping[str, int]] = {
 }
 # The nodes of this index and after it have disks that fold case.
 FOLDING: Mapping[str, int] = {"fold": 1}
-# Mixes that are played when they are asked for by name: some of their histories still fail.
-APART = frozenset({"fold"})
 # What a mix plays on, where it is not the usual: options of World.
 DISK_OPTIONS: Mapping[str, Mapping[str, object]] = {"plain": {"has_exchange": False}}
 NODES: Mapping[str, str] = dict.fromkeys(("join", "checkpoint", "read"), "tests.sim.invited")

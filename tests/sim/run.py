@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from tests.sim.history import (
-    APART,
     DISK_OPTIONS,
     FOLDING,
     MIXES,
@@ -82,7 +81,7 @@ class Choice(NamedTuple):
 
     def mix_of(self, seed: int) -> str:
         """Give the mix of a seed: each in turn, where all are asked for."""
-        names = [name for name in MIXES if name not in APART]
+        names = list(MIXES)
         return names[seed % len(names)] if self.mix == ALL_MIXES else self.mix
 
 

@@ -384,3 +384,37 @@ def test_a_file_moved_into_a_directory_that_apply_renames_at_that_moment_is_no_d
     )
 
     assert [set(files(world, index)) for index in range(3)] == [{"d/d/Neuer Ordner/a"}] * 3
+
+
+def test_B6_what_cannot_move_makes_way_for_what_is_to_stand_there() -> None:
+    world = played(
+        step(1200, 2, "mkdir", "e"),
+        step(5746, 1, "create", "e/notes.txt", 4),
+        step(6938, 2, "write", "e/notes.txt", 8),
+        step(6938, 1, "append", "e/notes.txt", 9),
+        step(10_056, 2, "recase", "e/notes.txt", "e/NOTES.TXT"),
+        step(10_056, 2, "hold", "e/notes.txt", 22, 23, 1564),
+        step(10_606, 2, "create", "e/b", 24),
+        step(12_686, 2, "swap", "e/NOTES.TXT", "e/b"),
+        seed=6,
+        folds_from=1,
+    )
+
+    assert files(world, 1)["e/b"] == content(23, 6)
+
+
+def test_B6_what_cannot_move_is_edited_where_it_stays() -> None:
+    world = played(
+        step(4895, 2, "mkdir", "d"),
+        step(9943, 1, "write", "d/nOTES.TXT", 10),
+        step(10_479, 0, "recase", "d/nOTES.TXT", "d/Notes.txt"),
+        step(10_479, 0, "write", "d/nOTES.TXT", 11),
+        step(10_810, 1, "move_directory", "d", "e"),
+        step(21_707, 1, "hold", "e/nOTES.TXT", 24, 25, 1349),
+        step(21_707, 2, "recase", "e/nOTES.TXT", "e/Notes.txt"),
+        step(22_112, 0, "recase", "e/Notes.txt", "e/nOTES.TXT"),
+        seed=20_001,
+        folds_from=1,
+    )
+
+    assert content(25, 20_001) in files(world, 2).values()
