@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SYSTEM_STATE = Path("/var/lib/dizzyd")
 SOCKET_NAME = "control.sock"
+DATABASE_PATH_LIMIT_BYTES = 504  # SQLite's own: 512, less what it appends
 
 
 class AlreadyRunning(DizzyError):
@@ -71,6 +72,7 @@ class Home:
         Raises DizzyError where that cannot be done, and for a home that is `/` or the user's
         whole home directory, whose files are not ours to tighten.
         """
+        _refuse_long_path(self.database)
         ours = {self.state} if self.has_foreign_config else {self.state, self.config.parent}
         for directory in ours:
             _refuse_shared_directory(directory)
@@ -224,6 +226,17 @@ def _refuse_shared_directory(directory: Path) -> None:
                 "is not a directory of its own",
                 hint="a node makes its home private; give it an empty directory",
             )
+
+
+def _refuse_long_path(database: Path) -> None:
+    """Refuse a home whose database SQLite cannot open, before anything is made in it."""
+    spare = DATABASE_PATH_LIMIT_BYTES - len(os.fsencode(os.path.realpath(database)))
+    if spare < 0:
+        raise DizzyError(
+            f"home {database.parent}",
+            f"its path is {-spare} bytes longer than SQLite takes",
+            hint="choose a shorter one with DIZZYD_HOME",
+        )
 
 
 def _tighten_directory(directory: Path) -> None:

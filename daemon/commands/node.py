@@ -6,6 +6,7 @@ import gc
 from typing import TYPE_CHECKING
 
 from daemon.commands.options import add_json, describe, print_json
+from daemon.terminal import escape
 from store.errors import DizzyError, UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def run_init(arguments: Namespace, console: Console) -> int:
             hint="`dizzyd id` shows it; DIZZYD_HOME=DIR makes another",
         )
     console.out.write(f"{made.agent.hex()}\n")
-    console.err.write(f"made {console.home.state}; next: `dizzyd run`\n")
+    console.err.write(f"made {escape(str(console.home.state))}; next: `dizzyd run`\n")
     return 0
 
 

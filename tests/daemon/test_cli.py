@@ -458,6 +458,15 @@ async def test_D10_init_prints_the_agent_once_and_then_refuses(home: Home) -> No
     assert plain == {"name": "laptop", "agent": first.out.strip()}
 
 
+async def test_D10_init_escapes_the_home_that_it_made(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "new\nline \x1b[31m")
+
+    made = await dizzyd(home, "init", "--listen", "[::]:7777")
+
+    assert made.code == 0
+    assert made.err == f"made {tmp_path}/new\\nline \\x1b[31m; next: `dizzyd run`\n"
+
+
 async def test_H2_a_second_run_on_one_home_is_refused_at_once(home: Home, node: FakeNode) -> None:
     async with asyncio.timeout(5):
         ended = await dizzyd(home, "run")

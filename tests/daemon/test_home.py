@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import daemon.home
-from daemon.home import AlreadyRunning, Home, find_home
+from daemon.home import DATABASE_PATH_LIMIT_BYTES, AlreadyRunning, Home, find_home
 from daemon.key_file import KeyDamaged, make_key, read_key
 from daemon.setup import free_listen_address, make_node
+from store.db import open_database
 from store.errors import DizzyError, UsageError
 from store.signing import AgentKey
 from tests.daemon.fake_node import ROOT, make_home, umask
@@ -219,6 +220,29 @@ def test_a_long_home_has_a_short_socket_path(tmp_path: Path) -> None:
             asking.connect(path)
 
     assert stat.S_ISSOCK(home.control_socket.lstat().st_mode)
+
+
+@pytest.mark.parametrize(("over", "is_refused"), [(0, False), (1, True)])
+def test_a_home_is_as_long_as_sqlite_takes_and_no_longer(
+    tmp_path: Path, over: int, is_refused: bool
+) -> None:
+    state = tmp_path
+    spare = DATABASE_PATH_LIMIT_BYTES + over - len(os.fsencode(state / "database"))
+    while spare > 200:
+        state, spare = state / ("d" * 99), spare - 100
+    state /= "d" * (spare - 1)
+    home = Home(config=state / "config.toml", state=state)
+
+    if is_refused:
+        with pytest.raises(DizzyError, match="1 bytes longer than SQLite takes"):
+            home.prepare()
+        assert not state.exists()
+        state.mkdir(parents=True)
+        with pytest.raises(DizzyError, match="cannot open"):
+            open_database(home.database)
+    else:
+        home.prepare()
+        open_database(home.database).close()
 
 
 def test_D10_init_twice_never_replaces_key_or_config(tmp_path: Path) -> None:
