@@ -89,7 +89,7 @@ def _not_running(home: Home) -> NotRunning:
             "has the home's lock and does not answer",
             hint="it may be starting: ask again",
         )
-    return NotRunning("dizzyd", "is not running", hint="`dizzyd run` starts it")
+    return NotRunning("daemon", "is not running", hint="`dizzyd run` starts it")
 
 
 def ask(

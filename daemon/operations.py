@@ -159,7 +159,7 @@ class NodeOperations:
         """Find the folder that an absolute path lies in, and the path in it."""
         found = self._find(path)
         if found is None:
-            raise DizzyError(what, "is in no shared folder", hint="`dizzyd status` lists them")
+            raise DizzyError(what, "is in no shared folder", hint="`dizzyd status` lists those")
         return found
 
     def _find(self, path: str) -> tuple[FolderWork, bytes] | None:

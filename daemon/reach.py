@@ -48,7 +48,7 @@ def _need_stopped_node(home: Home, route: Route[Any, Any], reason: NotRunning) -
         hint = "`dizzyd init` makes one, `dizzyd run` makes and starts one"
         if route.works_stopped:
             raise DizzyError(f"home {home.state}", "there is no node here", hint=hint) from reason
-        raise NotRunning("dizzyd", "is not running, and there is no node yet", hint=hint)
+        raise NotRunning("daemon", "is not running, and there is no node yet", hint=hint)
     if not route.works_stopped or home.is_locked():
         raise reason
 

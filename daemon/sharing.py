@@ -96,11 +96,11 @@ class Sharing:
         root = self._checked_root(path)
         chosen = name if name is not None else Path(root).name or "folder"
         check_folder_name(chosen)
+        self.refuse_overlap(f"share {path}", root)
         if any(self.name_of(work) == chosen for work in node.works.values()):
             raise DizzyError(
                 f"share {path}", f"a folder named {chosen} is shared already", hint="give --name"
             )
-        self.refuse_overlap(f"share {path}", root)
         known = await node.world.core.run(self._held_before, self._find_marker(os.fsencode(root)))
         if known is None:
             stored = await self._share_new(root, chosen)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from daemon.deletions import first_of_deletion
 from daemon.history import find_objects
-from daemon.report import rfc3339
 from daemon.snapshot_parts import carry_snapshot, snapshot_moment_ms
 from daemon.versions import DELETED, ObjectVersions, Version, name_of
 from store.errors import DizzyError, UsageError
@@ -139,7 +139,7 @@ class Choosing:
         async for step in self._fold(
             lambda batches: cut_before(batches, batch),
             last.id,
-            f"before it was deleted at {rfc3339(deletion.wall_ms)}",
+            f"before it was deleted at {_local(deletion.wall_ms)}",
         ):
             yield step
 
@@ -183,7 +183,7 @@ class Choosing:
         async for step in self._fold(
             lambda batches: cut_at(batches, at_ms, now_ms),
             present,
-            f"as it was at {rfc3339(at_ms)}",
+            f"as it was at {_local(at_ms)}",
         ):
             yield step
 
@@ -283,9 +283,14 @@ def _one_version(one: ObjectVersions, version: Version) -> Choice:
         mtime_ns=version.mtime_ns,
     )
     digits = name_of(one.kind, wanted.value).hex()[:_SHOWN_DIGITS]
-    return Choice(wanted=(wanted,), which=f"version {digits} of {rfc3339(version.wall_ms)}")
+    return Choice(wanted=(wanted,), which=f"version {digits} of {_local(version.wall_ms)}")
 
 
 def _deletion(one: ObjectVersions) -> Version | None:
     """Give the last deletion of an object that is gone."""
     return next((v for v in reversed(one.versions) if v.what == DELETED and not v.is_void), None)
+
+
+def _local(ms: int) -> str:
+    """Write a wall clock in milliseconds for people."""
+    return f"{datetime.fromtimestamp(ms / 1000, UTC).astimezone():%Y-%m-%d %H:%M:%S %Z}"

@@ -86,7 +86,8 @@ def define_confirm(parser: ArgumentParser) -> None:
     """Define `dizzyd confirm`."""
     describe(
         parser,
-        "Let deletions go on that are held because so many files were missing at once.",
+        "Let deletions go on that are held because so many files were missing at once, and "
+        "share files that are held because they went back to older versions.",
         "dizzyd confirm photos",
     )
     add_name(parser)
@@ -94,7 +95,7 @@ def define_confirm(parser: ArgumentParser) -> None:
 
 def run_confirm(arguments: Namespace, console: Console) -> int:
     """Confirm held deletions."""
-    return _order(console, routes.CONFIRM, arguments.name, "confirmed the deletions of")
+    return _order(console, routes.CONFIRM, arguments.name, "confirmed what was held in")
 
 
 def define_undo_deletions(parser: ArgumentParser) -> None:

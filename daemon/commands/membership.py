@@ -74,7 +74,11 @@ def define_join(parser: ArgumentParser) -> None:
     )
     parser.add_argument("invite", metavar="INVITE", help="the line that `dizzyd invite` printed")
     parser.add_argument(
-        "path", metavar="PATH", nargs="?", help="where the files go (default: see docs/contract.md)"
+        "path",
+        metavar="PATH",
+        nargs="?",
+        help="where the files go (default: our own folder of that name if it never had another "
+        "member, else ~/NAME)",
     )
     parser.add_argument("--name", help="what the folder is called here")
 

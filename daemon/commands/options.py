@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
 
@@ -13,15 +14,15 @@ if TYPE_CHECKING:
 
     from daemon.terminal import Terminal
 
+_WIDTH = 78  # argparse leaves a description as it is, so that examples keep their lines
 NAME_HELP = "a folder's name, or the beginning of its id"
 
 
 def describe(parser: ArgumentParser, description: str, *examples: str) -> None:
     """Set what --help says: what the command does, and how it looks in use."""
-    parser.description = description
-    parser.epilog = "\n".join(("example:" if len(examples) == 1 else "examples:",)) + "".join(
-        f"\n  {example}" for example in examples
-    )
+    parser.description = textwrap.fill(description, _WIDTH)
+    title = "example:" if len(examples) == 1 else "examples:"
+    parser.epilog = title + "".join(f"\n  {example}" for example in examples)
 
 
 def add_name(parser: ArgumentParser, *, is_optional: bool = False) -> None:

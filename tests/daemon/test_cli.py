@@ -395,7 +395,7 @@ async def test_what_needs_the_daemon_is_3_without_it(home: Home, command: str) -
     assert_error(
         await dizzyd(home, *command.split()),
         3,
-        "dizzyd: is not running",
+        "daemon: is not running",
         "`dizzyd run` starts it",
     )
 
@@ -418,7 +418,7 @@ async def test_without_a_node_commands_say_how_to_make_one(home: Home) -> None:
         await dizzyd(home, "share", "/srv"), 1, f"home {home.state}: there is no node here", hint
     )
     assert_error(
-        await dizzyd(home, "scan"), 3, "dizzyd: is not running, and there is no node yet", hint
+        await dizzyd(home, "scan"), 3, "daemon: is not running, and there is no node yet", hint
     )
 
 
