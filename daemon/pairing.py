@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
-from daemon.ordering import Node
+from daemon.plan_nodes import Node
 from daemon.steps import (
     Bind,
     Blocked,

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from daemon.gathering import gather_removals, plain_removals
-from daemon.ordering import Node, Ordering
+from daemon.ordering import Ordering
 from daemon.pairing import Pairing
+from daemon.plan_nodes import Node
 from daemon.steps import (
     Bind,
     Blocked,
