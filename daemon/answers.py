@@ -170,7 +170,7 @@ class HistoryEvent:
 class HistoryObject:
     """One object that stands or stood at the path; `path` is where it stands or stood last.
 
-    `left_out` versions were replaced before this node joined by a checkpoint: others know them.
+    `left_out` versions were replaced below the checkpoint with which the log here begins.
     """
 
     id: str

@@ -64,11 +64,13 @@ class PeerConfig:
 class HistoryConfig:
     """How long replaced and deleted versions stay; None and None keep everything.
 
-    `min_free_bytes` and `min_free_ratio` (of the disk, 0 to 1) exclude each other.
+    `min_free_bytes` and `min_free_ratio` (of the disk, 0 to 1) exclude each other. Unless it
+    `keeps_log`, of the log below a checkpoint only what still counts stays.
     """
 
     keep_s: float | None = None
     keep_bytes: int | None = None
+    keeps_log: bool = True
     min_free_bytes: int | None = None
     min_free_ratio: float | None = 0.01
 
@@ -164,12 +166,13 @@ def _peer(name: str, place: Place) -> PeerConfig:
 
 
 def _history(place: Place) -> HistoryConfig:
-    place.only("keep", "min_free")
+    place.only("keep", "log", "min_free")
     keep_s, keep_bytes = place.get("keep", check_keep, (None, None))
     free_bytes, free_ratio = place.get("min_free", check_min_free, (None, 0.01))
     return HistoryConfig(
         keep_s=keep_s,
         keep_bytes=keep_bytes,
+        keeps_log=place.get("log", check_log, default=True),
         min_free_bytes=free_bytes,
         min_free_ratio=free_ratio,
     )
@@ -282,6 +285,13 @@ def check_keep(text: str) -> tuple[float | None, int | None]:
         if int(value) > 0:
             return None, int(value)
     raise ValueError('"all", a duration such as "180 days", or a size such as "50 GiB"')
+
+
+def check_log(text: str) -> bool:
+    """Accept `all` or `live`: whether all of the log stays."""
+    if text not in {"all", "live"}:
+        raise ValueError('"all", or "live"')
+    return text == "all"
 
 
 def check_min_free(text: str) -> tuple[int | None, float | None]:

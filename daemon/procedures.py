@@ -19,7 +19,7 @@ from store.admitted import Admitted
 from store.events import Checkpointed, encode
 from store.folder import StoredFolder
 from store.ids import AgentId, BatchId
-from store.joined import begin_with, catch_up
+from store.joined import begin_with, catch_up, let_go
 from store.kept_snapshot import KeptSnapshot
 from store.signing import SignedBatch
 
@@ -69,6 +69,14 @@ class BeginWithSnapshot:
     folder_no: int
     checkpoint: SignedBatch
     catches_up: bool = False  # a part of the log is here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetGo:
+    """Keep of the log below a checkpoint only what its snapshot holds, whose pieces are here."""
+
+    folder_no: int
+    checkpoint: SignedBatch
 
 
 class Procedures:
@@ -146,6 +154,13 @@ class Procedures:
             # We were set back, as in admit(); others may know still more of our log.
             stored.renew_epoch(self._shelf.new_epoch())
         emit(ObjectsChanged(folder_no=command.folder_no))
+
+    def let_go(self, command: LetGo, emit: Emit[ObjectsChanged]) -> None:
+        """Let go of a part of the log, whole or not at all; raises as store.joined.let_go()."""
+        stored = self._shelf[command.folder_no]
+        let_go(stored, KeptSnapshot(stored.db, stored.no, stored.id), command.checkpoint)
+        if stored.state.changes:  # those from before
+            emit(ObjectsChanged(folder_no=command.folder_no))
 
 
 def _own_heads(stored: StoredFolder) -> set[BatchId]:

@@ -100,7 +100,8 @@ class Wreck:
         """
         for noted, piece_no, hash_, piece in self._rows(
             "SELECT m.value, p.no, p.hash, p.piece FROM folder f"
-            " JOIN meta m ON m.key = 'checkpoint/' || f.no"
+            " JOIN meta m ON m.key = coalesce((SELECT key FROM meta WHERE key = 'base/' || f.no),"
+            " 'checkpoint/' || f.no)"
             " JOIN meta r ON r.key = 'restored/' || f.no"
             " JOIN snapshot_piece p ON p.folder_no = f.no WHERE f.id = ?",
             stored.id,

@@ -23,9 +23,9 @@ def kept_of(stored: StoredFolder) -> KeptSnapshot:
 async def carry_snapshot(
     core: Runner, pool: Runner, stored: StoredFolder, into: KeptSnapshot
 ) -> Checkpointed:
-    """Copy the kept snapshot of a folder; gives what names it. Raises Malformed if none is."""
+    """Copy the snapshot with which a log begins, and give what names it. Raises Malformed."""
     kept = kept_of(stored)
-    signed = await core.run(kept.checkpoint)
+    signed = await core.run(kept.base)
     checkpoint = None if signed is None else checkpoint_in(signed)
     if checkpoint is None:
         raise Malformed("snapshot", "is not here although this folder began with one")

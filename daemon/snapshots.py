@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from daemon.log_pruning import LogPruner, is_at_rest
 from daemon.procedures import BeginWithSnapshot, RecordCheckpoint
 from daemon.snapshot_parts import kept_of
 from store.access import is_owner
@@ -58,6 +59,7 @@ class Snapshots:
         self._node = node
         self._rule = rule
         self._offered: dict[FolderId, SignedBatch | None] = {}  # as far as looked up
+        self.pruner = LogPruner(node, self, rule.rest_s)
         self._refused: set[bytes] = set()  # contents that are not what their checkpoints say
 
     # -- giving and taking ----------------------------------------------------------------------
@@ -71,6 +73,11 @@ class Snapshots:
             kept = kept_of(self._node.shelf[work.folder_no])
             self._offered[folder] = await self._node.world.core.run(kept.checkpoint)
         return self._offered[folder]
+
+    def changed(self, folder: FolderId) -> None:
+        """Offer another snapshot from now on."""
+        self._offered.pop(folder, None)
+        self._node.sessions.offer_again(folder)
 
     async def to_offer(self, folder: FolderId) -> tuple[SignedBatch, SignedBatch] | None:
         """Give what founded the folder, and the checkpoint whose snapshot this node can give."""
@@ -193,6 +200,7 @@ class Snapshots:
             for work in list(self._node.works.values()):
                 try:
                     await self._make_if_due(work, open_reading)
+                    await self.pruner.look(work)
                 except Exception:  # a full disk, or a folder that was left: nobody needs it
                     logger.exception("no checkpoint made folder=%s", short(work.folder))
                     await asyncio.sleep(_AGAIN_S)
@@ -206,20 +214,15 @@ class Snapshots:
                 await self._node.world.pool.run(database.connection.close)
 
     async def _is_due(self, work: FolderWork) -> bool:
-        last_ms = work.last_change_ms
         now_ms = self._node.world.clock.now_ns() // 1_000_000
-        if last_ms is not None and 0 <= now_ms - last_ms < self._rule.rest_s * 1000:
-            return False
-        if not work.is_settled or work.is_joining or work.tail.is_lagging:
-            return False
-        if not is_owner(work.own_member):
+        if not is_at_rest(work, now_ms, self._rule.rest_s) or not is_owner(work.own_member):
             return False
         return await self._node.world.core.run(self._has_grown, work.folder_no)
 
     def _has_grown(self, folder_no: int) -> bool:
         stored = self._node.shelf[folder_no]
-        if stored.log.restored_no:  # the kept one is what the log here rests on: none replaces it
-            return False
+        if stored.log.restored_no and self._node.config.history.keeps_log:
+            return False  # the kept one is what the log here begins with: two would have to stay
         noted = stored.db.meta(_tried_key(folder_no))
         before = 0 if noted is None else int(noted)
         grown = stored.log.batches - before
@@ -250,8 +253,7 @@ class Snapshots:
             await asyncio.sleep(_REST_S)
         if told is not None and work.folder in node.works:
             await core.run(self._end, work.folder_no, told)
-        self._offered.pop(work.folder, None)
-        self._node.sessions.offer_again(work.folder)
+        self.changed(work.folder)
 
     def _standing(self, folder_no: int) -> Standing | None:
         stored = self._node.shelf[folder_no]

@@ -65,7 +65,7 @@ class Version(Struct, frozen=True, kw_only=True, gc=False):
 class ObjectVersions(Struct, frozen=True, kw_only=True):
     """An object and all that became of it, oldest first. `value` is what it shows now.
 
-    `left_out` versions were replaced before this node joined, and not told to it.
+    `left_out` versions were replaced below the checkpoint with which the log here begins.
     """
 
     no: int

@@ -217,11 +217,11 @@ class Choosing:
             await pool.run(past.close)
 
     def _left_out(self) -> DizzyError:
-        """Say that this node cannot tell what was before it joined."""
+        """Say that this node cannot tell what was before its log begins."""
         return DizzyError(
             f"restore {self._shown}",
-            "the log before the checkpoint by which this node joined is not here",
-            hint="ask a node that joined before, or give a later --at",
+            "the log before the checkpoint with which it begins here is not here",
+            hint="ask a node that has all of it, or give a later --at",
         )
 
     def _from_tree(self, past: Past, identity: bytes | None, which: str) -> Choice:

@@ -110,9 +110,13 @@ class Beginnings:
         for of_folder in self._offers.values():
             of_folder.pop(agent, None)
 
+    def offers(self, folder: FolderId) -> list[tuple[AgentId, SignedBatch, SignedBatch]]:
+        """List who offers what: the peer, what founded the folder, and the checkpoint."""
+        return [(agent, *offer) for agent, offer in self._offers.get(folder, {}).items()]
+
     async def choose(self, folder: FolderId) -> Chosen | None:
         """Choose what to go on with where nobody gives more of the log."""
-        for agent, (founding, checkpoint) in list(self._offers.get(folder, {}).items()):
+        for agent, founding, checkpoint in self.offers(folder):
             wanted = await self.shelf.wanted(folder, founding, checkpoint, catches_up=True)
             if wanted is not None:
                 return Chosen(agent=agent, checkpoint=checkpoint, wanted=wanted)
@@ -148,12 +152,19 @@ async def fetch_and_begin(
     catches_up: bool = False,
 ) -> bool:
     """Fetch the pieces that lack and begin with them; False where that did not come about."""
+    is_here = await fetch_pieces(shelf, lane, folder, wanted)
+    return is_here and await shelf.begin(folder, checkpoint, catches_up=catches_up)
+
+
+async def fetch_pieces(
+    shelf: SnapshotShelf, lane: Lane, folder: FolderId, wanted: tuple[Content, int]
+) -> bool:
+    """Fetch the pieces that lack, to be kept; False where that did not come about."""
     try:
         async with asyncio.timeout(LONGEST_S):
-            is_here = await _fetch(shelf, lane, folder, wanted)
+            return await _fetch(shelf, lane, folder, wanted)
     except TimeoutError:
         return False
-    return is_here and await shelf.begin(folder, checkpoint, catches_up=catches_up)
 
 
 async def _fetch(

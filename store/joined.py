@@ -20,6 +20,7 @@ from store.events import FolderShared
 from store.folder import StoredFolder
 from store.ids import AgentId, BatchId, FolderId, short
 from store.kept_snapshot import KeptSnapshot, checkpoint_in
+from store.objects import Changes
 from store.signing import SignedBatch, WireBatch, verify
 from store.snapshot import Grave
 
@@ -92,6 +93,25 @@ def catch_up(stored: StoredFolder, kept: KeptSnapshot, signed: SignedBatch) -> N
     stored.reload()
 
 
+def let_go(stored: StoredFolder, kept: KeptSnapshot, signed: SignedBatch) -> None:
+    """Keep nothing of the log below a checkpoint but what its kept snapshot holds of it.
+
+    What the state is does not change, nor what is still to be planned; else nothing is let go.
+    What it cannot be proven by, and what every member has, is for the caller to know. Raises as
+    catch_up(); then nothing has changed.
+    """
+    if lacks_of(stored, signed) or stored.ending is not None:
+        raise Malformed("checkpoint", "is of another log than the one here")
+    before = (stored.state.root(), stored.log.heads(), stored.log.frontier())
+    changes = stored.state.changes
+    to_plan = Changes(set(changes.objects), set(changes.slots))
+    with stored.change():
+        catch_up(stored, kept, signed)
+        if (stored.state.root(), stored.log.heads(), stored.log.frontier()) != before:
+            raise Malformed("snapshot", "does not stand for the log that is here")
+    stored.state.changes = to_plan
+
+
 def _take_in(stored: StoredFolder, kept: KeptSnapshot, signed: SignedBatch) -> None:
     checkpoint = checkpoint_in(signed)
     if checkpoint is None or signed.header.folder != stored.id:
@@ -105,7 +125,7 @@ def _take_in(stored: StoredFolder, kept: KeptSnapshot, signed: SignedBatch) -> N
     )
     if stored.log.owner() != signed.header.agent:
         raise Malformed("checkpoint", "was not made by the owner of the folder")
-    kept.note(signed)
+    kept.note_base(signed)
 
 
 def _beyond(stored: StoredFolder, pieces: Iterable[bytes]) -> list[SignedBatch]:

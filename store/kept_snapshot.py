@@ -26,6 +26,8 @@ _decoder = msgspec.msgpack.Decoder(WireBatch)
 class KeptSnapshot:
     """The snapshot of a folder that this node can give, and one that is on its way to it.
 
+    Where the log here begins with one, that stays, although a later one may be given.
+
     Owned by the database thread; reading alone may use a connection of its own.
     """
 
@@ -35,10 +37,19 @@ class KeptSnapshot:
         self._folder_no = folder_no
         self._folder = folder
         self._key = f"checkpoint/{folder_no}"
+        self._base_key = f"base/{folder_no}"  # where it is another one
 
     def checkpoint(self) -> SignedBatch | None:
         """Give the batch that names the kept snapshot; None if there is none that can be given."""
-        noted = self._db.meta(self._key)
+        return self._read(self._db.meta(self._key))
+
+    def base(self) -> SignedBatch | None:
+        """Give the batch that names the snapshot with which the log here begins."""
+        noted = self._db.meta(self._base_key)
+        return self.checkpoint() if noted is None else self._read(noted)
+
+    @staticmethod
+    def _read(noted: bytes | None) -> SignedBatch | None:
         if noted is None:
             return None
         try:
@@ -54,24 +65,42 @@ class KeptSnapshot:
         return None if told is None else told.snapshot
 
     def note(self, signed: SignedBatch) -> None:
-        """Keep the snapshot that a checkpoint names, which is whole here, and no other."""
+        """Keep the snapshot that a checkpoint names, which is whole here, to give it.
+
+        No other stays but the one with which the log here begins.
+        """
         told = checkpoint_in(signed)
         if told is None:
             raise Malformed(f"batch {short(signed.id)}", "is no checkpoint")
+        former = self._db.meta(self._key)
+        is_begun = self._db.meta(f"restored/{self._folder_no}") is not None
+        if is_begun and former is not None and self._db.meta(self._base_key) is None:
+            self._db.set_meta(self._base_key, former)
+        self._db.set_meta(self._key, msgspec.msgpack.encode(signed.wire))
+        self.drop_others(told.snapshot.hash)
+
+    def note_base(self, signed: SignedBatch) -> None:
+        """Keep the snapshot with which the log here begins now, to give it too, and no other."""
+        told = checkpoint_in(signed)
+        if told is None:
+            raise Malformed(f"batch {short(signed.id)}", "is no checkpoint")
+        self._db.execute("DELETE FROM meta WHERE key = ?", (self._base_key,))
         self._db.set_meta(self._key, msgspec.msgpack.encode(signed.wire))
         self.drop_others(told.snapshot.hash)
 
     def drop_others(self, hash_: bytes) -> None:
-        """Let go of all pieces but those of one content, and of the one that was noted."""
-        noted = self.content()
+        """Let go of all pieces but those of one content, and of what was noted."""
+        noted = [checkpoint_in(one) for one in (self.checkpoint(), self.base()) if one is not None]
+        hashes = [hash_, *(told.snapshot.hash for told in noted if told is not None)]
         self._db.execute(
-            "DELETE FROM snapshot_piece WHERE folder_no = ? AND hash NOT IN (?, ?)",
-            (self._folder_no, hash_, b"" if noted is None else noted.hash),
+            "DELETE FROM snapshot_piece WHERE folder_no = ?"
+            f" AND hash NOT IN ({','.join('?' * len(hashes))})",
+            (self._folder_no, *hashes),
         )
 
     def forget(self) -> None:
         """Keep no snapshot of this folder any more."""
-        self._db.execute("DELETE FROM meta WHERE key = ?", (self._key,))
+        self._db.execute("DELETE FROM meta WHERE key IN (?, ?)", (self._key, self._base_key))
         self.drop_others(b"")
 
     def rename(self, former: bytes, hash_: bytes) -> None:

@@ -63,7 +63,8 @@ def run_history(arguments: Namespace, console: Console) -> int:
         console.out.write("\n" * bool(index) + _headline(one))
         if one.left_out:
             versions = counted(one.left_out, "earlier version")
-            console.out.write(f"{versions} from before this node joined: ask another node\n")
+            text = "from before the checkpoint with which the log here begins: ask another node"
+            console.out.write(f"{versions} {text}\n")
         console.out.write(table([_row(event, now) for event in one.events]))
     if found.inside:
         console.out.write("\n" + _inside(found.inside, now))

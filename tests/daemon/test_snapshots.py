@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import pytest
 
 from daemon import snapshots
+from daemon.config import HistoryConfig
 from daemon.engine import Engine
 from daemon.procedures import BeginWithSnapshot, Procedures
 from daemon.shelf import Shelf
@@ -377,6 +378,7 @@ async def test_an_owner_that_began_with_a_snapshot_keeps_that_one(tmp_path: Path
     anna = make_nodes(1)[0]
     anna.create(b"a", b"1")
     shelf, again = begun(tmp_path, anna, anna, Epoch(bytes(16)))
-    node = SimpleNamespace(shelf=shelf, works={})
+    config = SimpleNamespace(history=HistoryConfig())
+    node = SimpleNamespace(shelf=shelf, works={}, config=config)
 
     assert not Snapshots(cast("Any", node), Rule(from_batches=0))._has_grown(again.no)

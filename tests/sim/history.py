@@ -64,13 +64,23 @@ MIXES: Mapping[str, Mapping[str, int]] = {
         "cut": 4,
         "checkpoint": 12,
     },
+    "prune": {  # logs are let go, members are away meanwhile
+        **JOIN_MIX,
+        **NETWORK_MIX,
+        "write": 40,
+        "cut": 8,
+        "checkpoint": 16,
+    },
     "read": {**JOIN_MIX, **NETWORK_MIX, "power": 2},  # and may only read
 }
 # The nodes of this index and after it have disks that fold case.
 FOLDING: Mapping[str, int] = {"fold": 1}
 # What a mix plays on, where it is not the usual: options of World.
 DISK_OPTIONS: Mapping[str, Mapping[str, object]] = {"plain": {"has_exchange": False}}
-NODES: Mapping[str, str] = dict.fromkeys(("join", "checkpoint", "read"), "tests.sim.invited")
+NODES: Mapping[str, str] = {
+    **dict.fromkeys(("join", "checkpoint", "read"), "tests.sim.invited"),
+    "prune": "tests.sim.pruned",
+}
 READERS: Mapping[str, int] = {"read": 2}
 USER_VERBS = frozenset({*TREE_MIX, "big", "recase"})
 
