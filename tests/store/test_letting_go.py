@@ -15,7 +15,7 @@ from store.joined import begin_with, let_go
 from store.kept_snapshot import checkpoint_in
 from store.signing import SignedBatch
 from tests.store.nodes import Node, deliver, make_nodes, random_act, settle
-from tests.store.test_catching_up import act, deliver_tail, parted
+from tests.store.test_catching_up import act, parted
 from tests.store.test_joined import checkpointed, joiner, kept_of
 
 
@@ -123,7 +123,7 @@ def test_a_pruned_log_lets_go_again_and_keeps_the_snapshot_that_it_begins_with()
         1,
     )
     assert stubs(anna) > 30
-    deliver_tail(anna, bert, signed)  # bert was away all the time
+    deliver(anna, bert)  # bert was away all the time
     assert bert.stored.log.waiting
 
 
