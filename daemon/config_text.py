@@ -82,6 +82,8 @@ def _decode(file: Path, content: bytes) -> str:
 
 def _reason(cause: Exception) -> str:
     reason = str(cause).partition(" at line ")[0].rstrip(".")
+    if reason.endswith(r"character: '\x00'"):  # what tomlkit finds behind the last one
+        reason = "unexpected end"
     return f"{reason[:1].lower()}{reason[1:]}"
 
 

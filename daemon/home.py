@@ -88,10 +88,13 @@ class Home:
         """Own the home until the block ends; never waits.
 
         The kernel drops the lock with the process, so a crash leaves nothing to clean.
-        Raises AlreadyRunning while another process owns it.
+        Raises AlreadyRunning while another process owns it, DizzyError where it cannot be taken.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self.lock, flags, 0o600)
+        try:
+            descriptor = os.open(self.lock, flags, 0o600)
+        except OSError as cause:
+            raise DizzyError(f"lock {self.lock}", cause.strerror or str(cause)) from cause
         try:
             self._take(descriptor)
             os.ftruncate(descriptor, 0)

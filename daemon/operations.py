@@ -50,6 +50,7 @@ class NodeOperations:
         self._sharing = sharing
         self._joining = joining
         self._reporter = reporter
+        self._listen = node.config.node.listen  # opened once
 
     # -- folders and members ----------------------------------------------------------------------
 
@@ -276,14 +277,21 @@ class NodeOperations:
         await revert_local_changes(self._node, work)
 
     async def reload(self) -> None:
-        """Read the configuration again; a bad one changes nothing and raises."""
+        """Read the configuration again; a bad one changes nothing and raises.
+
+        Raises DizzyError too where the rest is taken and `listen` waits for the next start.
+        """
+        before = self._node.config
         self._sharing.read_config()
+        await self._sharing.begin_changed(before)
         limits = self._node.config.limits
         self._node.fetcher.download.change(limits.download_bytes_per_s)
         self._node.sessions.upload.change(limits.upload_bytes_per_s)
         await self._sharing.share_written()
         for work in self._node.works.values():
             work.history_limits_changed()
+        if self._node.config.node.listen != self._listen:
+            raise DizzyError("listen", "takes effect at the next start", hint="restart dizzyd")
 
     # -- small things ---------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from daemon import config_edit
-from daemon.config import Config, read_config
+from daemon.config import Config, FolderConfig, read_config
 from daemon.ended import EndedFolder
 from daemon.folder_work import FolderWork
 from daemon.home import Home
@@ -197,6 +197,17 @@ class Sharing:
             if folder.id is None:
                 await self.share(str(folder.path), name)
 
+    async def begin_changed(self, before: Config) -> None:
+        """Let folders that are to write or ignore otherwise than before begin to work anew."""
+        was = {folder.id: _manner(folder) for folder in before.folders.values()}
+        for folder in list(self._node.config.folders.values()):
+            if folder.id not in self._node.works or was.get(folder.id) == _manner(folder):
+                continue
+            stored = self._node.shelf[self._node.works[folder.id].folder_no]
+            await self._node.folders.stop(stored.id)
+            self._node.shelf.put(stored)
+            await self._node.folders.begin(stored)
+
     # -- what is refused --------------------------------------------------------------------------
 
     def _checked_root(self, path: str) -> str:
@@ -300,6 +311,10 @@ class _Named(Generic[F]):
         self.name = name
         self.id = folder.folder.hex()
         self.folder: F = folder
+
+
+def _manner(folder: FolderConfig) -> tuple[int | None, bool]:
+    return folder.umask, folder.ignore_editor_files
 
 
 def check_folder_name(name: str) -> None:

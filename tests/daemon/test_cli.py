@@ -348,6 +348,20 @@ async def test_status_without_a_node_is_3_and_still_one_object(home: Home) -> No
     assert set(json.loads(ended.out)) == {"node", "folders", "peers", "rejected", "ended"}
 
 
+async def test_status_of_a_home_that_cannot_be_opened_is_3_and_still_one_object(home: Home) -> None:
+    await dizzyd(home, "init", "--listen", "[::]:7777")
+    home.lock.unlink()
+    home.lock.mkdir()  # fails as a read-only disk does, for root too
+
+    shown, told = await dizzyd(home, "status"), await dizzyd(home, "status", "--json")
+
+    assert (shown.code, told.code, shown.err, told.err) == (3, 3, "", "")
+    assert "not running" in shown.out
+    node = json.loads(told.out)["node"]
+    assert node["pid"] is None
+    assert node["problems"][0]["problem"] == f"lock {home.lock}: Is a directory"
+
+
 async def test_status_of_a_stopped_node_shows_its_folders(home: Home) -> None:
     await dizzyd(home, "init", "--name", "laptop")
 

@@ -130,6 +130,10 @@ def test_D1_bad_toml_has_file_line_and_column() -> None:
     assert re.fullmatch(rf"{FILE}:[34]:\d+: expected TOML, .+", str(error))
 
 
+def test_D1_a_file_that_ends_too_early_is_told_so() -> None:
+    assert str(refusal("[node]\nname")).endswith(": expected TOML, unexpected end")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -160,6 +160,38 @@ def test_sighup_with_a_bad_configuration_keeps_the_old_one(alone: Node) -> None:
     eventually("it is healthy again", lambda: alone.dizzyd("status").code == 0)
 
 
+def test_sighup_takes_how_a_folder_writes_and_what_it_ignores(pair: Pair) -> None:
+    left, right = pair.left, pair.right
+    assert right.process is not None
+    text = right.config.read_text()
+    keys = 'umask = "077"\nignore_editor_files = false\n'
+    right.config.write_text(text.replace("[folders.shared]\n", f"[folders.shared]\n{keys}"))
+
+    right.process.send_signal(signal.SIGHUP)
+    write_files(right.folder, {".#lock": b"of an editor"})
+    eventually("it is shared", (left.folder / ".#lock").exists)
+    write_files(left.folder, {"later": b"1"})
+    pair.agree()
+
+    assert stat.S_IMODE((right.folder / "later").stat().st_mode) == 0o600
+    assert right.dizzyd("status").code == 0
+
+
+def test_sighup_says_that_listen_waits_for_a_start(alone: Node) -> None:
+    assert alone.process is not None
+    text = alone.config.read_text()
+    alone.config.write_text(text.replace('listen = ["', 'listen = ["127.0.0.1:0", "'))
+
+    alone.process.send_signal(signal.SIGHUP)
+
+    eventually("status says so", lambda: alone.dizzyd("status").code == 4)
+    [problem] = alone.status()["node"]["problems"]
+    assert problem["problem"] == "listen: takes effect at the next start"
+    alone.config.write_text(text)
+    alone.process.send_signal(signal.SIGHUP)
+    eventually("it is healthy again", lambda: alone.dizzyd("status").code == 0)
+
+
 # -- roots that vanish -----------------------------------------------------------------------------
 
 
