@@ -1,7 +1,7 @@
 """Keep one folder at work for as long as the node runs: find its root, run its two loops.
 
 A lost root stops both loops until it is back; nothing is ever concluded from what cannot be seen.
-How a folder stands is daemon.standing's, what the loops do daemon.look_loop's and
+How a folder stands is daemon.standing's (`standing`), what the loops do daemon.look_loop's and
 daemon.apply_loop's.
 """
 
@@ -19,7 +19,7 @@ from daemon.differences import ProblemKind
 from daemon.disk import Disk, DiskError
 from daemon.displaced import DisplacedWatch
 from daemon.folder_tools import Tools, Trouble
-from daemon.held import HeldDeletions, HeldReversions
+from daemon.held import HeldDeletions
 from daemon.hints import WatchState
 from daemon.journal import FolderJournal
 from daemon.look_loop import LookLoop
@@ -28,7 +28,7 @@ from daemon.own_tail import OwnTail
 from daemon.planning import UnderWay
 from daemon.pruning import Pruner
 from daemon.shelf import Shelf
-from daemon.standing import LocalChanges, Standing
+from daemon.standing import Standing
 from peers.beat import until_beat_s
 from peers.cancelling import TaskGroup
 from peers.heads import Heads
@@ -71,23 +71,23 @@ class FolderWork:
         self._umask = umask
         self.disk: Disk | None = None
         self.tail = OwnTail(tools.shelf, tools.core, folder_no)
-        self._standing = Standing(tools=tools, folder_no=folder_no, folder=folder, tail=self.tail)
+        self.standing = Standing(tools=tools, folder_no=folder_no, folder=folder, tail=self.tail)
         self._journal = FolderJournal(tools.shelf, tools.engine, tools.core, folder_no)
         self._look = LookLoop(
-            self._standing,
+            self.standing,
             ignores_editor_files=ignores_editor_files,
             on_idle=self._settle,
             on_scanned=self._scanned,
             on_tail=self._tail_is_back,
         )
-        self._apply = ApplyLoop(self._standing, self._journal, self._look, self._settle)
+        self._apply = ApplyLoop(self.standing, self._journal, self._look, self._settle)
         self._pruner = Pruner(tools, folder_no, lambda: self.is_settled)
 
     # -- life -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Work until cancelled; a lost root is waited for."""
-        await self.tail.start(self._standing.now_s())
+        await self.tail.start(self.standing.now_s())
         await self.refresh_members()
         while True:
             try:
@@ -121,12 +121,12 @@ class FolderWork:
         tools = self._tools
         watcher = tools.watch(self.path)
         applier = self._make_applier(disk)
-        self._standing.applier = applier
-        self._standing.under_way = UnderWay()
+        self.standing.applier = applier
+        self.standing.under_way = UnderWay()
         displaced = DisplacedWatch(disk, tools.pool, self._journal, tools.clock, tools.names)
         await self._look.start(watcher)
         try:
-            self._journal.wall_ms = self._standing.now_ms()
+            self._journal.wall_ms = self.standing.now_ms()
             await applier.recover()
             self.trouble.root = None
             self._look.look_at_all()
@@ -151,7 +151,7 @@ class FolderWork:
                     self._tools.open_disk, self.path, self.folder, self._umask
                 )
             try:
-                self._journal.wall_ms = self._standing.now_ms()
+                self._journal.wall_ms = self.standing.now_ms()
                 await self._make_applier(disk).recover()
             finally:
                 self._tools.close_disk(disk)
@@ -184,7 +184,7 @@ class FolderWork:
         while True:
             await asyncio.sleep(until_beat_s(asyncio.get_running_loop().time()))
             await self._tools.pool.run(disk.check_root)
-            self._journal.wall_ms = self._standing.now_ms()
+            self._journal.wall_ms = self.standing.now_ms()
             await displaced.look()
 
     def _scanned(self) -> None:
@@ -194,8 +194,8 @@ class FolderWork:
 
     def _settle(self) -> None:
         """Tell peers, once, that nothing is to be done here: who is settled is compared."""
-        if self.is_settled and not self._standing.was_settled:
-            self._standing.was_settled = True
+        if self.is_settled and not self.standing.was_settled:
+            self.standing.was_settled = True
             self._apply.pending = (0, 0)
             self.trouble.failed.clear()
             self.trouble.space = None
@@ -206,12 +206,12 @@ class FolderWork:
 
     def changed(self) -> None:
         """State changed: the view may want other things on this disk."""
-        self._standing.was_settled = False
+        self.standing.was_settled = False
         self._apply.changed()
 
     async def refresh_members(self) -> None:
         """Read who is a member now."""
-        standing = self._standing
+        standing = self.standing
 
         def read() -> tuple[dict[AgentId, Member], bool]:
             return standing.stored.log.members(), standing.stored.is_joining
@@ -225,18 +225,18 @@ class FolderWork:
 
     def peer_has(self, agent: AgentId, heads: Heads) -> None:
         """Note what a peer has of this folder."""
-        self._standing.note_heads(agent, heads)
+        self.standing.note_heads(agent, heads)
         self._look.wake()
 
     async def compare(self, agent: AgentId, heads: Heads) -> None:
         """See whether a peer knows more of our own log than we do; then that comes first."""
-        if await self.tail.heard(agent, heads, self._standing.now_s()):
+        if await self.tail.heard(agent, heads, self.standing.now_s()):
             logger.warning("own log is longer elsewhere folder=%s", short(self.folder))
             self._look.set_back()
             self._tell_tail()
 
     def _tell_tail(self) -> None:
-        is_unknown = self.is_rebuilding and self.own_member is None
+        is_unknown = self.standing.is_rebuilding and self.standing.own_member is None
         if is_unknown:
             self.trouble.tail = _NO_LOG
         else:
@@ -249,7 +249,7 @@ class FolderWork:
 
     def peer_gone(self, agent: AgentId) -> None:
         """Forget what a disconnected peer had."""
-        self._standing.peer_heads.pop(agent, None)
+        self.standing.peer_heads.pop(agent, None)
         self._look.wake()
 
     def contents_available(self, blobs: Sequence[BlobHash]) -> None:
@@ -279,7 +279,7 @@ class FolderWork:
     def confirm(self) -> None:
         """Let held deletions and reversions go on."""
         self.held.confirm()
-        self.reverted.release()
+        self.standing.reverted.release()
         self._apply.begin_anew()
         self._look.look_at_all()
 
@@ -301,23 +301,13 @@ class FolderWork:
         Who is told of work is told of its end too: peers compare only what is settled.
         """
         if not self.is_settled:
-            self._standing.was_settled = False
+            self.standing.was_settled = False
         return not self.is_settled
 
     @property
     def applier(self) -> Applier | None:
         """Who puts things in place here, None while the root is lost."""
-        return None if self.disk is None else self._standing.applier
-
-    @property
-    def is_joining(self) -> bool:
-        """Whether local files still wait to be bound to the log."""
-        return self._standing.is_joining
-
-    @property
-    def is_rebuilding(self) -> bool:
-        """Whether the database was replaced, and files are not bound yet."""
-        return self._standing.is_joining and self._standing.stored.is_rebuilt
+        return None if self.disk is None else self.standing.applier
 
     @property
     def waiting_objects(self) -> set[int]:
@@ -355,16 +345,6 @@ class FolderWork:
         return self._look.held
 
     @property
-    def reverted(self) -> HeldReversions:
-        """The files that are what they were before, and wait for a person's word."""
-        return self._standing.reverted
-
-    @property
-    def left_alone(self) -> frozenset[int]:
-        """The objects that are not brought in step with the state on this disk."""
-        return self._standing.left_alone
-
-    @property
     def skipped(self) -> dict[bytes, ProblemKind]:
         """What is no file, directory or link, or cannot be here: by path."""
         return self._look.skipped
@@ -372,7 +352,7 @@ class FolderWork:
     @property
     def restless(self) -> list[bytes]:
         """The files that are written without a rest, and so are not shared yet."""
-        return self._look.restless.named(self._standing.now_s())
+        return self._look.restless.named(self.standing.now_s())
 
     @property
     def watch_state(self) -> WatchState:
@@ -382,41 +362,12 @@ class FolderWork:
     @property
     def trouble(self) -> Trouble:
         """What is wrong here now."""
-        return self._standing.trouble
-
-    @property
-    def local(self) -> LocalChanges:
-        """A reader's own changes."""
-        return self._standing.local
+        return self.standing.trouble
 
     @property
     def members(self) -> dict[AgentId, Member]:
         """Everybody's role, as of the last membership event."""
-        return self._standing.members
-
-    @property
-    def own_member(self) -> Member | None:
-        """Our own role, None before we were admitted."""
-        return self._standing.own_member
-
-    @property
-    def may_write(self) -> bool:
-        """Whether our changes count."""
-        return self._standing.may_write
-
-    @property
-    def peer_heads(self) -> dict[AgentId, Heads]:
-        """What the connected peers have of this folder."""
-        return self._standing.peer_heads
-
-    @property
-    def last_change_ms(self) -> int | None:
-        """When something changed here last, by this node's clock."""
-        return self._standing.last_change_ms
-
-    def in_sync_with(self, agent: AgentId, ours: Heads) -> bool:
-        """Whether a peer has the same batches and the same state, and nothing is pending."""
-        return self._standing.in_sync_with(agent, ours)
+        return self.standing.members
 
     async def rows_in(self, directories: Sequence[bytes]) -> list[list[SyncedRow]]:
         """Give, for each directory path, the rows of all names that stand in it."""

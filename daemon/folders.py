@@ -140,7 +140,7 @@ class Folders:
             logger.info("folder ended by its owner folder=%s", short(work.folder))
             del self.works[work.folder]
             self.ended[work.folder] = self.shared[work.folder] = ended
-            for agent, heads in work.peer_heads.items():
+            for agent, heads in work.standing.peer_heads.items():
                 ended.peer_has(agent, heads)
             await self._stop_work(work)
             self.on_ended(ended)

@@ -43,7 +43,7 @@ class Joining:
         node = self._node
         [work] = self._sharing.works(name)
         await work.refresh_members()
-        if not may_grant(work.own_member, Role(ROLES[role])):
+        if not may_grant(work.standing.own_member, Role(ROLES[role])):
             raise DizzyError(
                 f"invite {name}",
                 f"this node may not give the role {role}",

@@ -39,10 +39,10 @@ _SIZE_LIMIT_BYTES: Final = 1 << 30  # of a snapshot that is fetched
 
 def is_at_rest(work: FolderWork, now_ms: int, rest_s: float) -> bool:
     """Whether nothing is to be done in a folder, and nothing happened for a while."""
-    last_ms = work.last_change_ms
+    last_ms = work.standing.last_change_ms
     if last_ms is not None and 0 <= now_ms - last_ms < rest_s * 1000:
         return False
-    return work.is_settled and not work.is_joining and not work.tail.is_lagging
+    return work.is_settled and not work.standing.is_joining and not work.tail.is_lagging
 
 
 class LogPruner:
@@ -90,7 +90,7 @@ class LogPruner:
         node = self._node
         through_no = await node.world.core.run(_newest_no, node.shelf[work.folder_no])
         ours = await node.replica.heads(work.folder)
-        agents = [agent for agent in work.members if work.in_sync_with(agent, ours)]
+        agents = [agent for agent in work.members if work.standing.in_sync_with(agent, ours)]
         if not agents or len(ours.heads) >= HEADS_LIMIT:  # then not all of them were told
             return
 

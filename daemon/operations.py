@@ -254,7 +254,7 @@ class NodeOperations:
                 return f"no peer of {folder_name} is connected"
             ours = await self._node.replica.heads(work.folder)
             for agent in connected:
-                if not work.in_sync_with(agent, ours):
+                if not work.standing.in_sync_with(agent, ours):
                     return f"{folder_name} is not in sync with {agent.hex()[:8]}"
         return ""
 

@@ -44,8 +44,8 @@ def folder_problems(
                 hint=f"`dizzyd confirm {name}` deletes, `dizzyd undo-deletions {name}` puts back",
             )
         )
-    if work.reverted:
-        older = counted(len(work.reverted), "file")
+    if work.standing.reverted:
+        older = counted(len(work.standing.reverted), "file")
         name = figures.name
         found.append(
             Problem(

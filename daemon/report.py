@@ -160,9 +160,9 @@ class Reporter:
             is_running=self._pid is not None,
             is_settled=work.is_settled,
             waiting=frozenset(work.waiting_objects),
-            excluded=work.left_alone,
+            excluded=work.standing.left_alone,
             in_flight=work.pending,
-            theirs=dict(work.peer_heads),
+            theirs=dict(work.standing.peer_heads),
         )
 
     # -- the node -------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class Reporter:
             yield self._damage
         if node.found_damage:
             yield scrub_problem(node.found_damage)
-        if node.damage and any(work.is_rebuilding for work in node.works.values()):
+        if node.damage and any(work.standing.is_rebuilding for work in node.works.values()):
             yield replaced_problem(node.damage)
         is_cloned = node.book.is_cloned or node.shelf.own.has_twin
         if is_cloned or node.key.agent in node.links.clones_seen:
@@ -251,7 +251,9 @@ class Reporter:
             is_applied=figures.is_applied,
         )
         diverged = [
-            agent for agent, theirs in work.peer_heads.items() if has_diverged(ours, theirs)
+            agent
+            for agent, theirs in work.standing.peer_heads.items()
+            if has_diverged(ours, theirs)
         ]
         skipped = sorted(path for path, kind in work.skipped.items() if kind in _SKIPPED)
         role = figures.own.role.name.lower() if figures.own is not None else ""
@@ -266,9 +268,9 @@ class Reporter:
             bytes=figures.file_bytes,
             pending=figures.pending,
             conflicts=figures.conflicts,
-            local_changes=len(work.local.paths),
+            local_changes=len(work.standing.local.paths),
             held_deletions=len(work.held),
-            held_reversions=len(work.reverted),
+            held_reversions=len(work.standing.reverted),
             watch=work.watch_state.name.lower(),
             history=figures.history,
             log=LogStatus(
@@ -285,7 +287,7 @@ class Reporter:
                 ),
             ),
             state_root=figures.state_root.hex() if figures.state_root is not None else "",
-            last_change_at=rfc3339(work.last_change_ms or figures.last_change_ms),
+            last_change_at=rfc3339(work.standing.last_change_ms or figures.last_change_ms),
             problems=folder_problems(work, figures, names=names, diverged=diverged),
             peers=tuple(self._folder_peers(work, figures, ours)),
             skipped=tuple(os.fsdecode(path) for path in skipped[:SKIPPED_LIMIT]),
@@ -298,7 +300,7 @@ class Reporter:
             return "faulty"
         if self._pid is None:
             return "paused"
-        if work.held or work.reverted:
+        if work.held or work.standing.reverted:
             return "held"
         if work.is_scanning or work.is_importing:
             return "scanning"
@@ -310,10 +312,10 @@ class Reporter:
     ) -> Iterable[FolderPeer]:
         is_all_here = not figures.pending.files and not figures.pending.bytes
         members = work.members or figures.members
-        for agent in sorted(set(members) | set(work.peer_heads)):
+        for agent in sorted(set(members) | set(work.standing.peer_heads)):
             if agent == self._node.key.agent:
                 continue
-            theirs = work.peer_heads.get(agent)
+            theirs = work.standing.peer_heads.get(agent)
             in_sync = theirs is not None and is_all_here and is_in_sync(ours, theirs)
             yield FolderPeer(
                 agent=agent.hex(),

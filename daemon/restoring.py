@@ -78,7 +78,7 @@ class Restoring:
             raise DizzyError(f"restore {shown}", into.trouble.root[0], hint=into.trouble.root[1])
         disk, _ = _at_work(into, shown)
         await into.refresh_members()
-        if not into.may_write:
+        if not into.standing.may_write:
             raise DizzyError(
                 f"restore {shown}",
                 "this node may only read there",
@@ -166,7 +166,7 @@ class Restoring:
 
 def _at_work(work: FolderWork, shown: str) -> tuple[Disk, Applier]:
     disk, applier = work.disk, work.applier
-    if disk is None or applier is None or work.is_joining:
+    if disk is None or applier is None or work.standing.is_joining:
         raise TryLater(
             f"restore {shown}", "the folder is not open yet", hint="`dizzyd status` says why"
         )

@@ -39,7 +39,7 @@ async def revert_local_changes(node: Node, work: FolderWork) -> None:
     """
     name = node.shelf[work.folder_no].name
     await work.refresh_members()
-    if work.may_write:
+    if work.standing.may_write:
         raise DizzyError(
             f"revert {name}",
             "this node may write there: its changes are shared, none is only local",
@@ -48,10 +48,10 @@ async def revert_local_changes(node: Node, work: FolderWork) -> None:
     disk = _disk_of(work, f"revert {name}")
     try:
         await _take_back(node, work, disk, f"revert {name}", lambda acts: acts)
-        work.local.paths.clear()
+        work.standing.local.paths.clear()
         work.held.release()
     finally:
-        work.local.objects.clear()
+        work.standing.local.objects.clear()
         await plan_again(node, work)
 
 
@@ -62,7 +62,7 @@ async def put_back_deleted(node: Node, work: FolderWork) -> None:
     nothing is held.
     """
     name = node.shelf[work.folder_no].name
-    if not work.held and not work.reverted:
+    if not work.held and not work.standing.reverted:
         raise DizzyError(
             f"undo-deletions {name}", "no deletion is held", hint="`dizzyd status` shows them"
         )
@@ -77,11 +77,11 @@ async def put_back_deleted(node: Node, work: FolderWork) -> None:
                 act
                 for act in acts
                 if (isinstance(act, Deleted) and act.path in work.held)
-                or (isinstance(act, Edited) and work.reverted.holds(act))
+                or (isinstance(act, Edited) and work.standing.reverted.holds(act))
             ],
         )
         work.held.release()
-        work.reverted.release()
+        work.standing.reverted.release()
     finally:
         await plan_again(node, work)
 

@@ -169,7 +169,7 @@ class Sharing:
             )
         [work] = self.works(name)
         await work.refresh_members()
-        if not is_owner(work.own_member):
+        if not is_owner(work.standing.own_member):
             raise DizzyError(
                 f"unshare {name}", "only its owner can", hint=f"`dizzyd leave {name}` stops here"
             )

@@ -215,7 +215,9 @@ class Snapshots:
 
     async def _is_due(self, work: FolderWork) -> bool:
         now_ms = self._node.world.clock.now_ns() // 1_000_000
-        if not is_at_rest(work, now_ms, self._rule.rest_s) or not is_owner(work.own_member):
+        if not is_at_rest(work, now_ms, self._rule.rest_s):
+            return False
+        if not is_owner(work.standing.own_member):
             return False
         return await self._node.world.core.run(self._has_grown, work.folder_no)
 

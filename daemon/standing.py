@@ -95,6 +95,11 @@ class Standing:
         return may_write(self.own_member)
 
     @property
+    def is_rebuilding(self) -> bool:
+        """Whether the database was replaced, and files are not bound yet."""
+        return self.is_joining and self.stored.is_rebuilt
+
+    @property
     def left_alone(self) -> frozenset[int]:
         """The objects that are not brought in step with the state on this disk."""
         return self.reverted.objects | self.local.objects

@@ -310,7 +310,7 @@ async def test_a_large_plan_that_finds_no_room_is_no_longer_under_way(
         owner.write("large", b"large" * 300_000)
         await owner.look()
         await eventually(lambda: other.work.trouble.space is not None)
-        applier = other.work._standing.applier
+        applier = other.work.standing.applier
 
         await eventually(lambda: not other.work._apply._slow)
 

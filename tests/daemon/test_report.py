@@ -210,7 +210,7 @@ async def test_a_peer_that_is_away_is_no_problem(tmp_path: Path) -> None:
 async def test_what_a_peer_lacks_is_counted_by_heads(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
         await _in_sync(owner)
-        [before] = owner.work.peer_heads.values()
+        [before] = owner.work.standing.peer_heads.values()
         owner.write("a.txt", b"12345")
         owner.write("sub/b.txt", b"1234567")
         await owner.look()
@@ -454,8 +454,8 @@ async def test_a_fork_that_was_told_by_a_peer_is_a_problem_too(tmp_path: Path) -
 async def test_equal_logs_and_unequal_states_are_said_loudly(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
         await _in_sync(owner)
-        said = owner.work.peer_heads[other.key.agent]
-        owner.work.peer_heads[other.key.agent] = Heads(
+        said = owner.work.standing.peer_heads[other.key.agent]
+        owner.work.standing.peer_heads[other.key.agent] = Heads(
             heads=said.heads, state_root=b"\x01" * 32, state_version=said.state_version
         )
 

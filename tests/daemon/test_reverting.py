@@ -180,7 +180,7 @@ async def test_revert_that_was_cut_off_by_a_stop_is_done_at_the_next_start(
         reader.write("new.txt", b"new")
         (reader.root / "two.txt").unlink()
         await reader.look()
-        standing = reader.work._standing
+        standing = reader.work.standing
         applier, standing.applier = standing.applier, None
         reader.work._apply._may_apply = lambda: False  # type: ignore[method-assign]
         await revert_local_changes(reader.node, reader.work)
@@ -279,7 +279,7 @@ async def test_A12_restored_files_are_held_and_newer_ones_elsewhere_stay(tmp_pat
         other.open()
 
         await other.start(owner)
-        await eventually(lambda: other.work.reverted)
+        await eventually(lambda: other.work.standing.reverted)
         await eventually(lambda: owner.has("d/new", b"an edit of its own"))
         owner.write("d/f7", b"newest", mtime_ns=NEW_TIME_NS + 1)
         await owner.look()
@@ -307,13 +307,13 @@ async def test_A12_restored_files_are_shared_once_confirmed(tmp_path: Path) -> N
         put_back_files(other, 120)
         other.open()
         await other.start(owner)
-        await eventually(lambda: other.work.reverted)
+        await eventually(lambda: other.work.standing.reverted)
 
         other.work.confirm()
         await other.look()
         await eventually(lambda: owner.has("d/f7", b"older 7") and owner.has("d/f99", b"older 99"))
 
-        assert not other.work.reverted
+        assert not other.work.standing.reverted
         assert not any("conflict" in name for name in owner.names())
 
 
@@ -330,7 +330,7 @@ async def test_few_older_files_and_those_of_new_times_are_edits(
         await other.start(owner)
         await eventually(lambda: owner.has("d/f7", b"older 7"))
 
-        assert not other.work.reverted
+        assert not other.work.standing.reverted
 
 
 async def test_A12_an_edit_of_a_held_file_that_nobody_saw_yet_is_not_taken_back(
@@ -342,7 +342,7 @@ async def test_A12_an_edit_of_a_held_file_that_nobody_saw_yet_is_not_taken_back(
         put_back_files(other, 120)
         other.open()
         await other.start(owner)
-        await eventually(lambda: other.work.reverted)
+        await eventually(lambda: other.work.standing.reverted)
         other.write("d/f7", b"saved this very moment")  # no watcher tells
 
         await put_back_deleted(other.node, other.work)

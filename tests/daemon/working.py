@@ -272,7 +272,8 @@ async def pair(base: Path, role: Role = Role.WRITE) -> AsyncIterator[tuple[Worki
     await owner.start()
     await other.start(owner)
     try:
-        await eventually(lambda: bool(other.work.peer_heads and owner.work.peer_heads))
+        here, there = other.work.standing, owner.work.standing
+        await eventually(lambda: bool(here.peer_heads and there.peer_heads))
         yield owner, other
     finally:
         await other.stop()
