@@ -83,10 +83,10 @@ class Owner:
             folder_no=stored.no,
             folder=stored.id,
             is_settled=True,
-            is_joining=False,
             tail=SimpleNamespace(is_lagging=False),
-            own_member=stored.own_member(),
-            last_change_ms=None,
+            standing=SimpleNamespace(
+                is_joining=False, own_member=stored.own_member(), last_change_ms=None
+            ),
         )
         world = SimpleNamespace(core=Inline(), pool=Inline(), clock=self.clock)
         self.node = SimpleNamespace(
@@ -182,10 +182,10 @@ async def test_what_is_to_be_done_comes_before_a_snapshot(
     "change",
     [
         lambda work: setattr(work, "is_settled", False),
-        lambda work: setattr(work, "is_joining", True),
+        lambda work: setattr(work.standing, "is_joining", True),
         lambda work: setattr(work.tail, "is_lagging", True),
-        lambda work: setattr(work, "own_member", None),
-        lambda work: setattr(work, "last_change_ms", 1_000_000 - 59_000),
+        lambda work: setattr(work.standing, "own_member", None),
+        lambda work: setattr(work.standing, "last_change_ms", 1_000_000 - 59_000),
     ],
 )
 async def test_a_checkpoint_waits_for_rest_and_is_the_owners(
