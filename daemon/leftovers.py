@@ -15,6 +15,7 @@ from daemon.disk import (
     Looked,
     NameMissing,
     NameTaken,
+    Stat,
     arriving_name,
 )
 from daemon.displaced import (
@@ -45,12 +46,12 @@ class Leftovers:
         self._clock = clock
         self._names = names
         self._outcomes = outcomes
-        self._staged: set[bytes] = set()  # the names in tmp when this began
+        self._staged: dict[bytes, Stat] = {}  # what was in tmp when this began
         self._kept_at: dict[bytes, bytes] | None = None  # names in history by their moments
 
     def begin(self) -> None:
         """Find what is in tmp."""
-        self._staged = {name for name, _ in self._disk.list_stages()}
+        self._staged = dict(self._disk.list_stages())
 
     def has(self, name: bytes) -> bool:
         """Whether tmp had this name when this began."""
@@ -109,6 +110,11 @@ class Leftovers:
 
         That nothing stands at the place does not tell: a user may have moved the new one on.
         """
+        stands = None if path is None else self._disk.stat(path)
+        if stands is not None and stands.inode == self._staged[name].inode:
+            # Without NOREPLACE a rename is a link and an unlink: it was not taken away after all.
+            self._disk.remove_stage(name)
+            return False
         is_away = self._is_taken_away(intent, name, path)
         looked = self._disk.look_stage(name)
         if not is_away and isinstance(looked, Looked) and looked.value == intended:

@@ -200,6 +200,7 @@ class Recovery:
         stat = self._stat(step.target)
         if stat is None or stat.inode != row.inode or int(stat.kind) != int(row.kind):
             return
+        self._drop_twin(step, row)
         is_same = (stat.size, stat.mtime_ns) == (row.size, row.mtime_ns)
         seen = stat if is_same or row.kind is Kind.DIRECTORY else None
         gone: tuple[Key, ...] = ()
@@ -214,6 +215,25 @@ class Recovery:
             orphans = self._ledger.orphans(step.claim, rows)
         self._agree(agreed, gone, rows, number, orphans)
 
+    def _drop_twin(self, step: MoveName, row: SyncedRow) -> None:
+        """Remove the old name of a file that has its new one already.
+
+        Without NOREPLACE a rename is a link and an unlink (NFS): what came between leaves both.
+        """
+        path, stat = self._path(step.source), self._stat(step.source)
+        if path is None or stat is None or step.source == step.target:
+            return
+        if stat.inode != row.inode or stat.kind is FileKind.DIRECTORY:
+            return
+        name = b"displaced-tmp-%d" % self._names.moment_ns()
+        with suppress(NameTaken, NameMissing):
+            taken = self._disk.take_away(path, name)
+            stays = self._stat(step.target)
+            if stays is not None and stays.inode == taken.inode:
+                self._disk.remove_stage(name)
+            else:  # somebody put another file there, this very moment
+                self._disk.restore_stage(name, path)
+
     def _bring_back(self, step: MoveName) -> None:
         """Give a name to what a swap by three renames had put aside: where it goes, or came from.
 
@@ -223,6 +243,10 @@ class Recovery:
         for name, stat in self._disk.list_stages():
             if not name.startswith(ASIDE_PREFIX) or stat.inode != rows[0].inode:
                 continue
+            standing = (self._stat(step.target), self._stat(step.source))
+            if any(each is not None and each.inode == stat.inode for each in standing):
+                self._disk.remove_stage(name)  # a twin, as in _drop_twin
+                return
             parked = Place(step.source.parent_no, PARKING_PREFIX + name)
             for place in (step.target, step.source, parked):
                 path = self._path(place)
