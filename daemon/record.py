@@ -123,7 +123,8 @@ class Recorder:
     def _view_of(self, nos: set[int]) -> dict[int, dict[bytes, Entry]]:
         entries: dict[int, dict[bytes, Entry]] = {}
         if nos:
-            for entry in self._draft.folder.view().entries(Changes(nos, set()))[1]:
+            view = self._draft.folder.view()
+            for entry in view.entries(Changes(nos, set()), self._draft.known)[1]:
                 entries.setdefault(entry.object_no, {})[entry.copy] = entry
         return entries
 

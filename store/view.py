@@ -40,13 +40,16 @@ class View:
         self._members = members
         self._classes: dict[int, list[int]] = {}
 
-    def entries(self, changes: Changes) -> tuple[set[int], list[Entry]]:
+    def entries(
+        self, changes: Changes, known: Mapping[int, ObjectRow] | None = None
+    ) -> tuple[set[int], list[Entry]]:
         """Give the objects whose place in the view may have changed, and all their entries.
 
         An object without an entry is not visible. Every object that shares a slot with a changed
-        one is considered too, since the slot decides for all.
+        one is considered too, since the slot decides for all. `known` rows are those of now,
+        which need not be read again.
         """
-        rows = self._considered(changes)
+        rows = self._considered(changes, known or {})
         slots: dict[Place, list[ObjectRow]] = {}
         for row in rows.values():
             if self._state.is_visible(row):
@@ -65,9 +68,12 @@ class View:
 
     # -- which objects ------------------------------------------------------------------------
 
-    def _considered(self, changes: Changes) -> dict[int, ObjectRow]:
+    def _considered(
+        self, changes: Changes, known: Mapping[int, ObjectRow]
+    ) -> dict[int, ObjectRow]:
         state = self._state
-        rows = state.rows(list(changes.objects))
+        rows = {no: known[no] for no in changes.objects & known.keys()}
+        rows.update(state.rows(list(changes.objects - known.keys())))
         rows.pop(state.root_no, None)
         # What stands in the slots of these rows is found with them, below.
         self._add_at_slots(rows, changes.slots - {(r.parent_no, r.name) for r in rows.values()})
