@@ -91,6 +91,7 @@ class Node:
         self.folder = self.user_home / "shared"
         self.port = free_port()
         self.relay: Relay | None = exchange.relay(self.port) if has_relay else None
+        self.program = "daemon"  # the module that is run; commands are always dizzyd's
         self.process: subprocess.Popen[bytes] | None = None
         self._greeted_bytes = 0
         self.user_home.mkdir(parents=True)
@@ -151,7 +152,7 @@ class Node:
         self._greeted_bytes = self.greeting.stat().st_size if self.greeting.exists() else 0
         with self.log.open("ab") as log, self.greeting.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "run", *arguments],
+                [sys.executable, "-m", self.program, "run", *arguments],
                 env=self.environment,
                 cwd=self.user_home,
                 stdin=subprocess.DEVNULL,
