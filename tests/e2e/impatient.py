@@ -14,7 +14,7 @@ from daemon.cli import main
 from store import acknowledged
 
 if __name__ == "__main__":
-    snapshots._LOOK_S = 0.3
+    vars(snapshots)["_LOOK_S"] = 0.3
     vars(node)["Rule"] = partial(snapshots.Rule, from_batches=40, rest_s=0.5)
     vars(acknowledged)["AWAY_MS"] = 3000
     sys.exit(main())
