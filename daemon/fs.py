@@ -10,6 +10,7 @@ downloads, empty directories and what the caller said to move away.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from contextlib import suppress
@@ -162,6 +163,10 @@ class LinuxDisk:
                 return stat_of(found, kind)
         except NameMissing:
             return None
+        except DiskError as failure:
+            if failure.errno == errno.ENAMETOOLONG:  # a name that this disk cannot hold
+                return None
+            raise
 
     def standing(self, placed: Mapping[bytes, Stat]) -> set[bytes]:
         """Name the paths that have inode, size and both times of these stats now."""

@@ -39,6 +39,7 @@ from daemon.homeless import HomelessDirectories
 from daemon.look_set import Again, AgainReason, LookSet, parent_of
 from daemon.reader import Reader
 from store.ids import Kind
+from store.paths import NAME_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections import deque
@@ -195,7 +196,11 @@ class _Scan:
     async def _judge_gone(self, gone: dict[bytes, Rows]) -> set[bytes]:
         """Prove that names are gone, by listings of the directories that held them."""
         # A backup name counts as a name of its own again when what it backs up has gone.
-        further = {path + b"~" for path, rows in gone.items() if rows[0].kind is Kind.FILE}
+        further = {
+            path + b"~"
+            for path, rows in gone.items()
+            if rows[0].kind is Kind.FILE and len(rows[0].name) < NAME_LIMIT_BYTES
+        }
         above = sorted({parent_of(path) for path in gone})
         if not above:
             return further

@@ -148,6 +148,7 @@ def test_stat_gives_none_for_what_is_not_there(disk: Disk, outside: OutsideWrite
     assert disk.stat(b"gone") is None
     assert disk.stat(b"gone/below") is None
     assert disk.stat(b"file/below") is None
+    assert disk.stat(b"x" * 256) is None  # B2: what no disk can hold is not there
     assert present(disk, b"").kind is FileKind.DIRECTORY
 
 
