@@ -137,8 +137,8 @@ def _said(action: int) -> str:
     return "crash" if action == shim.CRASH else errno.errorcode[action]
 
 
-def run(base: Path, scene: str, *, seed: int, each: int = 0) -> str:
-    """Sweep one scene; `each`: how many faults, 0 for all. Gives one line about it."""
+def run(base: Path, scene: str, *, seed: int, each: int = 0, first: int = 1) -> str:
+    """Sweep one scene from a call on; `each`: how many faults, 0 for all. Gives one line."""
     sweep = Sweep(base, scene, seed)
     try:
         trace = sweep.measure()
@@ -146,6 +146,7 @@ def run(base: Path, scene: str, *, seed: int, each: int = 0) -> str:
             (number, action)
             for number, letter in enumerate(trace, 1)
             for action in (*shim.FAILURES[letter], shim.CRASH)
+            if number >= first
         ]
         chosen = faults[:: max(1, len(faults) // each)][:each] if each else faults
         for number, action in chosen:
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("each", type=int, nargs="?", default=0, help="faults in each scene; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scene", choices=SCENES)
+    parser.add_argument("--first", type=int, default=1, help="the call to begin with")
     arguments = parser.parse_args()
     if reason := shim.why_not():
         print(f"sweep: skipped, {reason}")
@@ -183,7 +185,8 @@ def main() -> None:
     for scene in (arguments.scene,) if arguments.scene else SCENES:
         with tempfile.TemporaryDirectory(prefix="sweep-") as base:
             each, seed = arguments.each, arguments.seed
-            print(run(Path(base), scene, seed=seed, each=each), flush=True)
+            told = run(Path(base), scene, seed=seed, each=each, first=arguments.first)
+            print(told, flush=True)
 
 
 if __name__ == "__main__":

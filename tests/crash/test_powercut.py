@@ -6,7 +6,7 @@ import pytest
 
 from tests.crash import images, powercut
 
-CUTS = {"both": 3, "home": 3, "folder": 4}  # `make powercut` makes many
+CUTS = {"both": 3, "home": 2, "folder": 4}  # `make powercut` makes many
 
 
 @pytest.mark.root
