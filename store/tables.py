@@ -61,7 +61,7 @@ class Log(SQLModel, table=True):
 
 
 class Batch(SQLModel, table=True):
-    """A verified batch, as received; of one that came with a snapshot (store.restored) less.
+    """A verified batch, as received; of one that came with a snapshot (store.joined) less.
 
     Its body may be thinned, and of a stub there is nothing: header, signature and body are empty.
     """

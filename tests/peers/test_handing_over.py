@@ -25,7 +25,7 @@ from tests.peers.test_fetch import (
 from tests.peers.test_session import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 SOON_S = 1.0
 SILENCE_S = 8.0  # a link that is up and says nothing is not waited for any longer
@@ -271,6 +271,20 @@ async def never(_: object) -> None:
 # -- what a peer did not have ---------------------------------------------------------------------
 
 
+def follow_every_no(far: PipeLink, arrive: Callable[[], wire.Message]) -> None:
+    """Have a link send what `arrive` gives right behind each word that something is not there."""
+    send = far.send
+
+    async def both(frame: bytes) -> None:
+        message = Assembler(wire.parse).accept(frame)
+        await send(frame)
+        if isinstance(message, wire.NotHave):
+            for late in wire.frames(arrive(), 99):
+                await send(late)
+
+    far.send = both  # type: ignore[method-assign]
+
+
 def test_a_content_that_comes_right_behind_the_word_that_it_is_not_there_is_kept() -> None:
     """Both in one piece from the network: nobody has had a turn to wait for it between them."""
 
@@ -281,17 +295,9 @@ def test_a_content_that_comes_right_behind_the_word_that_it_is_not_there_is_kept
         ref = BlobRef(hash=blob_hash(content), size=len(content))
         _, far = connect(tasks, a, b)
         await until(lambda: (s := a.sessions.session(b.agent)) is not None and s.shares(FOLDER))
-        send = far.send
+        one = wire.SmallContent(ref.hash, content)
 
-        async def both(frame: bytes) -> None:
-            message = Assembler(wire.parse).accept(frame)
-            await send(frame)
-            if isinstance(message, wire.NotHave):
-                one = wire.SmallContent(ref.hash, content)
-                for late in wire.frames(wire.Small(0, FOLDER, (one,)), 99):
-                    await send(late)
-
-        far.send = both  # type: ignore[method-assign]
+        follow_every_no(far, lambda: wire.Small(0, FOLDER, (one,)))
         found = await a.fetcher.fetch_small(FOLDER, [ref])
 
         assert found == {ref.hash: content}
@@ -306,17 +312,12 @@ def test_word_that_a_large_content_came_right_behind_the_word_that_it_is_not_the
         ref = BlobRef(hash=blob_hash(LARGE), size=len(LARGE))
         _, far = connect(tasks, a, b)
         await until(lambda: (s := a.sessions.session(b.agent)) is not None and s.shares(FOLDER))
-        send = far.send
 
-        async def both(frame: bytes) -> None:
-            message = Assembler(wire.parse).accept(frame)
-            await send(frame)
-            if isinstance(message, wire.NotHave):
-                b.replica.keep(LARGE)
-                for late in wire.frames(wire.Have(FOLDER, (ref.hash,)), 99):
-                    await send(late)
+        def arrive() -> wire.Message:
+            b.replica.keep(LARGE)
+            return wire.Have(FOLDER, (ref.hash,))
 
-        far.send = both  # type: ignore[method-assign]
+        follow_every_no(far, arrive)
         if not await a.fetcher.fetch_large(FOLDER, ref, Memory()):
             await until(lambda: ref.hash in a.replica.available, SOON_S)
             assert await a.fetcher.fetch_large(FOLDER, ref, Memory())
