@@ -310,10 +310,13 @@ class DisplacedWatch:
         The changes found are committed to the journal before this returns.
         """
         now_ns = self._clock.now_ns()
-        watches = await self._journal.watches(now_ns)
-        if not watches:
+        # What is due later than any look is put off comes from a clock that was set back since.
+        latest_ns = now_ns + LOOK_AGAIN_NS
+        watches = await self._journal.watches(1 << 62)
+        due = [each for each in watches if not now_ns < each.due_ns <= latest_ns]
+        if not due:
             return []
-        outcomes = await self._runner.run(self._look_at, list(watches), now_ns)
+        outcomes = await self._runner.run(self._look_at, due, now_ns)
         await self._journal.commit(outcomes)
         return [outcome for outcome in outcomes if isinstance(outcome, Displaced)]
 

@@ -382,6 +382,20 @@ async def test_a_late_write_into_history_is_found_after_ten_seconds(world: World
     assert displaced.looked.value == blob_hash(b"through a mapping")
 
 
+async def test_a_late_write_into_history_is_found_although_the_clock_went_back(
+    world: World,
+) -> None:
+    await world.converge([file_entry(1, ROOT, b"a", b"one")])
+    await world.apply([file_entry(1, ROOT, b"a", b"two")])
+    (kept,) = (world.root / ".dizzyd/history").iterdir()
+
+    kept.write_bytes(b"through a mapping")
+    world.clock.ns -= 365 * 86_400 * 10**9
+    (displaced,) = await world.watch.look()
+
+    assert displaced.looked.value == blob_hash(b"through a mapping")
+
+
 async def test_what_is_replaced_or_removed_is_kept_under_a_telling_name(world: World) -> None:
     await world.converge([file_entry(7, ROOT, b"notes.txt", b"one")])
     await world.converge([file_entry(7, ROOT, b"notes.txt", b"two")])

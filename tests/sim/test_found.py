@@ -418,3 +418,19 @@ def test_B6_what_cannot_move_is_edited_where_it_stays() -> None:
     )
 
     assert content(25, 20_001) in files(world, 2).values()
+
+
+def test_a_late_write_to_a_removed_file_is_heard_although_the_clock_is_set_back() -> None:
+    world = played(
+        step(1877, 2, "mkdir", "e"),
+        step(1877, 2, "meddle", 10, "mkdir", "e/e"),
+        step(3340, 1, "twice", "x y", 2, 3),
+        step(4761, 2, "hold", "x y", 4, 5, 3731),
+        step(4955, 0, "move", "x y", "e/e/b"),
+        step(8405, 0, "rmtree", "e/e"),
+        step(17_567, 2, "clock", -60_540_832),
+        seed=204_337,
+        disk_options={"has_exchange": False},
+    )
+
+    assert content(5, 204_337) in files(world).values()
