@@ -38,6 +38,9 @@ _PAUSE_BYTES: Final = 1024 * 1024  # received and not yet taken: stop reading
 _RESUME_BYTES: Final = 512 * 1024
 _HELLO_READ_BYTES: Final = 16 * 1024
 _READ_BYTES: Final = 256 * 1024  # from the socket, by one call
+# A frame and a sign of life may wait for the network, and some answers of TLS itself; who makes it
+# answer more (KeyUpdate) and reads nothing would have all of them kept.
+_UNSENT_LIMIT_BYTES: Final = 2 * FRAME_LIMIT_BYTES
 _BUFFER_BYTES: Final = 32 * 1024  # a larger frame is read to where it stays, but for its beginning
 
 
@@ -98,7 +101,6 @@ class FrameStream(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         # One frame at most waits here, what comes after it where it can still be overtaken.
         self._transport.set_write_buffer_limits(high=0)
-        self._tick_later()
         self._shake_hands()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -157,11 +159,15 @@ class FrameStream(asyncio.BufferedProtocol):
         if self._why_closed or self._transport is None:
             raise LinkClosed(self.place, self._why_closed)
         length = len(frame).to_bytes(LENGTH_BYTES, "big")
-        if len(frame) <= _JOIN_LIMIT_BYTES:
-            self._pipe.write(length + frame)
-        else:
-            self._pipe.write(length)
-            self._pipe.write(frame)
+        try:
+            if len(frame) <= _JOIN_LIMIT_BYTES:
+                self._pipe.write(length + frame)
+            else:
+                self._pipe.write(length)
+                self._pipe.write(frame)
+        except ssl.SSLError as cause:  # the other side left TLS in the middle of a message
+            self.abort(f"TLS broke: {cause}")
+            raise LinkClosed(self.place, self._why_closed) from cause
         self._flush()
         self.sent_bytes += LENGTH_BYTES + len(frame)
 
@@ -196,6 +202,7 @@ class FrameStream(asyncio.BufferedProtocol):
         self._buffer[: len(early)] = early
         self._start, self._end = 0, len(early)
         self._raw = memoryview(bytearray(_READ_BYTES))
+        self._tick_later()  # until now whoever greets has a deadline
         self._resume()
 
     async def close(self) -> None:
@@ -210,6 +217,9 @@ class FrameStream(asyncio.BufferedProtocol):
                 await self._gone.wait()
         except TimeoutError:
             transport.abort()
+        except asyncio.CancelledError:
+            transport.abort()  # else whoever does not leave keeps our socket open
+            raise
 
     def abort(self, why: str) -> None:
         """Cut the connection at once."""
@@ -242,6 +252,13 @@ class FrameStream(asyncio.BufferedProtocol):
         if waiting and self._transport is not None:
             self._transport.write(waiting)
 
+    def _answer(self) -> None:
+        """Send what TLS itself has to say to what came, as long as it is taken."""
+        self._flush()
+        transport = self._transport
+        if transport is not None and transport.get_write_buffer_size() > _UNSENT_LIMIT_BYTES:
+            self.abort("it asks and does not read the answers")
+
     def _say_goodbye(self, transport: asyncio.Transport) -> None:
         """Send what there is and that it ends; the other side closes when it has all of it."""
         if self._shaken.cancelled() or self._shaken.exception() is not None:
@@ -273,7 +290,7 @@ class FrameStream(asyncio.BufferedProtocol):
                 if self._transport is not None:
                     self._transport.close()
             elif count < len(room):
-                self._flush()  # TLS itself may have something to answer
+                self._answer()
                 return
 
     def _took(self, count: int) -> None:
@@ -362,12 +379,18 @@ class FrameStream(asyncio.BufferedProtocol):
         if self._silent_ticks >= SILENT_TICKS:
             self.abort(f"nothing was heard for {SILENT_TICKS * TICK_S:.0f} s")
             return
-        if self._is_wide and self._room.is_set():
-            self._pipe.write(_ALIVE)
+        if self._room.is_set():
+            try:
+                self._pipe.write(_ALIVE)
+            except ssl.SSLError as cause:
+                self.abort(f"TLS broke: {cause}")
+                return
             self._flush()
         self._tick_later()
 
     def _tick_later(self) -> None:
+        if self._why_closed:
+            return
         wait_s = until_beat_s(self._loop.time(), TICK_S)
         self._ticker = self._loop.call_later(wait_s, self._tick)
 
