@@ -47,7 +47,7 @@ class Lane:
     def __init__(
         self,
         agent: AgentId,
-        put: Callable[[wire.Message], None],
+        put: Callable[[wire.Message], object],
         now_s: Callable[[], float],
         heard_bytes: Callable[[], int] = lambda: 0,
     ) -> None:

@@ -33,19 +33,23 @@ class Outbox:
         """Begin empty."""
         self._queues: tuple[deque[bytes], ...] = (deque(), deque(), deque())
         self._waiting_bytes = [0, 0, 0]
+        self._put_frames = [0, 0, 0]
+        self._left_frames = [0, 0, 0]
         self._stream = 0
         self._log_frames = 0  # since contents had a turn
         self._error: Exception | None = None
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
 
-    def put(self, rank: Rank, message: wire.Message) -> None:
-        """Add a message behind those of its rank."""
+    def put(self, rank: Rank, message: wire.Message) -> int:
+        """Add a message behind those of its rank; gives its place for left()."""
         self._stream = (self._stream + 1) & 0xFFFFFFFF
         for frame in wire.frames(message, self._stream):
             self._queues[rank].append(frame)
             self._waiting_bytes[rank] += len(frame)
+            self._put_frames[rank] += 1
         self._filled.set()
+        return self._put_frames[rank]
 
     def fail(self, error: Exception) -> None:
         """Let whoever sends raise this instead of sending on."""
@@ -66,6 +70,12 @@ class Outbox:
             self._emptied.clear()
             await self._emptied.wait()
 
+    async def left(self, rank: Rank, place: int) -> None:
+        """Wait until what was put at this place of its rank has left."""
+        while self._left_frames[rank] < place:
+            self._emptied.clear()
+            await self._emptied.wait()
+
     async def next_frame(self) -> bytes:
         """Wait for the frame that leaves next and take it out."""
         while True:
@@ -75,8 +85,8 @@ class Outbox:
             if rank is not None:
                 frame = self._queues[rank].popleft()
                 self._waiting_bytes[rank] -= len(frame)
-                if self._waiting_bytes[rank] < ROOM_BYTES:
-                    self._emptied.set()
+                self._left_frames[rank] += 1
+                self._emptied.set()
                 return frame
             self._filled.clear()
             await self._filled.wait()

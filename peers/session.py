@@ -178,7 +178,8 @@ class Session:
     async def announce_folders(self) -> None:
         """Say which folders are shared with the peer now; begin or end exchanging them."""
         ours = self._replica.folders_shared_with(self.agent)
-        self.send(wire.Folders(tuple(ours)))
+        # In one row with heads: late ones would offer what is shared no more.
+        self._outbox.put(Rank.LOG, wire.Folders(tuple(ours)))
         self._meet(frozenset(ours))
 
     def _meet(self, ours: frozenset[FolderId]) -> None:
@@ -365,9 +366,7 @@ class Session:
         claim = None if self._tasks is None else beginnings.claim(folder)
         if self._tasks is None or claim is None:
             return
-        begun = self._sessions.begin(
-            self, folder, checkpoint, wanted, claim, catches_up=catches_up
-        )
+        begun = self._sessions.begin(self, folder, checkpoint, wanted, claim, catches_up=catches_up)
         task = self._tasks.create_task(begun)  # it may be cancelled before it began
         task.add_done_callback(lambda _: beginnings.release(folder, claim))
 
@@ -416,7 +415,8 @@ class Session:
             shared.has_offered = True
             offered = await self._sessions.snapshots.to_offer(folder)
             if offered is not None:
-                self.send(wire.Offer(folder, *map(self._sessions.pack, offered)))
+                offer = wire.Offer(folder, *map(self._sessions.pack, offered))
+                self._outbox.put(Rank.LOG, offer)
         if shared.sent != ours:
             shared.repair_every_s = REPAIR_FIRST_S
         shared.sent = ours
@@ -430,8 +430,9 @@ class Session:
             ours.is_applied,
             is_question,
         )
-        # Behind the batches that were pushed: heads that overtook them would be asked for.
-        self._outbox.put(Rank.LOG, said)
+        # Behind the batches that were pushed: heads that overtook them would be asked for. The
+        # next are said when these have left: who reads slowly hears of the newest only.
+        await self._outbox.left(Rank.LOG, self._outbox.put(Rank.LOG, said))
 
     async def _watch(self) -> None:
         """Ping in silence, compare heads again while they differ, end where nobody answers."""

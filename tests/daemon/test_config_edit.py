@@ -39,8 +39,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def share(file: Path, name: str, path: str) -> None:
-    add_folder(file, state=file.parent, name=name, path=Path(path), folder=ID, user_home="/home/u")
+def share(file: Path, name: str, path: str, folder: FolderId = ID) -> None:
+    where = Path(path)
+    add_folder(file, state=file.parent, name=name, path=where, folder=folder, user_home="/home/u")
 
 
 def peer(file: Path, name: str, agent: AgentId, *addresses: str) -> str:
@@ -70,7 +71,7 @@ def test_sharing_again_changes_only_path_and_id(file: Path) -> None:
 @pytest.mark.parametrize("name", ["a b", "ü", 'quo"te', "dot.ted", "[x]", "#"])
 def test_odd_names_of_folders_come_back_as_they_were(file: Path, name: str) -> None:
     share(file, name, "/srv/x")
-    share(file, "after", "/srv/y")
+    share(file, "after", "/srv/y", FolderId(bytes(32)))
 
     config = read_config(file, state=file.parent, user_home="/home/u")
     assert list(config.folders) == ["music", name, "after"]

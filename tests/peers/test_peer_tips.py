@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
 
+from peers import wire
+from peers.framing import Assembler
 from peers.heads import by_log
 from peers.peer_tips import UNDER_WAY_S, PeerTips
+from peers.session import HEADS_EVERY_S
 from peers.wire import Head
-from tests.peers.replicas import connect, nodes, until
+from tests.peers.replicas import FOLDER, connect, nodes, pipe, until
 from tests.peers.test_session import EVENT, all_equal, in_sync, simulate
 
 if TYPE_CHECKING:
@@ -96,5 +100,28 @@ def test_long_row_of_pushes_is_not_asked_for_once_more() -> None:
 
         await until(lambda: all_equal(a, b), 5)
         assert a.replica.calls["read_batches"] == reads
+
+    simulate(story)
+
+
+def test_who_reads_slowly_is_kept_no_row_of_old_heads() -> None:
+    async def story(tasks: asyncio.TaskGroup) -> None:
+        (a, b) = nodes(2)
+        near, far = pipe(a.agent, b.agent)
+        tasks.create_task(a.talk(near))  # type: ignore[arg-type]
+        for frame in wire.frames(wire.Folders((FOLDER,)), 1):
+            await far.send(frame)
+        await asyncio.sleep(1)
+
+        for _ in range(1000):  # b reads nothing meanwhile
+            a.sessions.heads_changed(FOLDER)
+            await asyncio.sleep(HEADS_EVERY_S)
+        assembler, heard = Assembler(wire.parse), 0
+        with suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(0.04):
+                    heard += isinstance(assembler.accept(await far.receive()), wire.HeadsSaid)
+
+        assert 0 < heard < 100, "as many as the link took before it was full, and the newest"
 
     simulate(story)
