@@ -479,12 +479,15 @@ class LookLoop:
             return acts
         quiet: list[Act] = []
         again: set[bytes] = set()
+        moves: list[tuple[bytes, bytes]] = []
         gone = {act.path for act in acts if isinstance(act, Deleted)}
         for act in acts:
             paths = [act.source, act.target] if isinstance(act, Moved) else [act.path]
             tops = [top for top in map(applier.busy_above, paths) if top is not None]
             if not tops:
                 quiet.append(act)
+            elif isinstance(act, Moved):
+                moves.append((act.source, act.target))
             elif isinstance(act, Deleted) and tops[0] in gone:
                 again.update(tops)  # a directory that went whole: looking for it finds the rest
             else:
@@ -492,6 +495,8 @@ class LookLoop:
         if again:
             agains = [Again(path, AgainReason.UNSURE, 0.05) for path in sorted(again)]
             self._schedule.look_again(agains, self._standing.now_s())
+        if moves:
+            self._schedule.look_again_at_moves(moves, self._standing.now_s())
         return quiet
 
     # -- the SyncedTree that the scanner asks --------------------------------------------------

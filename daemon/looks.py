@@ -128,6 +128,20 @@ class LookSchedule:
                 self._go(path, now_s, is_known=True)
         self._bound(now_s)
 
+    def look_again_at_moves(self, moves: Iterable[tuple[bytes, bytes]], now_s: float) -> None:
+        """Judge renames (source, target) once more, each as a whole: both names by one look.
+
+        Never at once: who asks was in the way, and may be for a while.
+        """
+        for source, target in moves:
+            self._go(source, now_s, is_known=True)
+            if target in self._renames.origins or self._renames.has_left(source):
+                self._stir(target, now_s)  # it went on from there meanwhile
+                continue
+            self._drop_path(target)
+            self._renames.note(source, target)
+        self._bound(now_s)
+
     def _take(self, hint: Hint, known: AbstractSet[bytes], now_s: float) -> None:
         path = hint.path
         if hint.kind is HintKind.LOST:
@@ -354,8 +368,8 @@ class LookSchedule:
             else:
                 del self._trees[key]
                 trees.append(key)
-        if self._renames.origins and (directories or trees):
-            for key in self._groups_into(set(directories), tuple(t + b"/" for t in trees)):
+        if self._renames.origins and (directories or trees or paths):
+            for key in self._groups_into(set(directories), {*trees, *paths}):
                 self._take_group(key, paths, moves)
         return LookSet(
             paths=tuple(paths),
@@ -413,12 +427,16 @@ class LookSchedule:
                 return None
             path = parent_of(path)
 
-    def _groups_into(self, directories: set[bytes], trees: tuple[bytes, ...]) -> set[bytes]:
-        """Name the groups of which a name was moved to where we are about to look."""
+    def _groups_into(self, directories: set[bytes], roots: set[bytes]) -> set[bytes]:
+        """Name the groups of which a name was moved to where we are about to look.
+
+        Of a directory that is listed that is each name in it, of a root everything below: a tree,
+        or a path, which a look goes into if a new directory stands there.
+        """
         keys = {
             self._going.group_above(parent_of(origin))
             for target, origin in self._renames.origins.items()
-            if parent_of(target) in directories or target.startswith(trees)
+            if parent_of(target) in directories or _is_below_one(target, roots)
         }
         return {key for key in keys if key is not None}
 
@@ -433,3 +451,11 @@ class LookSchedule:
                 moves[target] = name
                 paths.setdefault(target, False)
                 self._drop_path(target)
+
+
+def _is_below_one(path: bytes, roots: AbstractSet[bytes]) -> bool:
+    while path:
+        path = parent_of(path)
+        if path in roots:
+            return True
+    return False

@@ -59,6 +59,39 @@ def test_a_file_moved_into_a_directory_that_we_then_renamed_is_judged_where_it_i
     assert where.moves == {b"e/sub/y": b"x"}
 
 
+def test_a_file_moved_into_a_directory_just_made_is_judged_when_that_is_looked_at() -> None:
+    schedule = schedule_with(b"x")
+    schedule.touch([appeared(b"new")], 10.0)
+    schedule.touch([moved(b"new/y", b"x")], 10.001)
+
+    where = schedule.due(10.0 + QUIET_S)  # the look at the directory finds the file in it
+
+    assert where.moves == {b"new/y": b"x"}
+    assert {b"x", b"new"} <= set(where.paths)
+
+
+def test_a_rename_that_apply_was_in_the_way_of_is_looked_at_as_a_whole() -> None:
+    schedule = schedule_with(b"x", b"a", b"b")
+    schedule.look_again_at_moves([(b"x", b"y"), (b"a", b"b"), (b"b", b"a")], 10.0)
+    schedule.miss([b"x"], 10.001)  # apply found the name gone, too
+
+    where = schedule.due(10.0 + JUST)
+
+    assert set(where.paths) == {b"x", b"y", b"a", b"b"}
+    assert where.moves == {b"y": b"x", b"b": b"a", b"a": b"b"}
+
+
+def test_a_rename_that_went_on_meanwhile_is_judged_by_where_it_is_now() -> None:
+    schedule = schedule_with(b"x")
+    schedule.touch([moved(b"z", b"x")], 10.0)
+    schedule.look_again_at_moves([(b"x", b"y")], 10.001)
+
+    where = schedule.due(10.01 + 2 * JUST)
+
+    assert set(where.paths) == {b"x", b"y", b"z"}
+    assert where.moves == {b"z": b"x"}
+
+
 def test_a_known_path_is_due_at_once_when_a_temporary_file_is_renamed_over_it() -> None:
     schedule = schedule_with(b"a")
     schedule.touch([appeared(b".a.tmp"), closed(b".a.tmp"), moved(b"a", b".a.tmp")], 10.0)
