@@ -218,14 +218,14 @@ class Putting:
 
     def _make_durable(self, placed: Placed) -> None:
         kept = _kept_by(placed)
-        files = [*placed.files, *placed.written]
+        files = [*placed.files, *(path for path, _ in placed.new)]
         if kept is None or len(kept) > FEW or (kept and len(files) > FEW):
             # One sync of the whole file system also makes the names in tmp and history durable.
             self._disk.sync()
             return
         if kept:
             self._disk.sync_kept(kept)
-        if len(placed.written) > FEW:  # their contents are durable; names and bits are to be
+        if len(files) > FEW:  # their contents are durable: names are missing, and what was set
             files = placed.files
         if files:
             self._disk.sync_files(files)

@@ -39,16 +39,14 @@ class Job(Struct, frozen=True, gc=False):
 class Placed(Struct):
     """What came of a segment: outcomes, and what is to be made durable before they are said.
 
-    `directories` for the names in them, `files` for bits and times that were set in place,
-    `written` for contents that were. `new` are those of them of which hints are expected, as
-    they stood then.
+    `directories` for the names in them, `files` for bits and times that were set in place. `new`
+    are the files that got their content, as they stood then.
     """
 
     outcomes: list[Outcome]
     directories: set[bytes]
     files: list[bytes] = field(default_factory=list)
     displaces: bool = False
-    written: list[bytes] = field(default_factory=list)
     new: list[tuple[bytes, Stat]] = field(default_factory=list)
     is_unfinished: bool = False  # what stands in tmp is to be seen to by recovery
 
@@ -118,8 +116,7 @@ class Site:
     def made(self, path: bytes, claim: Claim, stat: Stat) -> list[SyncedRow]:
         """Give the rows of a file that was put in place just now; hints of it are expected."""
         rows = self.new_rows(claim, stat)
-        self.placed.written.append(path)
-        if not is_row_racy(rows[0]):  # else its stat tells nobody whether it is still ours
+        if not is_row_racy(rows[0]):
             self.placed.new.append((path, stat))
         return rows
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,17 +147,6 @@ def test_F2_one_save_waits_for_what_it_wrote_and_for_nothing_else_on_the_disk(
     assert staged.startswith(".dizzyd/tmp/")
     assert kept.startswith(".dizzyd/history/"), "what was displaced before what displaced it"
     assert rest == [".dizzyd/history", ".dizzyd/tmp", "d/a", "d"]
-
-
-def test_F2_a_file_that_was_saved_this_moment_is_made_durable_by_its_name_too(
-    world: World, synced: Calls
-) -> None:
-    world.clock.ns = time.time_ns()
-    saved = file_entry(1, ROOT, b"a", b"one", mtime_ns=world.clock.ns)
-
-    asyncio.run(world.apply([saved]))
-
-    assert "a" in synced, "btrfs logs no data of a file that was synced without a name"
 
 
 SYNCS = {"sync", "sync_stages", "sync_kept", "sync_files", "sync_directories"}
