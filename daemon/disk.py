@@ -230,18 +230,6 @@ class Disk(Protocol):
         Raises DiskError if anything that was written since the last call was lost.
         """
 
-    def sync_stages(self, stages: Sequence[Stage]) -> None:
-        """Make the contents of these stages durable, each by itself: for few, on a busy disk.
-
-        What others staged is not spoken of. Raises DiskError.
-        """
-
-    def sync_kept(self, names: Sequence[bytes]) -> None:
-        """Make these kept versions, and all names in tmp and history, durable.
-
-        A version that is gone is passed over. Raises DiskError.
-        """
-
     def sync_directories(self, paths: Sequence[bytes]) -> None:
         """Make the names in these directories durable (many: one sync).
 

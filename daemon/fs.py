@@ -223,14 +223,6 @@ class LinuxDisk:
         """Make all that was written to this file system so far durable (one syncfs)."""
         self._syncs.everything()
 
-    def sync_stages(self, stages: Sequence[Stage]) -> None:
-        """Make the contents of these stages durable, each by itself: for few, on a busy disk."""
-        self._syncs.stages(stages)
-
-    def sync_kept(self, names: Sequence[bytes]) -> None:
-        """Make these kept versions, and all names in tmp and history, durable."""
-        self._syncs.kept(names)
-
     def sync_directories(self, paths: Sequence[bytes]) -> None:
         """Make the names in these directories durable (many: one sync)."""
         self._syncs.directories(paths)

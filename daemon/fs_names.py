@@ -21,7 +21,6 @@ from daemon.fs_stage import (
     Workshop,
     executable_mode,
     group_given,
-    own_stage,
     set_times,
 )
 
@@ -45,7 +44,7 @@ class TreeNames:
     def place_new(self, stage: Stage, path: bytes) -> Stat:
         """Give a stage its name in the tree. Raises NameTaken, NameMissing (no parent)."""
         with self._tree.at("make", path) as at:
-            return own_stage(stage).place(at, group_given(at.directory))
+            return _ours(stage).place(at, group_given(at.directory))
 
     def place_each(self, pairs: Sequence[tuple[Stage, bytes]]) -> list[Stat | DiskError]:
         """Do place_new for many, in order, and close the stages that got their name."""
@@ -57,7 +56,7 @@ class TreeNames:
                 with self._tree.at("make", path) as at:
                     if parent not in groups:
                         groups[parent] = group_given(at.directory)
-                    placed.append(own_stage(stage).place(at, groups[parent]))
+                    placed.append(_ours(stage).place(at, groups[parent]))
             except DiskError as cause:
                 placed.append(cause)
             else:
@@ -66,7 +65,7 @@ class TreeNames:
 
     def place_over(self, stage: Stage, path: bytes, keep_as: bytes) -> tuple[Stat, Stat]:
         """Put a stage where a file stands; that file moves to tmp as `keep_as`, atomically."""
-        ours = own_stage(stage)
+        ours = _ours(stage)
         own_name("keep", keep_as)
         with self._tree.at("replace", path) as at:
             self._require_plain(at.lstat())
@@ -245,3 +244,9 @@ class TreeNames:
             set_times(b"/proc/self/fd/%d" % held, mtime_ns)
         finally:
             os.close(held)
+
+
+def _ours(stage: Stage) -> LinuxStage:
+    if not isinstance(stage, LinuxStage):
+        raise TypeError("a stage of another disk")
+    return stage

@@ -25,7 +25,7 @@ from store.ids import BlobHash
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from daemon.disk import Buffer, NewFile, Stage, Stat
+    from daemon.disk import Buffer, NewFile, Stat
     from daemon.fs_below import At, Tree
 
 MADE = b".made-tmp-"
@@ -409,13 +409,6 @@ class LinuxStage:
         if isinstance(error, NameTaken):
             return error
         return DiskError(error.what, error.why, errno=error.errno, hint=error.hint)
-
-
-def own_stage(stage: Stage) -> LinuxStage:
-    """Know a stage for one of this kind of disk. Raises TypeError."""
-    if not isinstance(stage, LinuxStage):
-        raise TypeError("a stage of another disk")
-    return stage
 
 
 def _take_owner(mine: int, found: os.stat_result, mode: int) -> int:

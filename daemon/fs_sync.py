@@ -6,21 +6,17 @@ An error is never passed over: what may be lost is told to whoever asked. Nothin
 from __future__ import annotations
 
 import os
-import stat
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from daemon import syscalls
 from daemon.disk import FileKind, NameMissing
 from daemon.fs_below import READABLE, At, Tree, disk_error, is_reachable, kind_of, unreachable
 from daemon.fs_read import READ
-from daemon.fs_stage import own_stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from daemon.disk import Stage
     from daemon.fs_held import HeldRoot
     from daemon.fs_stage import Workshop
 
@@ -48,31 +44,6 @@ class Syncs:
                 syscalls.syncfs(self._held.tmp)
             except OSError as cause:
                 self._sync_stages(cause)
-
-    def stages(self, stages: Sequence[Stage]) -> None:
-        """Make the contents of these stages durable, each by itself."""
-        for stage in stages:
-            try:
-                own_stage(stage).make_durable()
-            except OSError as cause:
-                raise disk_error("make durable", b".dizzyd/tmp", cause) from cause
-
-    def kept(self, names: Sequence[bytes]) -> None:
-        """Make these kept versions, and all names in tmp and history, durable."""
-        try:
-            for name in names:
-                with suppress(FileNotFoundError):
-                    _sync_version(self._held.history, name)
-        except PermissionError:
-            self.everything()
-            return
-        except OSError as cause:
-            raise disk_error("make durable", b".dizzyd/history", cause) from cause
-        try:
-            os.fsync(self._held.history)
-            os.fsync(self._held.tmp)
-        except OSError as cause:
-            raise disk_error("make durable", b".dizzyd/history", cause) from cause
 
     def directories(self, paths: Sequence[bytes]) -> None:
         """Make the names in these directories durable (many: one sync)."""
@@ -146,13 +117,3 @@ class Syncs:
             os.fsync(opened)
         finally:
             os.close(opened)
-
-
-def _sync_version(history: int, name: bytes) -> None:
-    if not stat.S_ISREG(os.lstat(name, dir_fd=history).st_mode):
-        return  # a symlink is its name
-    opened = os.open(name, READ, dir_fd=history)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -16,27 +16,14 @@ from msgspec import Struct
 from daemon.ahead import Staged
 from daemon.applied import Journal
 from daemon.core import Runner
-from daemon.disk import Disk, DiskError, Stage
+from daemon.disk import Disk, DiskError
 from daemon.displaced import Names
 from daemon.echoes import Echoes
 from daemon.intents import new_names
-from daemon.outcomes import (
-    Begun,
-    Displaced,
-    Failed,
-    Intent,
-    Kept,
-    Outcome,
-    Postponed,
-    Settled,
-    Watch,
-    Watched,
-)
+from daemon.outcomes import Begun, Failed, Intent, Outcome, Postponed, Settled
 from daemon.runs import Run
 from daemon.site import Job, Placed
 from peers.cancelling import to_its_end
-
-FEW = 8  # files that are made durable each by itself
 
 
 class Put(Struct):
@@ -128,25 +115,10 @@ class Putting:
             self.damages += 1
             raise
 
-    async def _make_each_durable(self, stages: Sequence[Stage]) -> None:
+    async def sync_data(self, staged: Staged, run: Run) -> bool:
+        """Make staged contents durable; a failed sync fails every round that was under way."""
         try:
-            await self._runner.run(self._disk.sync_stages, stages)
-        except DiskError:
-            self.damages += 1
-            raise
-
-    async def sync_data(self, staged: Staged, run: Run, *, is_all: bool = False) -> bool:
-        """Make staged contents durable, and `all` that was put in place; whether that came.
-
-        Few are synced by themselves: a busy disk has much else to write, and a save would wait
-        for all of it. A failed sync fails every round that was under way.
-        """
-        stages = [job.stage for job in staged.jobs if job.stage is not None]
-        try:
-            if is_all or len(stages) > FEW:
-                await self.make_durable()
-            else:
-                await self._make_each_durable(stages)
+            await self.make_durable()
         except DiskError as cause:
             run.fail(staged.jobs, cause)
             return False
@@ -217,20 +189,13 @@ class Putting:
             self.busy.clear()
 
     def _make_durable(self, placed: Placed) -> None:
-        kept = _kept_by(placed)
-        files = [*placed.files, *(path for path, _ in placed.new)]
-        if kept is None or len(kept) > FEW or (kept and len(files) > FEW):
-            # One sync of the whole file system also makes the names in tmp and history durable.
+        # One sync of the whole file system also makes the names in tmp and history durable.
+        if placed.displaces:
             self._disk.sync()
             return
-        if kept:
-            self._disk.sync_kept(kept)
-        if len(files) > FEW:  # their contents are durable: names are missing, and what was set
-            files = placed.files
-        if files:
-            self._disk.sync_files(files)
-        parents = {path.rpartition(b"/")[0] for path in files}
-        self._disk.sync_directories(sorted(placed.directories - parents))
+        if placed.files:
+            self._disk.sync_files(placed.files)
+        self._disk.sync_directories(sorted(placed.directories))
 
     async def settle(self, waiting: Put, run: Run) -> None:
         """Commit a round that waits, after a sync of its own."""
@@ -267,22 +232,3 @@ class Putting:
         """Leave a round that waits to recovery: its apply was stopped."""
         self.is_in_doubt = True
         self._end_waiting(put)
-
-
-def _kept_by(placed: Placed) -> list[bytes] | None:
-    """Name what a round moved into history; None if something it displaced is elsewhere still."""
-    if not placed.displaces:
-        return []
-    kept: list[bytes] = []
-    for outcome in placed.outcomes:
-        if isinstance(outcome, Kept):
-            kept.append(outcome.history_name)
-        elif isinstance(outcome, Displaced):
-            kept.append(outcome.kept)
-        elif isinstance(outcome, Watched) and _is_in_tmp(outcome):
-            return None
-    return kept or None
-
-
-def _is_in_tmp(watched: Watched) -> bool:
-    return isinstance(watched.watch, Watch) and not watched.watch.is_in_history

@@ -91,7 +91,7 @@ class Rounds:
             if waiting is not None:
                 await self._putting.settle(waiting, run)
             return None
-        is_durable = await self._putting.sync_data(staged, run, is_all=waiting is not None)
+        is_durable = await self._putting.sync_data(staged, run)
         async with self._putting.placing:
             if is_durable:
                 jobs = self._tools.runs.live_jobs(staged.jobs, run)

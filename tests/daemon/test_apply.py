@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from daemon import ahead, fs, portions, putting
+from daemon import ahead, fs, portions
 from daemon.apply import Applied
 from daemon.contents import FolderContents
 from daemon.core import ThreadRunner
@@ -469,18 +469,10 @@ async def test_P26_a_directory_with_many_files_is_moved_by_one_rename(world: Wor
         (errno.EIO, Reason.DISK_ERROR),
     ],
 )
-@pytest.mark.parametrize(
-    "call",
-    [
-        *("stage_many", "sync_stages", "place_each", "place_over", "take_away"),
-        *("sync_kept", "sync_files", "sync"),
-    ],
-)
+@pytest.mark.parametrize("call", ["stage_many", "sync", "place_each", "place_over", "take_away"])
 async def test_E1_E3_E4_E6_a_fault_commits_nothing_and_the_rest_goes_on(
-    world: World, call: str, number: int, reason: Reason, monkeypatch: pytest.MonkeyPatch
+    world: World, call: str, number: int, reason: Reason
 ) -> None:
-    if call == "sync":
-        monkeypatch.setattr(putting, "FEW", 0)
     before = [file_entry(1, ROOT, b"a", b"one"), file_entry(2, ROOT, b"b", b"one")]
     after = [file_entry(1, ROOT, b"a", b"two"), file_entry(3, ROOT, b"c", b"three")]
     await world.converge(before)
@@ -647,16 +639,14 @@ async def test_what_a_failed_sync_left_is_seen_to_at_once_or_with_the_next_try(
 ) -> None:
     one, two = file_entry(1, ROOT, b"a", b"one"), file_entry(1, ROOT, b"a", b"two")
     await world.converge([one])
-    fails = [True, True, True]  # of the names, of what recovers them, and of the next try's
-    for name in ("sync_kept", "sync"):
-        original = getattr(world.linux, name)
+    sync, fails = world.linux.sync, [False, True, True, True]  # the first is that of the content
 
-        def fail(*args: Any, _call: Any = original) -> None:
-            if fails and fails.pop(0):
-                raise DiskError("sync", os.strerror(errno.EIO), errno=errno.EIO)
-            _call(*args)
+    def fail() -> None:
+        if fails and fails.pop(0):
+            raise DiskError("sync", os.strerror(errno.EIO), errno=errno.EIO)
+        sync()
 
-        monkeypatch.setattr(world.faults, name, fail, raising=False)
+    monkeypatch.setattr(world.faults, "sync", fail, raising=False)
 
     for _ in range(2):
         applied = await world.apply([two])
@@ -853,7 +843,6 @@ async def test_twenty_thousand_new_files_cost_little_beyond_the_disk(world: Worl
 def _in_rounds_of_two(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note in which order names are made, synced and committed."""
     monkeypatch.setattr(portions, "ROUND_FILES", 2)
-    monkeypatch.setattr(putting, "FEW", 0)
     told: list[str] = []
     for name in ("place_each", "sync", "sync_directories"):
         original = getattr(world.linux, name)

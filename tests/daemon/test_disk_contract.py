@@ -918,24 +918,6 @@ def test_syncing_passes_over_what_is_gone(disk: Disk, outside: OutsideWriter) ->
     disk.sync_directories([b"", b"d", b"gone"])
     disk.sync_files([b"f%d" % i for i in range(100)])
     disk.sync_directories([b"f%d" % i for i in range(100)])
-    disk.sync_kept([b"gone"])
-
-
-def test_syncing_takes_stages_and_what_was_kept_of_any_kind(
-    disk: Disk, outside: OutsideWriter
-) -> None:
-    outside.write(b"closed", b"1")
-    outside.symlink(b"closed", b"link")
-    for name in (b"closed", b"link"):
-        disk.take_away(name, name)
-        disk.keep_stage(name, name)
-    named = disk.open_stage(b"named")
-    named.write(0, b"x")
-
-    disk.sync_stages([stage(disk, b"one"), named])
-    disk.sync_kept([b"closed", b"link"])
-
-    assert {name for name, _ in disk.list_history()} == {b"closed", b"link"}
 
 
 def test_B6_a_disk_knows_whether_it_folds_names(disk: Disk, outside: OutsideWriter) -> None:

@@ -21,7 +21,7 @@ from store.access import Role
 from store.db import Database, open_database
 from store.signing import AgentKey
 from tests.daemon.applying import World
-from tests.daemon.planning import ROOT, directory_entry, file_entry
+from tests.daemon.planning import ROOT, file_entry
 from tests.daemon.working import eventually, pair
 
 
@@ -125,31 +125,14 @@ def test_F2_P32_applying_is_durable_step_by_step(
     said = [name for name in world.faults.names if name in {"begin", "commit", act, *SYNCS}]
     at = said.index(act)
     if "stage_many" in world.faults.names:
-        assert "sync_stages" in said[:at], "contents come before their names"
+        assert "sync" in said[:at], "contents come before their names"
     assert act == "place_each" or "begin" in said[:at], "an intent comes before what it covers"
     assert SYNCS.intersection(said[at:]), "the names are made durable"
     assert said[-1] == "commit"
     assert said.count("commit") == 1, "synced comes last"
 
 
-def test_F2_one_save_waits_for_what_it_wrote_and_for_nothing_else_on_the_disk(
-    world: World, synced: Calls
-) -> None:
-    (world.root / "d").mkdir()
-    home = directory_entry(2, ROOT, b"d")
-    asyncio.run(world.converge([home, file_entry(1, 2, b"a", b"one")]))
-    synced.clear()
-
-    asyncio.run(world.apply([home, file_entry(1, 2, b"a", b"two")]))
-
-    assert "everything" not in synced
-    staged, kept, *rest = synced
-    assert staged.startswith(".dizzyd/tmp/")
-    assert kept.startswith(".dizzyd/history/"), "what was displaced before what displaced it"
-    assert rest == [".dizzyd/history", ".dizzyd/tmp", "d/a", "d"]
-
-
-SYNCS = {"sync", "sync_stages", "sync_kept", "sync_files", "sync_directories"}
+SYNCS = {"sync", "sync_directories"}
 
 
 class Commits(list[str]):

@@ -61,7 +61,6 @@ T = TypeVar("T")
 WRITING = frozenset(
     {
         "stage_many", "open_stage", "write", "finish", "sync", "sync_directories", "sync_files",
-        "sync_stages", "sync_kept",
         "place_new", "place_over", "take_away", "move", "swap", "make_directory",
         "remove_directory", "make_symlink", "set_attributes", "restore_stage", "keep_stage",
         "remove_stage", "remove_history",
@@ -326,20 +325,6 @@ class MemoryDisk:
     def sync(self) -> None:
         """Make all that was written so far durable."""
         self.files.sync()
-
-    @_call
-    def sync_stages(self, stages: Sequence[Stage]) -> None:
-        """Make the contents of these stages durable."""
-        self.files.sync_some((self._mine(stage).inode for stage in stages), ())
-
-    @_call
-    def sync_kept(self, names: Sequence[bytes]) -> None:
-        """Make these kept versions, and all names in tmp and history, durable."""
-        found = [self.files.find(HISTORY + b"/" + name) for name in names]
-        self.files.sync_some(
-            (each for each in found if each is not None),
-            (self.files.get(TMP), self.files.get(HISTORY)),
-        )
 
     @_call
     def sync_directories(self, paths: Sequence[bytes]) -> None:
