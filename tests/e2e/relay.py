@@ -18,6 +18,7 @@ T = TypeVar("T")
 LOOPBACK: Final = "127.0.0.1"
 _PIECE_BYTES = 1 << 18
 _ANSWER_LIMIT_S = 10.0
+_CALL_ROUNDS = 10  # of the loop: more than asyncio needs to begin or to end a connection
 
 
 class Line(Enum):
@@ -33,6 +34,7 @@ class Exchange:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._relays: list[Relay] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="relays", daemon=True)
         self._thread.start()
 
@@ -47,6 +49,7 @@ class Exchange:
     def relay(self, target_port: int) -> Relay:
         """Open a relay to a port of this machine."""
         made = Relay(self, target_port)
+        self._relays.append(made)
         opening = asyncio.run_coroutine_threadsafe(made.listen(), self._loop)
         opening.result(_ANSWER_LIMIT_S)
         return made
@@ -54,15 +57,11 @@ class Exchange:
     def end(self) -> None:
         """Drop everything and stop the thread."""
 
-        async def cancel_all() -> None:
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-            for _ in range(10):  # transports that were aborted close in the rounds after
-                await asyncio.sleep(0)
+        async def end_all() -> None:
+            for relay in self._relays:
+                await relay.end()
 
-        asyncio.run_coroutine_threadsafe(cancel_all(), self._loop).result(_ANSWER_LIMIT_S)
+        asyncio.run_coroutine_threadsafe(end_all(), self._loop).result(_ANSWER_LIMIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_ANSWER_LIMIT_S)
         self._loop.close()
@@ -79,13 +78,17 @@ class Relay:
         self._may_move.set()
         self._passed_bytes = 0
         self._writers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+        self._bound: socket.socket | None = None
         self.port = 0
 
     async def listen(self) -> None:
         """Begin to take connections."""
-        self._server = await asyncio.start_server(self._take, LOOPBACK, 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        # Not by start_server: ended while a call is being taken, it leaves that socket open.
+        self._bound = socket.create_server((LOOPBACK, 0), backlog=100)
+        self._bound.setblocking(False)
+        self.port = self._bound.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._bound, self._accept)
 
     @property
     def address(self) -> str:
@@ -111,13 +114,25 @@ class Relay:
 
     def close(self) -> None:
         """End the relay."""
+        self._exchange.call(self._hang_up)
 
-        def end() -> None:
-            self._set(Line.CUT)
-            if self._server is not None:
-                self._server.close()
+    async def end(self) -> None:
+        """End the relay from within the loop, and return when no socket of it is left."""
+        self._hang_up()
+        for _ in range(_CALL_ROUNDS):  # none is cancelled before it began: that would close nothing
+            await asyncio.sleep(0)
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        for _ in range(_CALL_ROUNDS):  # what was aborted closes in the rounds after
+            await asyncio.sleep(0)
 
-        self._exchange.call(end)
+    def _hang_up(self) -> None:
+        self._set(Line.CUT)
+        bound, self._bound = self._bound, None
+        if bound is not None:
+            asyncio.get_running_loop().remove_reader(bound)
+            bound.close()
 
     def _set(self, line: Line) -> None:
         self._line = line
@@ -129,7 +144,17 @@ class Relay:
             for writer in self._writers:
                 writer.transport.abort()
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self) -> None:
+        if self._bound is None:
+            return
+        with suppress(OSError):  # the caller has left again
+            caller, _ = self._bound.accept()
+            call = asyncio.get_running_loop().create_task(self._take(caller))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
+    async def _take(self, caller: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=caller)
         self._writers.add(writer)
         onward: asyncio.StreamWriter | None = None
         try:
