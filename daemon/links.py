@@ -110,9 +110,8 @@ class Links:
         if not meeting.keeps_new:
             await link.close()
             return
-        label = link.label.decode("utf-8", "replace")
         try:
-            await self._book.note_seen(link.agent, label, self._clock.now_ns() // 1_000_000)
+            await self._note_seen(link)
             ended = await self._sessions.open(link).run()
             logger.debug("session ended agent=%s why=%s", short(link.agent), ended.reason)
             if ended.is_struck:
@@ -131,6 +130,14 @@ class Links:
                 for work in self._works.values():
                     work.peer_gone(link.agent)
             self._call_soon(link.agent)
+        try:
+            await self._note_seen(link)  # until now: a link may have lasted for days
+        except sqlite3.Error as failure:
+            _tell_fault(link, failure)
+
+    async def _note_seen(self, link: Link) -> None:
+        label = link.label.decode("utf-8", "replace")
+        await self._book.note_seen(link.agent, label, self._clock.now_ns() // 1_000_000)
 
     def _forget_waiting(self, agent: AgentId) -> None:
         for stored in self._shelf:

@@ -207,6 +207,21 @@ async def test_a_peer_that_is_away_is_no_problem(tmp_path: Path) -> None:
         assert status.is_healthy
 
 
+async def test_a_peer_was_last_seen_when_its_link_ended_however_long_ago_that_began(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as (owner, other):
+        await _in_sync(owner)
+        owner.node.book.get(other.key.agent).last_seen_ms = 0  # the link began long ago
+        await other.stop()
+        await eventually(lambda: owner.node.book.get(other.key.agent).last_seen_ms)
+
+        [peer] = (await owner.status()).peers
+
+        assert not peer.connected
+        assert peer.last_seen_at is not None
+
+
 async def test_what_a_peer_lacks_is_counted_by_heads(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
         await _in_sync(owner)
