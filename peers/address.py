@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PORT: Final = 7499
 _HIGHEST_PORT: Final = 65535
 _HOST_LIMIT_BYTES: Final = 247  # with brackets and the longest port it stays within 255
+_LABEL_LIMIT_BYTES: Final = 63  # between two dots (RFC 1035): no resolver is asked for another
 _HOST_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
 _ZONE_LETTERS = _HOST_LETTERS | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ:@")
 
@@ -81,12 +82,18 @@ def _host(text: str, host: str) -> str:
         raise _bad(text, "has no host name" if not lowered else "has a strange host name")
     if len(lowered) > _HOST_LIMIT_BYTES:
         raise _bad(text, "has a host name that is too long")
+    if any(not 0 < len(label) <= _LABEL_LIMIT_BYTES for label in _labels(lowered)):
+        raise _bad(text, "has a host name with an empty part, or one of more than 63 letters")
     if lowered.replace(".", "").isdigit():
         try:
             return str(ipaddress.IPv4Address(lowered))
         except ValueError as cause:
             raise _bad(text, "has no valid IPv4 address") from cause
     return lowered
+
+
+def _labels(host: str) -> list[str]:
+    return host.removesuffix(".").split(".")  # the last dot is the root's
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Address, ...]:

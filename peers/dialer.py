@@ -137,7 +137,8 @@ class Dialer:
                 race.link = await self._greet(race, call, stream, address)
         except (InviteUsed, InviteExpired) as told:
             race.final = told
-        except (DizzyError, OSError) as cause:  # TimeoutError and those of TLS are OSErrors
+        # TimeoutError and those of TLS are OSErrors, but not that of a name nobody can resolve.
+        except (DizzyError, OSError, UnicodeError) as cause:
             race.reasons[address] = _reason(cause, call.deadline_s)
             race.failed[index].set()
             return
@@ -195,7 +196,7 @@ def _reason(cause: Exception, deadline_s: float) -> str:
             reason = cause.why
         case TimeoutError() if cause.errno is None:
             reason = f"no answer within {deadline_s:.0f} s"
-        case socket.gaierror():
+        case socket.gaierror() | UnicodeError():
             reason = "the name is not known"
         case OSError() if cause.errno is not None:
             reason = os.strerror(cause.errno).lower()

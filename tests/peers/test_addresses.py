@@ -61,6 +61,10 @@ def test_address_is_read_and_written_in_its_usual_form(text: str, written: str) 
         "na/s:7499",
         "nas:٣",
         "...:1",
+        "nas..lan:1",
+        ".nas:1",
+        "nas.lan..:1",
+        "x" * 64 + ".lan:1",
         "\x1b[31m:7499",
         "[fe80::1%]:1",
         "[fe80::1%a\nb]:1",
@@ -81,6 +85,15 @@ def test_any_text_is_an_address_or_a_usage_error(text: str) -> None:
     except UsageError:
         return
     assert Address.parse(str(address)) == address
+
+
+@given(st.text("ab-._", min_size=1, max_size=80))
+def test_system_can_be_asked_for_any_name_that_is_an_address(name: str) -> None:
+    try:
+        address = Address.parse(f"{name}:1")
+    except UsageError:
+        return
+    address.host.encode("idna")  # as socket.getaddrinfo does, which raises no OSError for it
 
 
 def test_wildcard_stands_for_the_interfaces_without_loopback_and_link_local() -> None:
@@ -142,7 +155,9 @@ def test_addresses_changed_in_any_field_are_refused() -> None:
             verify(forged)
 
 
-@pytest.mark.parametrize("text", [b"nas", b"\xff:1", b"0.0.0.0:7499", b"[::]:7499", b"nas:0"])
+@pytest.mark.parametrize(
+    "text", [b"nas", b"\xff:1", b"0.0.0.0:7499", b"[::]:7499", b"nas:0", b"a..b:1"]
+)
 def test_well_signed_addresses_that_reach_nobody_are_refused(text: bytes) -> None:
     from peers.addresses import _SIGN_DOMAIN, _digest  # noqa: PLC0415
 

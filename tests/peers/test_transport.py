@@ -579,6 +579,17 @@ async def test_no_answer_names_each_address_with_its_reason(node: Node) -> None:
     assert node.arrived.empty()
 
 
+async def test_name_that_no_resolver_can_be_asked_for_is_a_reason_and_no_crash(node: Node) -> None:
+    addresses = [Address("a..b", 7499), Address("x" * 64 + ".lan", 7499)]
+
+    with pytest.raises(NoAnswer) as failed:
+        await make_dialer(CALLER).dial(addresses, HOST.agent, Purpose.CONTROL)
+    link = await make_dialer(CALLER).dial([*addresses, node.address], HOST.agent, Purpose.CONTROL)
+
+    assert [reason for _, reason in failed.value.reasons] == ["the name is not known"] * 2
+    await link.close()
+
+
 async def test_dialling_without_any_address_says_so() -> None:
     with pytest.raises(NoAnswer, match="no address"):
         await make_dialer(CALLER).dial([], HOST.agent, Purpose.CONTROL)
