@@ -38,9 +38,10 @@ _PAUSE_BYTES: Final = 1024 * 1024  # received and not yet taken: stop reading
 _RESUME_BYTES: Final = 512 * 1024
 _HELLO_READ_BYTES: Final = 16 * 1024
 _READ_BYTES: Final = 256 * 1024  # from the socket, by one call
-# A frame and a sign of life may wait for the network, and some answers of TLS itself; who makes it
-# answer more (KeyUpdate) and reads nothing would have all of them kept.
-_UNSENT_LIMIT_BYTES: Final = 2 * FRAME_LIMIT_BYTES
+_TURN_BYTES: Final = 32 * 1024  # go through TLS before it is looked at what they were
+# What TLS says for itself (a KeyUpdate has 27 bytes) costs a hundred times what as many bytes of a
+# frame do, and is answered whether or not the other side reads: 2,400 of them are 80 ms and 65 KB.
+_BESIDE_LIMIT_BYTES: Final = 32 * 1024  # in the life of a connection
 _BUFFER_BYTES: Final = 32 * 1024  # a larger frame is read to where it stays, but for its beginning
 
 
@@ -112,11 +113,14 @@ class FrameStream(asyncio.BufferedProtocol):
         """Take what came out of TLS and cut it into frames."""
         if self._why_closed:
             return  # read all the same: who closes with something unread cuts off what it said
-        self._pipe.take_in(self._raw[:nbytes])
-        if self._shaken.done():
-            self._read()
-        else:
-            self._shake_hands()
+        for start in range(0, nbytes, _TURN_BYTES):
+            self._pipe.take_in(self._raw[start : min(start + _TURN_BYTES, nbytes)])
+            if self._shaken.done():
+                self._read()
+            else:
+                self._shake_hands()
+            if self.is_closed:
+                return
 
     def eof_received(self) -> None:
         """Let the transport close itself."""
@@ -252,13 +256,6 @@ class FrameStream(asyncio.BufferedProtocol):
         if waiting and self._transport is not None:
             self._transport.write(waiting)
 
-    def _answer(self) -> None:
-        """Send what TLS itself has to say to what came, as long as it is taken."""
-        self._flush()
-        transport = self._transport
-        if transport is not None and transport.get_write_buffer_size() > _UNSENT_LIMIT_BYTES:
-            self.abort("it asks and does not read the answers")
-
     def _say_goodbye(self, transport: asyncio.Transport) -> None:
         """Send what there is and that it ends; the other side closes when it has all of it."""
         if self._shaken.cancelled() or self._shaken.exception() is not None:
@@ -290,7 +287,9 @@ class FrameStream(asyncio.BufferedProtocol):
                 if self._transport is not None:
                     self._transport.close()
             elif count < len(room):
-                self._answer()
+                self._flush()  # what TLS itself has to say to what came
+                if self._pipe.beside_bytes > _BESIDE_LIMIT_BYTES:
+                    self.abort("it speaks of TLS more than within it")
                 return
 
     def _took(self, count: int) -> None:

@@ -8,12 +8,15 @@ each byte (docs/decisions/0032-tls-without-asyncio.md).
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peers.framing import Buffer
+
+# A record beside what it says: header 5 ‖ kind 1 ‖ tag 16 = 22 bytes (RFC 8446, 5.2)
+RECORD_COST_BYTES: Final = 22
 
 
 class TlsPipe:
@@ -24,6 +27,8 @@ class TlsPipe:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
+        self._taken_bytes = 0  # since the hands were shaken
+        self._content_bytes = 0  # of those, with what their records cost
         self.has_ended = False  # the other side said that nothing more comes
 
     def shake_hands(self) -> bool:
@@ -32,7 +37,16 @@ class TlsPipe:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        self._taken_bytes = self._incoming.pending
         return True
+
+    @property
+    def beside_bytes(self) -> int:
+        """What came since the hands were shaken and is no content: TLS's own messages.
+
+        A record of which only a part has come counts until all of it is here: 16 KiB at most.
+        """
+        return self._taken_bytes - self._incoming.pending - self._content_bytes
 
     @property
     def certificate_seen(self) -> bytes:
@@ -42,6 +56,7 @@ class TlsPipe:
     def take_in(self, received: Buffer) -> None:
         """Keep what a socket brought, until read_into() takes it."""
         self._incoming.write(received)
+        self._taken_bytes += len(received)
 
     def read_into(self, room: memoryview) -> int:
         """Fill `room` as far as what was taken in suffices; gives the number of bytes."""
@@ -55,8 +70,11 @@ class TlsPipe:
                     self.has_ended = True
                     break
                 count += got
+                self._content_bytes += got + RECORD_COST_BYTES
         except ssl.SSLWantReadError:
             pass
+        if self.beside_bytes < 0:  # a record that is read in two parts counts as two
+            self._content_bytes += self.beside_bytes
         return count
 
     def write(self, content: Buffer) -> None:

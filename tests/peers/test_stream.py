@@ -155,3 +155,28 @@ async def test_stream_that_is_lost_while_it_begins_says_so() -> None:
         await begun
     with pytest.raises(LinkClosed):
         await pair.caller.send(b"x")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_content_is_never_counted_as_what_tls_says_for_itself(seed: int) -> None:
+    rng = random.Random(seed)
+    server = certificate.server_context(certificate.issue(make_identity(1).key))
+    host = TlsPipe(server, is_server=True)
+    caller = TlsPipe(certificate.client_context(), is_server=False)
+    for _ in range(3):
+        caller.take_in(host.take_out())
+        caller.shake_hands()
+        host.take_in(caller.take_out())
+        host.shake_hands()
+
+    on_its_way, room = bytearray(), memoryview(bytearray(300_000))
+    for _ in range(3000):
+        caller.write(bytes(rng.choice([1, 4, 4, 4, 30, 5000, 16_384, 16_385, 200_000])))
+        on_its_way += caller.take_out()
+        while len(on_its_way) > rng.choice([0, 100, 40_000]):
+            count = rng.choice([1, 20, 3000, 16_406, 32_768, 100_000])
+            host.take_in(on_its_way[:count])
+            del on_its_way[:count]
+            while host.read_into(size := room[: rng.choice([1, 5, 30_000, 300_000])]) == len(size):
+                pass
+            assert 0 <= host.beside_bytes <= 16_406

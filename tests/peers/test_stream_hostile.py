@@ -11,7 +11,7 @@ import pytest
 
 from peers import stream
 from peers.address import Address
-from peers.link import FRAME_LIMIT_BYTES, LinkClosed, Purpose
+from peers.link import LinkClosed, Purpose
 from peers.transport import NoAnswer
 from tests.peers.meeting import Node, listening, make_dialer, make_identity
 from tests.peers.raw_tls import HANDSHAKE, KEY_UPDATE, raw_tls
@@ -77,24 +77,42 @@ async def test_silent_host_is_told_as_silent_however_long_it_may_take(
             await make_dialer(CALLER).dial([address], HOST.agent, Purpose.CONTROL, deadline_s=1.0)
 
 
-async def test_flood_of_key_updates_from_who_reads_nothing_is_cut_off(
+@pytest.mark.parametrize("is_proven", [False, True])
+async def test_A3_flood_of_key_updates_is_cut_off_before_it_costs_a_turn_of_the_loop(
+    node: Node, tmp_path: Path, *, is_proven: bool
+) -> None:
+    raw = await raw_tls(node, tmp_path / "keys")
+    if is_proven:
+        await raw.prove(CALLER, HOST.agent)
+        await node.next_link()
+
+    raw.writer.write(b"".join(raw.key_update() for _ in range(9700)))  # they fit one read
+
+    answered = 0
+    async with asyncio.timeout(3):  # a stranger's deadline would be five
+        with suppress(ConnectionError):
+            while piece := await raw.reader.read(65536):
+                answered += len(piece)
+    assert answered < 80 * 1024, "each is answered with as many bytes"
+    raw.writer.transport.abort()
+
+
+async def test_key_updates_that_come_now_and_then_among_frames_are_counted_together(
     node: Node, tmp_path: Path
 ) -> None:
     raw = await raw_tls(node, tmp_path / "keys")
     await raw.prove(CALLER, HOST.agent)
     link = await node.next_link()
-    transport = link._stream._transport  # type: ignore[attr-defined]
 
-    most = 0
+    heard = 0
     with suppress(LinkClosed, ConnectionError):
         async with asyncio.timeout(60):
-            while most < 4 * FRAME_LIMIT_BYTES:  # what it has to answer waits to be read
-                made = b"".join(raw.key_update() for _ in range(1000))
-                raw.writer.write(made + raw.frame(b"x"))
+            while heard < 1000:  # it reads no answer to them
+                raw.writer.write(b"".join(raw.key_update() for _ in range(10)) + raw.frame(b"x"))
                 await link.receive()
-                most = max(most, transport.get_write_buffer_size())
+                heard += 1
 
-    assert most < 4 * FRAME_LIMIT_BYTES
+    assert 50 < heard < 200
     assert link.is_closed
     raw.writer.transport.abort()
 
