@@ -36,8 +36,10 @@ def read_document(file: Path) -> Place:
 
 
 def read_bytes(file: Path) -> bytes:
-    """Read a config file; raises ConfigError where that fails or it is far too large."""
+    """Read a config file; raises ConfigError where that fails, waits, or is far too large."""
     try:
+        if file.is_fifo():
+            raise ConfigError(f"config {file}", "is a pipe and no file")
         with file.open("rb") as stream:
             content = stream.read(CONFIG_LIMIT_BYTES + 1)
     except FileNotFoundError as cause:

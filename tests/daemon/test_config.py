@@ -290,6 +290,13 @@ def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
         read_config(tmp_path / "film", state=tmp_path)
 
 
+def test_a_pipe_is_refused_and_nobody_waits_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(ConfigError, match="is a pipe"):
+        read_config(tmp_path / "pipe", state=tmp_path)
+
+
 def test_places_in_lists_strings_inline_tables_and_dotted_keys_are_found() -> None:
     text = (
         '[node]\nlisten = [\n  "a:1", # [x]\n]\nname = """\n[peers]\n"""\n'
