@@ -98,6 +98,12 @@ def plan_changes(
     if names.misfits & considered:
         wanted = stay(wanted, rows, names.misfits)
     occupants = stored.synced.others_at_places(places(wanted, rows), considered)
+    if in_the_way := names.misfits.intersection(row.object_no for row in occupants):
+        # It stayed where another is to stand by now: only planned with that one it leaves.
+        changes.objects |= in_the_way
+        considered, wanted, rows = _compared(stored, changes, excluded)
+        wanted = stay(wanted, rows, names.misfits)
+        occupants = stored.synced.others_at_places(places(wanted, rows), considered)
     made = plan(
         wanted,
         rows,

@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from daemon import planning
 from daemon.acts import Created, Deleted, Moved
 from daemon.disk import FileKind
+from daemon.misfits import DiskNames
 from daemon.planning import UnderWay, plan_changes, split_slow
 from daemon.procedures import Procedures, RecordActs
 from daemon.shelf import Shelf
-from daemon.steps import Claim, Plan, RemoveTree, WriteFile
+from daemon.steps import Claim, Plan, RemoveFile, RemoveTree, SwapNames, WriteFile
 from tests.daemon.planning import file_entry
 from tests.store.nodes import Node, deliver, looked, make_nodes
 
@@ -167,3 +168,28 @@ def test_a_directory_leaves_whole_however_many_objects_a_plan_has(
     assert len(step.inside) == 4
     assert has_more
     assert not bert.stored.state.changes.objects
+
+
+def test_B6_what_could_not_go_elsewhere_leaves_when_another_is_to_stand_there() -> None:
+    """Planned alone, the other one was in the way of a name that stayed for ever (seed 400480)."""
+    anna, bert = pair()
+    anna.create(b"x", b"one")
+    anna.create(b"y", b"two")
+    deliver(anna, bert)
+    bert.materialise()
+    bert.stored.take_changes()
+    misfit = bert.rows()[b"x"][0].object_no
+    names = DiskNames(misfits=frozenset({misfit}))
+    anna.move(b"x", b"X")
+    deliver(anna, bert)
+    made, _ = plan_changes(bert.stored, [], frozenset(), UnderWay(), names)
+    assert made is not None
+    assert (made.steps, made.blocked) == ((), ())  # it stays where it is
+    anna.move(b"y", b"x")
+    deliver(anna, bert)
+
+    made, _ = plan_changes(bert.stored, [], frozenset(), UnderWay(), names)
+
+    assert made is not None
+    assert not made.blocked
+    assert [type(step) for step in made.steps] == [SwapNames, RemoveFile]
