@@ -25,6 +25,8 @@ class Oracle:
         self.copies: set[bytes] = set()  # may stand at several paths
         self.seen: set[bytes] = set()  # a scan read it, or may have
         self.excused: set[bytes] = set()  # lost in a power cut before anybody was told
+        self._makers: dict[bytes, set[object]] = {}  # who made a file of this name
+        self._left: dict[bytes, list[tuple[object, bytes]]] = {}  # what was renamed from it
 
     def wrote(self, content: bytes) -> None:
         """Note that a user let a file hold this content."""
@@ -38,6 +40,27 @@ class Oracle:
     def copied(self, content: bytes) -> None:
         """Note that a user let a second file hold it."""
         self.copies.add(blake3(content).digest())
+
+    def made(self, path: bytes, maker: object) -> None:
+        """Note that a user made a file of this name."""
+        self._makers.setdefault(path, set()).add(maker)
+        self._part_namesakes(path)
+
+    def renamed(self, path: bytes, content: bytes, maker: object) -> None:
+        """Note that a user gave a file of this name another one."""
+        self._left.setdefault(path, []).append((maker, content))
+        self._part_namesakes(path)
+
+    def _part_namesakes(self, path: bytes) -> None:
+        """Let the content of one of two people's files of one name stand twice.
+
+        They are one object, unless the one is renamed before it is heard of: that is a deletion of
+        the one object and another one. Who moves the first meanwhile makes the deletion void, and
+        it shows again what stands at the new name as well (docs/decisions/0012).
+        """
+        for maker, content in self._left.get(path, ()):
+            if self._makers.get(path, set()) - {maker}:
+                self.copied(content)
 
     def looked(self, _path: bytes, value: bytes) -> None:
         """Note that a node's scan read it."""

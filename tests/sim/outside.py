@@ -30,6 +30,12 @@ class Witness(Protocol):
     def copied(self, content: bytes) -> None:
         """Note that a user let a second file hold it."""
 
+    def made(self, path: bytes, maker: object) -> None:
+        """Note that a user made a file of this name."""
+
+    def renamed(self, path: bytes, content: bytes, maker: object) -> None:
+        """Note that a user gave a file of this name another one."""
+
 
 class Handle:
     """A file that a program keeps open for writing, whatever happens to its name."""
@@ -169,6 +175,8 @@ class Outside:
         if inode is None:
             inode = self.files.make(FileKind.FILE, 0o644)
             self.files.link(inode, path)
+            if self.witness is not None:
+                self.witness.made(path, self)
         elif inode.kind is not FileKind.FILE:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
         return Handle(self, inode)
@@ -189,6 +197,9 @@ class Outside:
         _check(source)
         _check(target)
         old = self.files.rename(source, target, replace=True)
+        renamed = self.files.get(target)
+        if self.witness is not None and renamed.kind is FileKind.FILE:
+            self.witness.renamed(source, renamed.content, self)
         if old is not None and old.kind is FileKind.FILE:
             self._copied(self.files.get(target).content)
         if old is not None and old.links == 0:

@@ -140,8 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed.append(played)
             if len(failed) <= SHOWN_FAILURES:
                 _tell(options, played)
-            elif len(failed) == SHOWN_FAILURES + 1:
-                print("more failures are only counted")
+            else:
+                print(_headline(options, played.seed))
     unequal = _unequal(options, traces)
     for seed in unequal:
         print(f"seed {seed}: another trace in another process; it depends on the order of a set")
@@ -188,11 +188,15 @@ def _all(options: argparse.Namespace) -> Iterator[Played]:
 
 
 def _tell(options: argparse.Namespace, played: Played) -> None:
-    print(f"seed {played.seed} failed; again: {_command(options, played.seed)}")
+    print(_headline(options, played.seed))
     for failure in played.failures[:5]:
         print(f"  {failure}")
     if not options.no_shrink:
         _print_shrunk(options, played.seed, play(_choice(options), played.seed))
+
+
+def _headline(options: argparse.Namespace, seed: int) -> str:
+    return f"seed {seed} failed; again: {_command(options, seed)}"
 
 
 def _command(options: argparse.Namespace, seed: int) -> str:
