@@ -102,7 +102,10 @@ class Alterations:
         parent_path, _, name = act.target.rpartition(b"/")
         parents = self._draft.directories_at(parent_path)
         if not parents:
-            self._draft.cannot_place([act.target])
+            if self._draft.may_write:
+                self._draft.result.moves_again.append((act.source, act.target))
+            else:
+                self._draft.result.local_changes.append(act.target)
             return
         is_first = True
         for row in self._draft.by_precedence(act.rows):

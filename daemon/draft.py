@@ -27,6 +27,7 @@ class Recorded:
 
     batches: list[SignedBatch] = field(default_factory=list)
     look_again: list[bytes] = field(default_factory=list)  # synced changed under the look
+    moves_again: list[tuple[bytes, bytes]] = field(default_factory=list)  # so too: both names
     local_changes: list[bytes] = field(default_factory=list)  # a reader's: not recorded
     bound: int = 0
 

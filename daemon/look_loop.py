@@ -23,6 +23,7 @@ from daemon.hints import Hint, HintKind, Watcher, WatchState
 from daemon.join_gate import JoinGate
 from daemon.journal import was_displaced_since
 from daemon.large_reads import Beside, LargeReads
+from daemon.late_moves import LateMoves, gone_from_there, known_elsewhere, suspects
 from daemon.look_set import Again, AgainReason, LookSet
 from daemon.looks import LookSchedule
 from daemon.matching import ScanCause, match
@@ -67,6 +68,7 @@ class LookLoop:
         self._schedule = LookSchedule(self._known_paths)
         self._box = HintBox(self._take_hints)
         self._gate = JoinGate(standing)
+        self._late = LateMoves()
         self.large = LargeReads(self._tools.pool, self._large_was_read)
         self._hints: list[Hint] = []
         self._is_taking_hints = False
@@ -348,7 +350,7 @@ class LookLoop:
     ) -> None:
         self._note_problems(bunch.problems)
         reverted = self._standing.reverted
-        acts = reverted.without_held(match(bunch))
+        acts = await self._without_late_moves(disk, reverted.without_held(match(bunch)))
         if is_full:
             acts = await self._without_reversions(acts, cause)
         if bunch.is_last:
@@ -363,6 +365,20 @@ class LookLoop:
             now_s = self._standing.now_s()
             self._schedule.look_again(bunch.agains, now_s)
             self.restless.note(bunch.agains, now_s)
+
+    async def _without_late_moves(self, disk: Disk, acts: list[Act]) -> list[Act]:
+        """Keep back what was renamed while we looked, and have both its names looked at."""
+        tools, standing = self._tools, self._standing
+        if not (news := suspects(acts)):
+            return acts
+        renames = await tools.core.run(known_elsewhere, standing.synced, news)
+        if renames:
+            renames = await tools.pool.run(gone_from_there, disk, renames)
+        if not renames:
+            return acts
+        kept = self._late.keep_back(acts, renames, standing.now_s())
+        self._schedule.look_again_at_moves(kept.renames, standing.now_s())
+        return kept.acts
 
     async def _without_reversions(self, acts: list[Act], cause: ScanCause) -> list[Act]:
         """Keep back, to the end of the scan, files that are what they were before."""
@@ -470,6 +486,8 @@ class LookLoop:
         if recorded.look_again:
             agains = [Again(path, AgainReason.UNSURE, 0.1) for path in recorded.look_again]
             self._schedule.look_again(agains, standing.now_s())
+        if recorded.moves_again:
+            self._schedule.look_again_at_moves(recorded.moves_again, standing.now_s())
         standing.local.note(acts, recorded.local_changes)
 
     def _not_busy(self, acts: Sequence[Act]) -> Sequence[Act]:

@@ -91,9 +91,10 @@ class Recorder:
                 (row.object_no, row.copy) in changed for row in act.rows
             ):
                 found.append(act)
+            elif isinstance(act, Moved):
+                self._draft.result.moves_again.append((act.source, act.target))
             else:
-                path = act.target if isinstance(act, Moved) else act.path
-                self._draft.result.look_again.append(path)
+                self._draft.result.look_again.append(act.path)
         return self._without_orphans(found, below)
 
     def _without_orphans(self, acts: list[Act], below: Sequence[SyncedRow]) -> list[Act]:

@@ -188,6 +188,23 @@ class FolderSynced:
         """Read all rows of some objects, copies too."""
         return self._select("object_no", object_nos)
 
+    def rows_with_values(self, values: Sequence[bytes]) -> list[SyncedRow]:
+        """Read the rows whose content was last seen to be one of these."""
+        no = self.folder_no
+        found: list[SyncedRow] = []
+        for marks, part in chunked(list(set(values))):
+            rows = self._db.execute(
+                f"SELECT {COLUMNS} FROM synced WHERE value IN ({marks}) AND folder_no = ?",
+                (*part, no),
+            )
+            found.extend(map(row_from, rows))
+        return found
+
+    def directories_with_inodes(self, inodes: Container[int]) -> list[SyncedRow]:
+        """Read the rows of directories that were last seen to have one of these inodes."""
+        nos = [no for no, inode in self._inodes.items() if inode in inodes]
+        return [row for row in self.rows_of(nos) if row.kind is Kind.DIRECTORY] if nos else []
+
     def rows_at_places(self, places: Iterable[tuple[int, bytes]]) -> list[SyncedRow]:
         """Read the rows at many (directory number, name)."""
         found: list[SyncedRow] = []
