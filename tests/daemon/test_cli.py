@@ -162,12 +162,12 @@ async def test_the_wrong_package_daemon_is_refused_with_its_place(home: Home) ->
 async def test_share_sends_an_absolute_path_and_prints_the_id(
     home: Home, node: FakeNode, tmp_path: Path
 ) -> None:
-    (tmp_path / "work").mkdir()
+    (tmp_path / "desk").mkdir()
 
-    ended = await dizzyd(home, "share", "a b", "--name", "n", cwd=tmp_path / "work")
+    ended = await dizzyd(home, "share", "a b", "--name", "n", cwd=tmp_path / "desk")
 
     assert ended == Ended(0, "dd" * 32 + "\n", "")
-    assert node.calls == [("share", (f"{tmp_path}/work/a b", "n"))]
+    assert node.calls == [("share", (f"{tmp_path}/desk/a b", "n"))]
 
 
 async def test_B4_paths_that_are_not_utf8_arrive_byte_for_byte(home: Home, node: FakeNode) -> None:

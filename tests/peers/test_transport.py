@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from peers import certificate, stream
+from peers import certificate, listener, stream
 from peers.address import Address
 from peers.handshake import Caller, HelloFailed, InviteExpired, InviteUsed
 from peers.link import FRAME_LIMIT_BYTES, Link, LinkClosed, Purpose
@@ -20,7 +20,7 @@ from store.errors import DatabaseDamaged
 from tests.peers.meeting import Node, listening, make_dialer, make_identity, make_invite
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 HOST, CALLER, STRANGER = make_identity(1), make_identity(2, label=b"laptop"), make_identity(3)
 
@@ -169,18 +169,34 @@ async def test_closed_link_says_so_at_once_to_everybody(node: Node) -> None:
 
 
 async def test_what_was_said_before_the_goodbye_arrives_though_much_is_unread_here(
-    node: Node,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ours, theirs = await call(node)
-    for _ in range(8):  # more than ours takes while nobody receives
-        await theirs.send(bytes(FRAME_LIMIT_BYTES))
+    def listen_with_little_room(addresses: Sequence[Address]) -> list[socket.socket]:
+        bound = listen_on(addresses)
+        for each in bound:  # those that it accepts have as little
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        return bound
 
-    await ours.send(b"last words")
-    await ours.close()
+    monkeypatch.setattr(listener, "listen_on", listen_with_little_room)
+    monkeypatch.setattr(stream, "GOODBYE_S", 0.2)
+    async with listening(HOST) as node, asyncio.timeout(20):
+        node.door.members.add(CALLER.agent)
+        ours, theirs = await call(node)
+        for link in (theirs, ours):  # what a side does not take waits in the kernels
+            for _ in range(8):
+                await link.send(bytes(FRAME_LIMIT_BYTES))
+        for link in (ours, theirs):  # until it takes no more
+            while link.received_bytes < 4 * FRAME_LIMIT_BYTES:
+                await asyncio.sleep(0)
 
-    assert await theirs.receive() == b"last words"
-    with pytest.raises(LinkClosed):
-        await theirs.receive()
+        await ours.send(b"last words")
+        await ours.close()  # its patience ends before they are read, or even sent
+
+        for _ in range(8):
+            assert len(await theirs.receive()) == FRAME_LIMIT_BYTES
+        assert await theirs.receive() == b"last words"
+        with pytest.raises(LinkClosed):
+            await theirs.receive()
 
 
 async def test_connection_that_is_cut_without_a_goodbye_ends_the_link(node: Node) -> None:
