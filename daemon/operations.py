@@ -29,7 +29,7 @@ from daemon.history import history
 from daemon.joining import Joining
 from daemon.node import Node
 from daemon.restoring import Restoring
-from daemon.reverting import put_back_deleted, revert_local_changes
+from daemon.reverting import put_back_deleted, refuse_unheld, revert_local_changes
 from daemon.sharing import Sharing
 from daemon.status import Status
 from store.errors import DizzyError, TryLater
@@ -259,8 +259,11 @@ class NodeOperations:
         return ""
 
     async def confirm(self, name: str) -> None:
-        """Let held deletions go on."""
+        """Let held deletions go on. Raises DizzyError where nothing is held."""
         [work] = self._sharing.works(name)
+        what = f"confirm {name}"
+        self._refuse_faulty(what, work)
+        refuse_unheld(what, work)
         work.confirm()
         await work.scan_now()
 

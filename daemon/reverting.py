@@ -55,6 +55,12 @@ async def revert_local_changes(node: Node, work: FolderWork) -> None:
         await plan_again(node, work)
 
 
+def refuse_unheld(what: str, work: FolderWork) -> None:
+    """Raise DizzyError where nothing waits for a person's word."""
+    if not work.held and not work.standing.reverted:
+        raise DizzyError(what, "nothing is held", hint="`dizzyd status` shows what is held")
+
+
 async def put_back_deleted(node: Node, work: FolderWork) -> None:
     """Let what held deletions took away come back, and newer versions of what is held as older.
 
@@ -62,10 +68,7 @@ async def put_back_deleted(node: Node, work: FolderWork) -> None:
     nothing is held.
     """
     name = node.shelf[work.folder_no].name
-    if not work.held and not work.standing.reverted:
-        raise DizzyError(
-            f"undo-deletions {name}", "no deletion is held", hint="`dizzyd status` shows them"
-        )
+    refuse_unheld(f"undo-deletions {name}", work)
     disk = _disk_of(work, f"undo-deletions {name}")
     try:
         await _take_back(

@@ -211,7 +211,7 @@ async def test_revert_leaves_what_is_ignored_alone(tmp_path: Path) -> None:
 
 async def test_undo_deletions_is_refused_where_none_is_held(tmp_path: Path) -> None:
     async with alone(tmp_path) as node:
-        with pytest.raises(DizzyError, match="no deletion is held"):
+        with pytest.raises(DizzyError, match="nothing is held"):
             await put_back_deleted(node.node, node.work)
 
 

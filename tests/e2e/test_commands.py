@@ -83,6 +83,8 @@ UNKNOWN = r"dizzyd: .*: .*nothing.*|dizzyd: .*nothing.*: .+"
         (["cat", "00" * 32], 75, r"dizzyd: cat 0000.*: .+"),
         (["confirm", "nothing"], 1, UNKNOWN),
         (["undo-deletions", "nothing"], 1, UNKNOWN),
+        (["confirm", "photos"], 1, r"dizzyd: confirm photos: nothing is held"),
+        (["undo-deletions", "photos"], 1, r"dizzyd: undo-deletions photos: nothing is held"),
         (["revert", "nothing"], 1, UNKNOWN),
         (["init"], 1, r"dizzyd: .*: .+"),
         (["init", "--listen", "nowhere"], 2, r"dizzyd: init: .*--listen.*"),
