@@ -70,6 +70,7 @@ def connect(
         try:
             connection.connect()
         except PermissionError as cause:
+            connection.close()
             raise DizzyError(
                 f"control socket {home.control_socket}", "belongs to another user"
             ) from cause
@@ -77,7 +78,7 @@ def connect(
             connection.close()
             if time.monotonic() >= deadline_s or not home.is_locked():
                 raise _not_running(home) from cause
-            time.sleep(_RETRY_S)
+            time.sleep(_RETRY_S)  # nothing says when a socket appears, and a command has no loop
         else:
             return connection
 

@@ -100,7 +100,7 @@ def _wait_until_old(found: os.stat_result) -> int:
     now_ns = time.time_ns()
     young_ns = now_ns - found.st_mtime_ns
     if 0 <= young_ns < RACY_MARGIN_NS:
-        time.sleep((RACY_MARGIN_NS - young_ns) / 1e9)
+        time.sleep((RACY_MARGIN_NS - young_ns) / 1e9)  # in a thread of the pool
         now_ns = time.time_ns()
     return now_ns
 

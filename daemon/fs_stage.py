@@ -173,7 +173,7 @@ class Workshop:
             )
         stage = LinuxStage(self, opened, name, is_own=False)
         if size >= DIRECT_FROM_BYTES:
-            with suppress(OSError):
+            with suppress(OSError):  # this disk cannot: it is written as small ones are
                 stage.direct = DirectWriter(opened)
         return stage
 
@@ -184,7 +184,9 @@ class Workshop:
             return
         found = os.stat(name, dir_fd=source, follow_symlinks=False)
         if not modes.S_ISDIR(found.st_mode):
-            with suppress(PermissionError, NotImplementedError):  # no hard links here
+            # No hard links here, or none of this file. Where it is the directory that refuses us,
+            # the rename below says so.
+            with suppress(PermissionError, NotImplementedError):
                 self._rename_by_link(source, name, target, new_name)
                 return
         # The last resort is a check that can be overtaken: file systems without RENAME_NOREPLACE

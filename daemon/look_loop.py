@@ -328,7 +328,7 @@ class LookLoop:
             async for bunch in found:
                 await bunches.put(bunch)
         except Exception:
-            await bunches.put(None)  # what was found before it is recorded
+            await bunches.put(None)  # whatever it is, what was found before it is recorded
             raise
         # Not where we are cancelled: nobody takes anything any more, and the queue may be full.
         await bunches.put(None)

@@ -142,7 +142,7 @@ class Node:
         self.damage = ""  # of the database that this one replaced
         self.found_damage: tuple[str, ...] = ()  # by the scrub
         self.on_damage: Callable[[str], None] = lambda _: None
-        self.on_admitted: Callable[[AgentId, str, FolderId], None] = lambda *_: None
+        self.on_admitted: Callable[[AgentId, str], None] = lambda *_: None
         self._subscribe()
 
     def _make_calling(self, rng: random.Random, offences: Offences) -> Calling:
@@ -324,4 +324,4 @@ class Node:
         for work in self.works.values():
             if work.folder_no == folder_no:
                 await self.folders.members_changed(work)
-                self.on_admitted(agent, label, work.folder)
+                self.on_admitted(agent, label)

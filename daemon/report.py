@@ -121,7 +121,7 @@ class Reporter:
         works = list(self._node.works.values())
         await self._read(works)
         names = self._names(works)
-        peers = tuple(self._peers(works, names))  # first: it measures how fast bytes go
+        peers = tuple(self._peers(names))  # first: it measures how fast bytes go
         return Status(
             node=self._own(),
             folders=tuple(self._folder(work, names) for work in works),
@@ -344,7 +344,7 @@ class Reporter:
             for agent, label in sorted(labels.items())
         }
 
-    def _peers(self, works: list[FolderWork], names: Mapping[AgentId, str]) -> Iterable[PeerStatus]:
+    def _peers(self, names: Mapping[AgentId, str]) -> Iterable[PeerStatus]:
         node = self._node
         now_ms = node.world.clock.now_ns() // 1_000_000
         now_s = asyncio.get_running_loop().time()

@@ -278,7 +278,7 @@ class Sharing:
                     user_home=self.user_home,
                 )
 
-    def write_admitted(self, agent: AgentId, label: str, folder: FolderId) -> None:
+    def write_admitted(self, agent: AgentId, label: str) -> None:
         """Write a peer that an invite of ours has just let in."""
         self.write_peer(label, agent, self._node.book.get(agent).places())
 

@@ -45,7 +45,7 @@ def run_status(arguments: Namespace, console: Console) -> int:
     status = _ask(console)
     while arguments.watch:
         _show(status, console, is_json=arguments.json, is_watching=True)
-        time.sleep(WATCH_INTERVAL_S)
+        time.sleep(WATCH_INTERVAL_S)  # a command: there is no loop that it could hold up
         status = _ask(console)
     _show(status, console, is_json=arguments.json, is_watching=False)
     if status.node.pid is None:

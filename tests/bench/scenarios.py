@@ -23,7 +23,7 @@ from tests.bench.workloads import digest, listings, wait_for_each, wait_until, w
 
 _MIB: Final = 1 << 20
 _NS: Final = 10**9
-_PAUSE_S: Final = 0.02  # between asking or saving twice
+_PAUSE_S: Final = 0.02  # between asking or saving twice: load, as a person or a program makes it
 _LONG_AGO_NS: Final = 1_500_000_000_123_456_789
 _SAVES: Final = 100
 _RAPID_SAVES: Final = 50

@@ -109,7 +109,10 @@ def _hash(path: Path) -> str:
 
 
 def wait_until(is_there: Callable[[], bool], what: str, look_s: float = _LOOK_S) -> None:
-    """Ask again and again, a few milliseconds apart. Raises TooSlow."""
+    """Ask again and again, a few milliseconds apart. Raises TooSlow.
+
+    A measured program tells nobody when it is done, and what would watch its files takes part.
+    """
     deadline_s = time.monotonic() + PATIENCE_S
     while not is_there():
         if time.monotonic() > deadline_s:

@@ -78,7 +78,7 @@ class Image:
             if time.monotonic() > deadline_s:
                 _run("umount", "--lazy", str(self.at))
                 return
-            time.sleep(0.01)
+            time.sleep(0.01)  # the kernel tells nobody when a mount is no longer busy
 
 
 def _run(*command: str) -> None:

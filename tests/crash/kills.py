@@ -3,7 +3,7 @@
 Real processes end by SIGKILL while they are made, started, import, apply, exchange, join,
 rebuild, restore, verify or repair; each is started again and must go on as if nothing had been.
 What users wrote is on the disk, so that afterwards everything stands exactly where they left it,
-on both nodes.
+on both nodes. It sleeps only to let the random moment come, never to wait for an outcome.
 """
 
 from __future__ import annotations
