@@ -130,8 +130,12 @@ class Links:
                 for work in self._works.values():
                     work.peer_gone(link.agent)
             self._call_soon(link.agent)
+            await self._note_end(link)
+
+    async def _note_end(self, link: Link) -> None:
+        """Note that a peer was here until now: a link may have lasted for days."""
         try:
-            await self._note_seen(link)  # until now: a link may have lasted for days
+            await self._note_seen(link)
         except sqlite3.Error as failure:
             _tell_fault(link, failure)
 

@@ -222,6 +222,17 @@ async def test_a_peer_was_last_seen_when_its_link_ended_however_long_ago_that_be
         assert peer.last_seen_at is not None
 
 
+async def test_a_peer_was_last_seen_when_we_stopped(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (owner, other):
+        await _in_sync(owner)
+        known = owner.node.book.get(other.key.agent)
+        known.last_seen_ms = 0
+
+        await owner.stop()
+
+        assert known.last_seen_ms > 0
+
+
 async def test_what_a_peer_lacks_is_counted_by_heads(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
         await _in_sync(owner)
