@@ -347,7 +347,7 @@ class FolderWork:
     @property
     def skipped(self) -> dict[bytes, ProblemKind]:
         """What is no file, directory or link, or cannot be here: by path."""
-        return self._look.skipped
+        return self._look.problems.skipped
 
     @property
     def restless(self) -> list[bytes]:
@@ -371,11 +371,11 @@ class FolderWork:
 
     async def rows_in(self, directories: Sequence[bytes]) -> list[list[SyncedRow]]:
         """Give, for each directory path, the rows of all names that stand in it."""
-        return await self._look.rows_in(directories)
+        return await self._look.known.rows_in(directories)
 
     async def rows_at(self, paths: Sequence[bytes]) -> list[list[SyncedRow]]:
         """Give, for each path, the rows that stand there."""
-        return await self._look.rows_at(paths)
+        return await self._look.known.rows_at(paths)
 
 
 class _Paths:

@@ -1,7 +1,7 @@
 """Turn hints into looks, and what is found into events, for as long as it runs.
 
 When to look is daemon.looks', what a look finds daemon.scanner's, what it means daemon.matching's,
-and what is written of it daemon.record's; here they follow each other.
+and what is written of it daemon.recording's; here they follow each other.
 """
 
 from __future__ import annotations
@@ -10,30 +10,29 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from daemon import ignore as ignoring
-from daemon.acts import Act, Deleted, Edited, Moved
+from daemon.acts import Act, Edited
 from daemon.apply import Applier
-from daemon.differences import Differences, Problem, ProblemKind
+from daemon.differences import Differences
 from daemon.disk import Disk, DiskError
-from daemon.draft import Recorded
-from daemon.durable import make_durable, names_facts
 from daemon.echoes import is_only_a_place, silenced
+from daemon.found_problems import FoundProblems
 from daemon.held import HeldDeletions, is_reversion, may_be_reversion
 from daemon.hint_box import HintBox
 from daemon.hints import Hint, HintKind, Watcher, WatchState
 from daemon.join_gate import JoinGate
 from daemon.journal import was_displaced_since
+from daemon.known_rows import KnownRows
 from daemon.large_reads import Beside, LargeReads
 from daemon.late_moves import LateMoves, gone_from_there, known_elsewhere, suspects
 from daemon.look_set import Again, AgainReason, LookSet
 from daemon.looks import LookSchedule
 from daemon.matching import ScanCause, match
-from daemon.procedures import RecordActs
+from daemon.recording import Recording
 from daemon.restless import Restless
 from daemon.scanner import scan
 from daemon.standing import Standing
 from peers.cancelling import TaskGroup
 from store.ids import BlobHash
-from store.records import SyncedRow
 
 ROUTINE_SCAN_S = 3600.0
 POLL_S = 30.0
@@ -65,7 +64,8 @@ class LookLoop:
         self._on_idle = on_idle
         self._on_scanned = on_scanned
         self._on_tail = on_tail
-        self._schedule = LookSchedule(self._known_paths)
+        self.known = KnownRows(standing)
+        self._schedule = LookSchedule(self.known.paths_among)
         self._box = HintBox(self._take_hints)
         self._gate = JoinGate(standing)
         self._late = LateMoves()
@@ -75,12 +75,12 @@ class LookLoop:
         self._woken = asyncio.Event()
         self._scan_asked: list[asyncio.Future[None]] = []
         self._looks_asked: list[tuple[LookSet, asyncio.Future[None]]] = []
-        self._fresh: dict[BlobHash, bytes] = {}
+        self._recording = Recording(standing, self._schedule)
         self._cause = ScanCause.START
         self.ignore: ignoring.Ignore = ignoring.IgnoreRules()
         self.held = HeldDeletions()
         self.watch_state = WatchState.FULL
-        self.skipped: dict[bytes, ProblemKind] = {}
+        self.problems = FoundProblems(standing.trouble)
         self.restless = Restless()
         self.is_importing = True
         self.is_scanning = False
@@ -139,8 +139,7 @@ class LookLoop:
 
     def take_fresh(self) -> dict[BlobHash, bytes]:
         """Give the small contents of what was recorded last, to go with the news of it."""
-        fresh, self._fresh = self._fresh, {}
-        return fresh
+        return self._recording.take_fresh()
 
     def is_ignored(self, path: bytes, is_directory: bool) -> bool:  # noqa: FBT001
         """Whether a name is not shared, as of the last full scan."""
@@ -179,8 +178,7 @@ class LookLoop:
 
     def _take_hints(self, hints: list[Hint]) -> None:
         self._hints.extend(hints)
-        if self._standing.trouble.unreadable:
-            self._forget_unreadable(hints)
+        self.problems.forget_gone(hints)
         self._standing.was_settled = False
         self._woken.set()
 
@@ -240,7 +238,7 @@ class LookLoop:
                 hints = self._but_early(applier, hints)
             if not hints:
                 return
-            known = await self._tools.core.run(self._known_paths, self._schedule.asked(hints))
+            known = await self._tools.core.run(self.known.paths_among, self._schedule.asked(hints))
             self._schedule.touch(hints, self._standing.now_s(), known)
         finally:
             self._is_taking_hints = False
@@ -249,8 +247,7 @@ class LookLoop:
         """Leave out hints of what apply put in place and nobody changed since."""
         applier = self._standing.applier
         placed = applier.echoes.among(hints) if applier is not None else {}
-        unreadable = self._standing.trouble.unreadable
-        for path in (ignoring.RULES_NAME, *self.skipped, *unreadable):
+        for path in (ignoring.RULES_NAME, *self.problems.paths()):
             placed.pop(path, None)  # a look there does more than to compare
         if not placed:
             return hints
@@ -301,7 +298,7 @@ class LookLoop:
         bunches: asyncio.Queue[Differences | None] = asyncio.Queue(_BUNCHES_AHEAD)
         try:
             await self._load_ignore(disk, where)
-            self._forget_problems(where)
+            self.problems.forget(where)
             self.restless.begin(where)
             if where.is_full:
                 self._standing.reverted.begin()
@@ -323,7 +320,7 @@ class LookLoop:
         beside: Beside | None,
     ) -> None:
         tools = self._tools
-        found = scan(disk, self, self.ignore, tools.pool, tools.clock, where, beside)
+        found = scan(disk, self.known, self.ignore, tools.pool, tools.clock, where, beside)
         try:
             async for bunch in found:
                 await bunches.put(bunch)
@@ -348,7 +345,7 @@ class LookLoop:
     async def _take_bunch(
         self, disk: Disk, bunch: Differences, cause: ScanCause, *, is_full: bool
     ) -> None:
-        self._note_problems(bunch.problems)
+        self.problems.note(bunch.problems)
         reverted = self._standing.reverted
         acts = await self._without_late_moves(disk, reverted.without_held(match(bunch)))
         if is_full:
@@ -360,7 +357,7 @@ class LookLoop:
                 acts = [*acts, *reverted.decide()]
             acts = self.held.without_held(acts)
         if acts:
-            await self._record(disk, acts)
+            await self._recording.record(disk, acts)
         if bunch.agains:
             now_s = self._standing.now_s()
             self._schedule.look_again(bunch.agains, now_s)
@@ -411,126 +408,3 @@ class LookLoop:
             await self._tools.core.run(lambda: standing.stored.set_joining(is_joining=False))
             standing.is_joining = False
         self._on_scanned()
-
-    def _forget_problems(self, where: LookSet) -> None:
-        """Forget what was wrong where a look begins; what still is wrong is found again."""
-        unreadable = self._standing.trouble.unreadable
-        if where.is_full:
-            unreadable.clear()
-            self.skipped.clear()
-            return
-        looked = {*where.paths, *where.trees}
-        below = tuple(tree + b"/" for tree in where.trees)
-        for path in list(unreadable):
-            is_listed = path.rpartition(b"/")[0] in where.directories
-            if path in looked or is_listed or path.startswith(below):
-                del unreadable[path]
-
-    def _forget_unreadable(self, hints: Sequence[Hint]) -> None:
-        """Forget what was wrong under names that went: they are not looked at again."""
-        unreadable = self._standing.trouble.unreadable
-        went = {hint.path for hint in hints if hint.kind is HintKind.GONE}
-        went.update(hint.source for hint in hints if hint.source)
-        below = tuple(path + b"/" for path in went)
-        for path in list(unreadable):
-            if path in went or path.startswith(below):
-                del unreadable[path]
-
-    def _note_problems(self, problems: Sequence[Problem]) -> None:
-        for problem in problems:
-            if problem.kind is ProblemKind.UNREADABLE:
-                self._standing.trouble.unreadable[problem.path] = problem.why
-            else:
-                self.skipped[problem.path] = problem.kind
-
-    # -- recording -----------------------------------------------------------------------------
-
-    async def _record(self, disk: Disk, acts: Sequence[Act]) -> None:
-        """Make what the acts name durable, then record them in one transaction."""
-        tools, standing = self._tools, self._standing
-        standing.was_settled = False
-        acts = self._not_busy(acts)
-        if not acts:
-            return
-        if not await standing.tail.until_compared(standing.now_s()):
-            return  # looked at again, whole, once our own log is back
-        self._fresh = {}
-        is_news = any(map(names_facts, acts))
-        if is_news:
-            self._fresh = await tools.pool.run(make_durable, disk, acts)
-        standing.last_change_ms = standing.now_ms()
-        command = RecordActs(
-            folder_no=standing.folder_no,
-            acts=tuple(acts),
-            wall_ms=standing.now_ms(),
-            covered_seq=standing.covered_seq,
-            under_way=standing.under_way,
-        )
-
-        def record() -> Recorded:
-            db = standing.stored.db
-            if is_news:
-                recorded = tools.engine.perform(tools.procedures.record, command)
-            else:  # found again if it is lost
-                with db.lazily(is_owed=False):
-                    recorded = tools.engine.perform(tools.procedures.record, command)
-                if recorded.batches:
-                    db.sync()
-            tools.engine.run_until_idle()
-            return recorded
-
-        # Before anybody can ask for them: who is told of a content wants its chunks at once.
-        if lists := disk.take_chunk_lists():
-            await tools.chunk_lists.keep_all(standing.folder_no, lists)
-        recorded = await tools.core.run(record)
-        if recorded.look_again:
-            agains = [Again(path, AgainReason.UNSURE, 0.1) for path in recorded.look_again]
-            self._schedule.look_again(agains, standing.now_s())
-        if recorded.moves_again:
-            self._schedule.look_again_at_moves(recorded.moves_again, standing.now_s())
-        standing.local.note(acts, recorded.local_changes)
-
-    def _not_busy(self, acts: Sequence[Act]) -> Sequence[Act]:
-        """Leave out what was seen where apply is at work just now: it is looked at once more."""
-        applier = self._standing.applier
-        if applier is None:
-            return acts
-        quiet: list[Act] = []
-        again: set[bytes] = set()
-        moves: list[tuple[bytes, bytes]] = []
-        gone = {act.path for act in acts if isinstance(act, Deleted)}
-        for act in acts:
-            paths = [act.source, act.target] if isinstance(act, Moved) else [act.path]
-            tops = [top for top in map(applier.busy_above, paths) if top is not None]
-            if not tops:
-                quiet.append(act)
-            elif isinstance(act, Moved):
-                moves.append((act.source, act.target))
-            elif isinstance(act, Deleted) and tops[0] in gone:
-                again.update(tops)  # a directory that went whole: looking for it finds the rest
-            else:
-                again.update(paths)
-        if again:
-            agains = [Again(path, AgainReason.UNSURE, 0.05) for path in sorted(again)]
-            self._schedule.look_again(agains, self._standing.now_s())
-        if moves:
-            self._schedule.look_again_at_moves(moves, self._standing.now_s())
-        return quiet
-
-    # -- the SyncedTree that the scanner asks --------------------------------------------------
-
-    def _known_paths(self, paths: Sequence[bytes]) -> list[bytes]:
-        return self._standing.synced.known_among(paths)
-
-    async def rows_in(self, directories: Sequence[bytes]) -> list[list[SyncedRow]]:
-        """Give, for each directory path, the rows of all names that stand in it."""
-
-        def read() -> list[list[SyncedRow]]:
-            synced = self._standing.synced
-            return [synced.rows_in(path) for path in directories]
-
-        return await self._tools.core.run(read)
-
-    async def rows_at(self, paths: Sequence[bytes]) -> list[list[SyncedRow]]:
-        """Give, for each path, the rows that stand there."""
-        return await self._tools.core.run(lambda: self._standing.synced.rows_at_many(paths))

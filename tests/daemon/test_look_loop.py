@@ -38,7 +38,7 @@ async def test_E2_a_look_whose_recording_fails_ends_although_more_was_found(
         with monkeypatch.context() as broken:
             broken.setattr(look_loop, "_BUNCHES_AHEAD", 2)
             broken.setattr(look, "_scan_into", scan_into)
-            broken.setattr(look, "_record", fail)
+            broken.setattr(look._recording, "record", fail)
             node.work.look_at_all()
             await eventually(lambda: node.work.trouble.root is not None)
 

@@ -430,7 +430,7 @@ async def test_F2_own_batches_whose_sync_failed_are_told_once_they_are_durable(
 
         file.chmod(0o755)
         with monkeypatch.context() as broken:
-            broken.setattr("daemon.look_loop.names_facts", lambda _act: False)
+            broken.setattr("daemon.recording.names_facts", lambda _act: False)
             broken.setattr(one.db, "sync", fail)
             one.work.look_at_all()
             await eventually(lambda: one.work.trouble.root is not None)
