@@ -18,7 +18,7 @@ from daemon.headroom import missing_bytes, shortage
 from daemon.journal import FolderJournal
 from daemon.look_set import Again, AgainReason
 from daemon.looks import QUIET_S
-from daemon.misfits import DiskNames
+from daemon.misfits import TRY_FIRST_S, DiskNames, Misfits
 from daemon.outcomes import Postponed, Reason, Why
 from daemon.planning import UnderWay, plan_changes, queue_unsynced, split_slow
 from daemon.retries import FIRST_S, Retries
@@ -61,7 +61,7 @@ class ApplyLoop:
         self._slow = 0
         self._disk: Disk | None = None
         self._too_large: set[int] = set()  # objects that wait for room on the disk
-        self._misfits: set[int] = set()  # objects with a name that this disk cannot hold
+        self._misfits = Misfits()
         self.is_applying = False
         self.pending: tuple[int, int] = (0, 0)  # files, bytes
 
@@ -83,7 +83,13 @@ class ApplyLoop:
 
     def changed(self) -> None:
         """Wake up: the view may want other things on this disk."""
+        self._encourage_misfits()
         self._changed.set()
+
+    def _encourage_misfits(self) -> None:
+        if self._misfits:
+            self._misfits.encourage()
+            self._retries.hasten(self._misfits.objects, _loop_s() + TRY_FIRST_S)
 
     def begin_anew(self) -> None:
         """Plan whatever is not as state wants it."""
@@ -118,7 +124,7 @@ class ApplyLoop:
         """Plan what changed and do it; whether there was anything to plan."""
         standing = self._standing
         self.is_applying = True
-        misfits = frozenset(self._misfits)
+        misfits = self._misfits.lately
         try:
             made, self._has_backlog = await self._tools.core.run(
                 plan_changes,
@@ -131,19 +137,19 @@ class ApplyLoop:
             if made is None:
                 return False
             misfits &= made.objects
-            self._misfits -= misfits
             under_way = standing.under_way
             quick, slow = split_slow(made)
             begun = [(one, applier.begin(one)) for one in slow]
             if quick.steps or quick.blocked:
-                await self._carry_out(applier, quick, under_way, stays=bool(misfits))
+                await self._carry_out(applier, quick, under_way, staying=misfits)
             else:
                 self._end(quick, under_way)
             for one, number in begun:
                 self._slow += 1
-                large.create_task(self._carry_out_slow(applier, one, under_way, number))
+                large.create_task(self._carry_out_slow(applier, one, under_way, number, misfits))
             # They stay where they are; whether they may go where they should is tried again.
-            self._retries.put(misfits, _loop_s(), FAILED_RETRY_S)
+            for no, delay_s in self._misfits.stayed(misfits).items():
+                self._retries.put([no], _loop_s(), delay_s)
             return True
         finally:
             self.is_applying = False
@@ -163,10 +169,15 @@ class ApplyLoop:
                 self.retry_away()
 
     async def _carry_out_slow(
-        self, applier: Applier, made: Plan, under_way: UnderWay, number: int
+        self,
+        applier: Applier,
+        made: Plan,
+        under_way: UnderWay,
+        number: int,
+        staying: frozenset[int],
     ) -> None:
         try:
-            await self._carry_out(applier, made, under_way, number)
+            await self._carry_out(applier, made, under_way, number, staying=staying)
         finally:
             self._slow -= 1
             self._changed.set()
@@ -178,11 +189,11 @@ class ApplyLoop:
         under_way: UnderWay,
         number: int | None = None,
         *,
-        stays: bool = False,
+        staying: frozenset[int],
     ) -> None:
         """Apply a plan and note what is to be looked at or tried again.
 
-        `stays`: what failed before was not tried again by it, and is a problem still.
+        What is `staying` was not tried where it should go, and is a problem still.
         """
         standing = self._standing
         standing.was_settled = False
@@ -202,12 +213,13 @@ class ApplyLoop:
         finally:
             self._end(made, under_way)
             self.pending = (self.pending[0] - figures[0], self.pending[1] - figures[1])
-        self._note_applied(made, applied, calls, stays=stays)
+        self._note_applied(made, applied, calls, staying)
         arrived = list(dict.fromkeys(BlobHash(step.claim.entry.value) for step in writes))
         if arrived:
             self._tools.blobs_arrived(standing.folder, arrived)
         if applied.agreed:
             standing.last_change_ms = standing.now_ms()
+            self._encourage_misfits()
 
     def _end(self, made: Plan, under_way: UnderWay) -> None:
         self._retries.put(under_way.end(made.objects), _loop_s())
@@ -226,18 +238,23 @@ class ApplyLoop:
         trouble.space = shortage(missing, *await self._tools.core.run(_cost, self._standing.stored))
         return False
 
-    def _note_applied(self, made: Plan, applied: Applied, calls: int, *, stays: bool) -> None:
+    def _note_applied(
+        self, made: Plan, applied: Applied, calls: int, staying: frozenset[int]
+    ) -> None:
         unfinished = {no for postponed in applied.postponed for no in postponed.object_nos}
         unfinished.update(no for failed in applied.failed for no in failed.object_nos)
         self._retries.succeeded(made.objects - unfinished)
+        self._misfits.came(made.objects - unfinished - staying)
         self._note_postponed(applied.postponed, calls)
         trouble = self._standing.trouble
-        if not applied.failed and not stays:
-            trouble.failed.clear()
+        if not applied.failed:
+            here = {Reason.CANNOT_EXIST} if self._misfits else set()
+            for reason in trouble.failed.keys() - here:
+                del trouble.failed[reason]
         for failed in applied.failed:
             trouble.failed[failed.reason] = (failed.what, failed.remedy)
             if failed.reason is Reason.CANNOT_EXIST:
-                self._misfits.update(failed.object_nos)
+                self._misfits.refused(failed.object_nos)
             applier = self._standing.applier
             # No look may judge what is half done: that is seen to sooner.
             is_in_doubt = applier is not None and applier.is_in_doubt

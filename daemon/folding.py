@@ -6,8 +6,6 @@ by path asks here whether that very name is there. It changes nothing.
 
 from __future__ import annotations
 
-import os
-
 from daemon.disk import Disk, DiskError, RootLost
 
 
@@ -34,4 +32,4 @@ def folded(name: bytes) -> bytes:
     Simple lower case: what a disk does beyond it (other forms of one letter, say) it tells when
     it is asked. Only the order of steps may depend on it.
     """
-    return os.fsencode(os.fsdecode(name).lower())
+    return name.decode("utf-8", "surrogateescape").lower().encode("utf-8", "surrogateescape")

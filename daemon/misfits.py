@@ -2,12 +2,13 @@
 
 It stays where it stood, with the content and the bits that it has by now, unless another one is
 to stand there: then it leaves. What was never here cannot come. Which names a disk cannot hold is
-found out by trying, and tried again: nothing is decided here for good.
+found out by trying, and tried again: nothing is decided here for good. Each try fetches the
+content and syncs the disk, so that it becomes rare while nothing changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -29,6 +30,55 @@ class DiskNames(NamedTuple):
 
 
 PLAIN = DiskNames()
+TRY_FIRST_S = 5.0
+TRY_LONGEST_S = 300.0
+
+
+class Misfits:
+    """The objects of one folder with a name that its disk refused, and how patient to be."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._lately: set[int] = set()
+        self._delays: dict[int, float] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._delays)
+
+    @property
+    def objects(self) -> Collection[int]:
+        """All of them."""
+        return self._delays.keys()
+
+    @property
+    def lately(self) -> frozenset[int]:
+        """Those that are planned to stay where they are, the next time."""
+        return frozenset(self._lately)
+
+    def refused(self, objects: Iterable[int]) -> None:
+        """Note what the disk refused to hold just now."""
+        for no in objects:
+            self._lately.add(no)
+            self._delays.setdefault(no, TRY_FIRST_S)
+
+    def stayed(self, objects: Iterable[int]) -> dict[int, float]:
+        """Note what was planned to stay; give in how many seconds each is tried again."""
+        found: dict[int, float] = {}
+        for no in objects:
+            self._lately.discard(no)
+            found[no] = self._delays.setdefault(no, TRY_FIRST_S)
+            self._delays[no] = min(2 * found[no], TRY_LONGEST_S)
+        return found
+
+    def came(self, objects: Iterable[int]) -> None:
+        """Forget those that stand where they should, or are wanted no more."""
+        for no in objects:
+            self._delays.pop(no, None)
+
+    def encourage(self) -> None:
+        """Try them all soon: what was in their way may be gone."""
+        self._delays = dict.fromkeys(self._delays, TRY_FIRST_S)
 
 
 def stay(

@@ -68,8 +68,14 @@ class Retries:
     def put(self, objects: Iterable[int], now_s: float, first_s: float = FIRST_S) -> None:
         """Try again after `first_s`, or twice as late as the last time."""
         for no in objects:
-            delay_s = min(max(first_s, 2 * self._delays.pop(no, 0.0)), LONGEST_S)
+            delay_s = max(first_s, min(2 * self._delays.pop(no, 0.0), LONGEST_S))
             self._waiting[no] = _Retry(now_s + delay_s, delay_s)
+
+    def hasten(self, objects: Iterable[int], due_s: float) -> None:
+        """Try those of them that wait at this time, if they would wait longer."""
+        for no in objects:
+            if no in self._waiting:
+                self._waiting[no].due_s = min(self._waiting[no].due_s, due_s)
 
     def succeeded(self, objects: Iterable[int]) -> None:
         """Forget the delays of what is done."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from daemon.misfits import stay
+from daemon.misfits import Misfits, stay
 from tests.daemon.planning import ROOT, directory_entry, file_entry, synced_as
 
 
@@ -41,3 +41,21 @@ def test_B6_directories_and_others_are_wanted_as_they_are() -> None:
     wanted = [directory_entry(1, ROOT, b"D"), file_entry(2, 1, b"x", b"one")]
 
     assert stay(wanted, [synced_as(directory_entry(1, ROOT, b"d"))], {1}) == wanted
+
+
+def test_B6_a_name_that_is_refused_again_and_again_is_tried_ever_more_seldom() -> None:
+    misfits = Misfits()
+    misfits.refused([1])
+    waits = []
+    for _ in range(9):
+        assert misfits.lately == {1}
+        waits.append(misfits.stayed([1])[1])
+        assert not misfits.lately
+        misfits.refused([1])
+
+    assert waits == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
+
+    misfits.encourage()
+    assert misfits.stayed([1]) == {1: 5.0}
+    misfits.came([1])
+    assert not misfits
