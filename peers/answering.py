@@ -63,6 +63,7 @@ class BatchServer:
 
     async def _answer(self, get: wire.Get) -> None:
         folder = FolderId(get.folder)
+        await self._outbox.room(Rank.LOG)
         if not (self._shares(folder) and self._replica.may_read(self._agent, folder)):
             self._outbox.put(Rank.LOG, wire.Batches(get.request, folder, (), True, False))  # noqa: FBT003
             return

@@ -63,6 +63,17 @@ def fitting(
     return inline if sum(len(one.content) for one in inline) <= room else ()
 
 
+def first_within(batches: Sequence[SignedBatch], room_bytes: int) -> list[SignedBatch]:
+    """Give the first of some batches, until their bodies have filled the room."""
+    first: list[SignedBatch] = []
+    for signed in batches:
+        if room_bytes <= 0:
+            break
+        first.append(signed)
+        room_bytes -= len(signed.body)
+    return first
+
+
 def extent(batches: Sequence[WireBatch]) -> tuple[dict[bytes, int], set[bytes]]:
     """Say how far batches reach in each log, and their ids: so that reading goes on after them."""
     through: dict[bytes, int] = {}

@@ -224,6 +224,7 @@ class BlobServer:
             content = await self._replica.read_blob(self._agent, folder, blob, offset, size)
             if not content:
                 self._remember(folder, blob, False)  # noqa: FBT003
+                await self._outbox.room(Rank.CONTROL)
                 self._outbox.put(Rank.CONTROL, NotHave(want.request, (blob,)))
                 return
             view = memoryview(content)
@@ -273,6 +274,7 @@ class BlobServer:
             want = waiting.popleft()
             answer = await self._lists.answer(want)
             if answer is None:
+                await self._outbox.room(Rank.CONTROL)
                 self._outbox.put(Rank.CONTROL, NotHave(want.request, (want.hash,)))
                 continue
             await self._outbox.room(Rank.DATA)
@@ -326,6 +328,7 @@ async def serve_link(link: Link, server: BlobServer, outbox: Outbox) -> None:
         async with TaskGroup() as tasks:
             tasks.create_task(receive())
             tasks.create_task(send_all(link, outbox))
+            tasks.create_task(outbox.failure())
             tasks.create_task(server.run())
     except* LinkClosed:
         pass

@@ -22,8 +22,8 @@ from peers.heads import Heads
 from peers.inbox import Inbox, Struck
 from peers.lane import Lane, loop_time_s
 from peers.link import Link, LinkClosed
-from peers.outbox import Outbox, Rank
-from peers.parts import divided, fitting, verify_all
+from peers.outbox import ROOM_BYTES, Outbox, Rank
+from peers.parts import divided, first_within, fitting, verify_all
 from peers.peer_tips import PeerTips
 from peers.replica import Contents, Replica, Runner
 from peers.serve import BlobServer, send_all
@@ -125,6 +125,7 @@ class Session:
                 self._tasks = tasks
                 tasks.create_task(self._receive_all())
                 tasks.create_task(send_all(self.link, self._outbox))
+                tasks.create_task(self._outbox.failure())
                 tasks.create_task(self._inbox.run())
                 tasks.create_task(self._batch_server.run())
                 tasks.create_task(self._say_heads())
@@ -216,9 +217,10 @@ class Session:
     def push(self, folder: FolderId, batches: Sequence[SignedBatch], contents: Contents) -> None:
         """Send fresh batches at once if the peer can use them at once and keeps up."""
         shared = self._folders.get(folder)
-        if shared is None or not self._outbox.has_room(Rank.LOG):
+        if shared is None:
             return
-        usable = shared.tips.push(batches, loop_time_s())
+        room_bytes = ROOM_BYTES - self._outbox.waiting_bytes(Rank.LOG)  # the rest by heads
+        usable = shared.tips.push(first_within(batches, room_bytes), loop_time_s())
         if not usable:
             return
         inline = tuple(wire.SmallContent(blob, content) for blob, content in contents.items())

@@ -216,6 +216,7 @@ async def _run_bulk(link: Link, lane: Lane, outbox: Outbox) -> None:
         async with TaskGroup() as tasks:
             tasks.create_task(receive())
             tasks.create_task(send_all(link, outbox))
+            tasks.create_task(outbox.failure())
     except* LinkClosed:
         pass
     except* Malformed as group:
