@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from store import access, ending
+from store import access, ending, stored_batches
 from store.access_sets import RULED_OUT, AccessSets
 from store.admitted import Admitted, AppliedBatch, Fold
-from store.codec import DEPS_LIMIT
 from store.cuts import CUT_OFF, Cuts
-from store.db import Database, chunked
-from store.decoding import decoded_events, is_whole, needs_newer
+from store.db import Database
+from store.decoding import decoded_events, needs_newer
 from store.ending import Ending
 from store.errors import Malformed
 from store.events import CutPoint, Event, decode
+from store.frontier import Frontier
 from store.ids import AgentId, BatchId, Epoch, EventId, FolderId, LogId, ObjectId, log_id
+from store.lineage import Lineage, parents_of
 from store.opening import (
     EventCount,
     LogHead,
@@ -48,9 +49,10 @@ class FolderLog:
         self.folder = folder
         self._log_nos: dict[LogId, int] = {}
         self._heads: dict[BatchId, LogHead] = {}
-        self._frontier: dict[BatchId, int] = {}  # -> lamport
+        self._frontier = Frontier(database, folder_no)
         self._room = WaitingRoom()
         self._access = AccessSets(database, folder_no)
+        self.lineage = Lineage(database, folder_no, self._access)
         self.cuts = Cuts(database, folder_no)
         self.batches = 0
         self._events = EventCount(database, folder_no)
@@ -66,12 +68,6 @@ class FolderLog:
         self.restored_no, self._restored_frontier = restored(db, self.folder_no)
         known = known_logs(db, self.folder_no, self.restored_no)
         self._log_nos, self._heads, self.batches = known.numbers, known.heads, known.batches
-        for batch, lamport in db.execute(
-            "SELECT f.batch_id, b.lamport FROM frontier f JOIN batch b ON b.id = f.batch_id"
-            " WHERE f.folder_no = ?",
-            (self.folder_no,),
-        ):
-            self._frontier[batch] = lamport
         for no in self._membership_nos():
             self.cuts.note(no)
         held = self._unapplied()
@@ -91,7 +87,7 @@ class FolderLog:
 
     def has(self, batch: BatchId) -> bool:
         """Whether a batch is stored."""
-        return batch in self._heads or self._stored(batch) is not None
+        return batch in self._heads or self.lineage.stored(batch) is not None
 
     def own_head(self, agent: AgentId, epoch: Epoch) -> LogHead | None:
         """Find the newest batch of a log of ours."""
@@ -126,54 +122,26 @@ class FolderLog:
         `ranges` are (log id, after seq or None for the start, through seq). The second value
         says whether more would have followed.
         """
-        wanted: dict[bytes, tuple[int, int, int]] = {}  # id -> lamport, no, size
-        for log, after, through in ranges:
-            no = self._log_nos.get(LogId(log))
-            if no is None:
-                continue
-            for batch, lamport, batch_no, size in self._db.execute(
-                "SELECT id, lamport, no, length(body) FROM batch"
-                " WHERE log_no = ? AND seq > ? AND seq <= ?",
-                (no, -1 if after is None else after, through),
-            ):
-                wanted[batch] = (lamport, batch_no, size)
-        for marks, part in chunked(list(ids)):
-            for batch, lamport, batch_no, size in self._db.execute(
-                "SELECT id, lamport, no, length(body) FROM batch"
-                f" WHERE id IN ({marks}) AND folder_no = ?",
-                (*part, self.folder_no),
-            ):
-                wanted[batch] = (lamport, batch_no, size)
-        order = sorted(wanted.items(), key=lambda item: (item[1][0], item[0]))
-        found: list[WireBatch] = []
-        total = 0
-        for _, (_, batch_no, size) in order:
-            if found and total + size > limit_bytes:
-                return found, True
-            header, signature, body = self._db.execute(
-                "SELECT header, signature, body FROM batch WHERE no = ?", (batch_no,)
-            ).fetchone()
-            if batch_no <= self.restored_no and not is_whole(header, body):
-                continue  # a snapshot left something out of it: it cannot be proven
-            found.append(WireBatch(header=header, signature=signature, body=body))
-            total += size
-        return found, False
+        numbered = [
+            (no, after, through)
+            for log, after, through in ranges
+            if (no := self._log_nos.get(LogId(log))) is not None
+        ]
+        return stored_batches.read_batches(
+            self._db,
+            self.folder_no,
+            numbered,
+            ids,
+            restored_no=self.restored_no,
+            limit_bytes=limit_bytes,
+        )
 
     def all_applied(self) -> Iterable[tuple[int, WireBatch, bool]]:
         """Give all applied batches (no, bytes, is_void) in the order they were applied.
 
         Those of a snapshot may be thinned; stubs are passed over.
         """
-        nos = self._db.execute(
-            "SELECT no FROM batch WHERE folder_no = ? AND is_applied = 1 ORDER BY lamport, id",
-            (self.folder_no,),
-        ).fetchall()
-        for (no,) in nos:
-            header, signature, body, is_void = self._db.execute(
-                "SELECT header, signature, body, is_void FROM batch WHERE no = ?", (no,)
-            ).fetchone()
-            if header:
-                yield no, WireBatch(header=header, signature=signature, body=body), bool(is_void)
+        return stored_batches.all_applied(self._db, self.folder_no)
 
     # -- membership ---------------------------------------------------------------------------
 
@@ -193,16 +161,11 @@ class FolderLog:
 
     def frontier(self) -> tuple[BatchId, ...]:
         """List the applied batches that no other applied one names, sorted."""
-        return tuple(sorted(self._frontier))
+        return tuple(sorted(self._frontier.lamports))
 
     def _membership_nos(self) -> tuple[int, ...]:
         """List the applied membership batches whose author had the role."""
-        nos: set[int] = set()
-        for batch in self._frontier:
-            row = self._stored(batch)
-            if row is not None:
-                nos.update(self._access.get(row[2]))
-        return tuple(sorted(nos))
+        return self.lineage.past(self._frontier.lamports)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -225,10 +188,10 @@ class FolderLog:
         """Sign, store and apply one batch of our own: for OwnWriter."""
         head = self.own_head(key.agent, epoch)
         prev = None if head is None else head.batch
-        deps = self._deps(prev)
-        parents = [self._frontier[dep] for dep in deps]
+        deps = self._frontier.deps(prev)
+        parents = [self._frontier.lamports[dep] for dep in deps]
         if prev is not None:
-            parents.append(self._lamport(prev))
+            parents.append(self.lineage.lamport(prev))
         signed = sign_batch(
             key,
             folder=self.folder,
@@ -243,17 +206,6 @@ class FolderLog:
         )
         self._store(signed, fold, is_applied=True, fresh=part.fresh, made=part.made)
         return signed
-
-    def _deps(self, prev: BatchId | None) -> tuple[BatchId, ...]:
-        """Give what the next batch names beside its prev: the frontier, as far as it has room.
-
-        Somebody with thousands of logs shall not keep us from writing; what finds no room now
-        is named by later batches.
-        """
-        open_heads = [batch for batch in self._frontier if batch != prev]
-        if len(open_heads) > DEPS_LIMIT:
-            open_heads.sort(key=lambda batch: (self._frontier[batch], batch), reverse=True)
-        return tuple(sorted(open_heads[:DEPS_LIMIT]))
 
     def admit(self, batches: Sequence[SignedBatch], source: bytes, fold: Fold) -> Admitted:
         """Store and apply verified batches, inside a transaction; those with gaps wait.
@@ -279,7 +231,7 @@ class FolderLog:
             raise Malformed("snapshot", "has a stub that follows nothing")
         access_no = self._set_of_stubs.get(stub.members)
         if access_no is None:
-            members = [self._stored(one) for one in stub.members]
+            members = [self.lineage.stored(one) for one in stub.members]
             if None in members:
                 raise Malformed("snapshot", "has a stub that names what is not there")
             nos = sorted(row[0] for row in members if row is not None)
@@ -310,14 +262,11 @@ class FolderLog:
         Stubs do not tell what they rest on, so that some others seemed open. Raises Malformed
         where one of them is not among those.
         """
-        if any(batch not in self._frontier for batch in frontier):
+        if any(batch not in self._frontier.lamports for batch in frontier):
             raise Malformed("snapshot", "is of another frontier than its checkpoint says")
         db, folder_no = self._db, self.folder_no
         self._set_of_stubs.clear()
-        passed = [(folder_no, batch) for batch in self._frontier if batch not in set(frontier)]
-        db.executemany("DELETE FROM frontier WHERE folder_no = ? AND batch_id = ?", passed)
-        for _, batch in passed:
-            del self._frontier[batch]
+        self._frontier.keep(frontier)
         (self.restored_no,) = db.execute(
             "SELECT coalesce(max(no), 0) FROM batch WHERE folder_no = ?", (folder_no,)
         ).fetchone()
@@ -365,7 +314,7 @@ class FolderLog:
         """Whether what was held can take effect; what others refuse by now never will."""
         return (
             not needs_newer(signed)
-            and self._has_applied_parents(signed)
+            and self.lineage.has_applied_parents(signed)
             and not decoded_events(signed)[1]
         )
 
@@ -377,7 +326,7 @@ class FolderLog:
                 continue
             is_void = self._judge(no, signed)
             self._db.execute("UPDATE batch SET is_applied = 1 WHERE no = ?", (no,))
-            self._advance_frontier(signed, _parents(signed))
+            self._frontier.advance(signed)
             fold(AppliedBatch(no=no, signed=signed, is_void=is_void))
             applied.append(signed.id)
         return applied
@@ -401,7 +350,7 @@ class FolderLog:
         ready = [signed]
         while ready:
             signed = ready.pop(0)
-            reason = self._broken_rule(signed)
+            reason = self.lineage.broken_rule(signed, self._log_nos.get(signed.log))
             decoded, broken = ((), reason) if reason else decoded_events(signed)
             broken = broken or self._strangeness(signed)
             if broken:
@@ -423,19 +372,11 @@ class FolderLog:
         The past of a batch never changes, so such a batch can count nowhere and at no time; to
         store and pass it on would let anybody's invented agents fill every node's disk (A14).
         """
-        if FOLDER_SHARED_TAG in signed.tags or not self._has_applied_parents(signed):
+        if FOLDER_SHARED_TAG in signed.tags or not self.lineage.has_applied_parents(signed):
             return ""
-        is_known = AgentId(signed.header.agent) in self._access.members_of(self._past(signed))
+        past = self.lineage.past(parents_of(signed))
+        is_known = AgentId(signed.header.agent) in self._access.members_of(past)
         return "" if is_known else "stranger"
-
-    def _past(self, signed: SignedBatch) -> tuple[int, ...]:
-        """List the membership batches in the past of one whose parents are stored."""
-        nos: set[int] = set()
-        for parent in _parents(signed):
-            row = self._stored(parent)
-            if row is not None:
-                nos.update(self._access.get(row[2]))
-        return tuple(sorted(nos))
 
     def _of(self, signed: SignedBatch) -> list[LogHead]:
         if signed.log not in self._log_nos:
@@ -443,40 +384,14 @@ class FolderLog:
         return [head for head in self._heads.values() if head.log == signed.log]
 
     def _missing_parents(self, signed: SignedBatch) -> list[bytes]:
-        return [p for p in _parents(signed) if p not in self._heads and self._stored(p) is None]
-
-    def _broken_rule(self, signed: SignedBatch) -> str:
-        """Name the rule that a batch breaks whose parents are all stored; empty if none."""
-        header = signed.header
-        lamport = 0
-        if header.prev is None:
-            if header.seq != 0:
-                return "bad-seq"
-        else:
-            row = self._db.execute(
-                "SELECT log_no, seq, lamport FROM batch WHERE id = ?", (header.prev,)
-            ).fetchone()
-            if row[0] != self._log_nos.get(signed.log) or row[1] + 1 != header.seq:
-                return "bad-prev"
-            lamport = row[2]
-        for dep in header.deps:
-            row = self._db.execute(
-                "SELECT lamport, folder_no FROM batch WHERE id = ?", (dep,)
-            ).fetchone()
-            if row[1] != self.folder_no:
-                return "bad-deps"
-            lamport = max(lamport, row[0])
-        return "" if header.lamport == lamport + 1 else "bad-lamport"
+        return [parent for parent in parents_of(signed) if not self.has(parent)]
 
     def _can_apply(self, signed: SignedBatch) -> bool:
         if needs_newer(signed):
             self.held_by_newer.add(AgentId(signed.header.agent))
             self._has_unapplied = True
             return False
-        return not self._has_unapplied or self._has_applied_parents(signed)
-
-    def _has_applied_parents(self, signed: SignedBatch) -> bool:
-        return all((self._stored(p) or (0, 0, 0))[1] for p in _parents(signed))
+        return not self._has_unapplied or self.lineage.has_applied_parents(signed)
 
     def _store(
         self,
@@ -518,7 +433,7 @@ class FolderLog:
         self.batches += 1
         self._events.add(batch_no, header.count)
         if is_applied:
-            self._advance_frontier(signed, _parents(signed))
+            self._frontier.advance(signed)
             fold(
                 AppliedBatch(
                     no=batch_no,
@@ -533,7 +448,7 @@ class FolderLog:
 
     def _judge(self, batch_no: int, signed: SignedBatch) -> bool:
         """Note what the author of a stored batch could know of roles; tell whether it is void."""
-        past = self._past(signed)
+        past = self.lineage.past(parents_of(signed))
         verdict = 0 if self._counts(signed, self._access.members_of(past)) else RULED_OUT
         is_ending = False
         if not verdict and signed.is_about_folder:
@@ -564,14 +479,7 @@ class FolderLog:
 
         Oldest first: beyond ending.POINTS_LIMIT the newest are left out.
         """
-        points = []
-        for batch in sorted(self._frontier, key=lambda batch: (self._frontier[batch], batch)):
-            log, seq = self._db.execute(
-                "SELECT l.id, b.seq FROM batch b JOIN log l ON l.no = b.log_no WHERE b.id = ?",
-                (batch,),
-            ).fetchone()
-            points.append(CutPoint(log=log, seq=seq, batch=batch))
-        return points
+        return self._frontier.cut_points()
 
     def _counts(self, signed: SignedBatch, known: Mapping[AgentId, access.Member]) -> bool:
         author = AgentId(signed.header.agent)
@@ -580,12 +488,6 @@ class FolderLog:
         return all(
             access.counts(author, signed.header.seq, decode(raw), known) for raw in signed.events
         )
-
-    def _advance_frontier(self, signed: SignedBatch, parents: Sequence[bytes]) -> None:
-        passed = [(self.folder_no, p) for p in parents if self._frontier.pop(BatchId(p), None)]
-        self._db.executemany("DELETE FROM frontier WHERE folder_no = ? AND batch_id = ?", passed)
-        self._frontier[signed.id] = signed.header.lamport
-        self._db.execute("INSERT INTO frontier VALUES (?, ?)", (self.folder_no, signed.id))
 
     def _log_no(self, signed: SignedBatch) -> int:
         no = self._log_nos.get(signed.log)
@@ -602,20 +504,3 @@ class FolderLog:
                 (self.folder_no, log, agent, epoch),
             ).fetchone()[0]
         return int(no)
-
-    def _stored(self, batch: bytes) -> tuple[int, int, int] | None:
-        """Look a stored batch up: (no, is_applied, access_no)."""
-        row: tuple[int, int, int] | None = self._db.execute(
-            "SELECT no, is_applied, access_no FROM batch WHERE id = ?", (batch,)
-        ).fetchone()
-        return row
-
-    def _lamport(self, batch: bytes) -> int:
-        return int(
-            self._db.execute("SELECT lamport FROM batch WHERE id = ?", (batch,)).fetchone()[0]
-        )
-
-
-def _parents(signed: SignedBatch) -> list[BatchId]:
-    header = signed.header
-    return list(header.deps) if header.prev is None else [header.prev, *header.deps]

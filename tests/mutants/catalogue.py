@@ -344,15 +344,15 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="lamport is one more than the greatest of prev and deps",
-        file="store/log.py",
+        file="store/lineage.py",
         old='        return "" if header.lamport == lamport + 1 else "bad-lamport"\n',
         new='        return "" if header.lamport >= lamport else "bad-lamport"\n',
         proofs=(_LOG,),
     ),
     Mutant(
         rule="prev is the batch before, of the same log",
-        file="store/log.py",
-        old="            if row[0] != self._log_nos.get(signed.log) or row[1] + 1 != header.seq:\n"
+        file="store/lineage.py",
+        old="            if row[0] != log_no or row[1] + 1 != header.seq:\n"
         '                return "bad-prev"\n',
         new="",
         proofs=(_LOG,),
@@ -458,9 +458,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         rule="what a snapshot left something out of is served to nobody",
-        file="store/log.py",
-        old="            if batch_no <= self.restored_no and not is_whole(header, body):\n",
-        new="            if False:\n",
+        file="store/stored_batches.py",
+        old="        if batch_no <= restored_no and not is_whole(header, body):\n",
+        new="        if False:\n",
         proofs=("tests/store/test_joined.py",),
     ),
     Mutant(

@@ -50,7 +50,7 @@ def sign(
     named = list(deps)
     if after is None and not named:
         named = sorted(head.batch for head in node.stored.log.heads())
-    known = [node.stored.log._lamport(dep) for dep in named if node.has(dep)]
+    known = [node.stored.log.lineage.lamport(dep) for dep in named if node.has(dep)]
     parents = [*known, 0 if after is None else after.header.lamport]
     return sign_batch(
         node.stored.key,
@@ -77,7 +77,7 @@ def chain(node: Node, length: int, first: SignedBatch | None = None) -> list[Sig
 def memory_of(log: FolderLog) -> dict[str, object]:
     return {
         "heads": log.heads(),
-        "frontier": dict(log._frontier),
+        "frontier": dict(log._frontier.lamports),
         "logs": dict(log._log_nos),
         "sets": dict(log._access.sets),
         "batches": log.batches,
@@ -184,7 +184,7 @@ def test_P5_P6_any_order_with_duplicates_and_restarts_gives_one_log(seed: int) -
 
     assert target.stored.log.waiting == 0
     named = {p for b in batches for p in (*b.header.deps, b.header.prev)}
-    assert set(target.stored.log._frontier) == {b.id for b in batches} - named
+    assert set(target.stored.log._frontier.lamports) == {b.id for b in batches} - named
     assert_reload_changes_nothing(target)
 
 
@@ -197,13 +197,13 @@ def test_deps_are_the_frontier_without_prev_and_lamport_is_one_more() -> None:
     carl.make_directory(b"c")
     deliver(bert, anna)
     deliver(carl, anna)
-    before = dict(anna.stored.log._frontier)
+    before = dict(anna.stored.log._frontier.lamports)
 
     (batch,) = anna.make_directory(b"a").batches
 
     assert {*batch.header.deps, batch.header.prev} >= set(before)
     assert batch.header.lamport == 1 + max(before.values())
-    assert anna.stored.log._frontier == {batch.id: batch.header.lamport}
+    assert anna.stored.log._frontier.lamports == {batch.id: batch.header.lamport}
     (again,) = anna.make_directory(b"again").batches
     assert again.header.deps == ()
     assert again.header.prev == batch.id
@@ -216,7 +216,7 @@ def test_somebody_with_very_many_logs_does_not_keep_us_from_writing() -> None:
         for i in range(1000, 1000 + DEPS_LIMIT + 50)
     ]
     anna.stored.admit(heads, SOURCE)
-    assert len(anna.stored.log._frontier) == len(heads)
+    assert len(anna.stored.log._frontier.lamports) == len(heads)
 
     (first,) = anna.make_directory(b"a").batches
     (second,) = anna.make_directory(b"b").batches
@@ -478,7 +478,7 @@ def test_A14_batches_of_invented_agents_are_neither_stored_nor_waited_for() -> N
     """Else whoever may read could fill every disk and all heads with logs of thrown away keys."""
     anna, bert = make_nodes(2)
     deps = tuple(sorted(head.batch for head in anna.stored.log.heads()))
-    lamport = 1 + max(anna.stored.log._lamport(dep) for dep in deps)
+    lamport = 1 + max(anna.stored.log.lineage.lamport(dep) for dep in deps)
     before = memory_of(anna.stored.log)
     for number, (named, depth) in enumerate(((deps, lamport), ((), 1))):
         flood = [

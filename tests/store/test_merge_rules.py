@@ -82,7 +82,7 @@ def branch(
     assert after is not None or head is None
     grants = [h for h in node.stored.log.heads() if h.agent != node.stored.key.agent]
     deps = () if after is not None else tuple(sorted(h.batch for h in grants))
-    lamports = [node.stored.log._lamport(b) for b in deps]
+    lamports = [node.stored.log.lineage.lamport(b) for b in deps]
     return sign_batch(
         node.stored.key,
         folder=node.stored.id,
@@ -642,7 +642,7 @@ def test_A19_what_was_held_is_applied_once_a_newer_dizzyd_can_read_it(
     deliver(anna, bert)
     assert anna.stored.state.root() == bert.stored.state.root()
     anna.stored.reload()
-    assert len(anna.stored.log._frontier) == 2
+    assert len(anna.stored.log._frontier.lamports) == 2
 
 
 def test_a_role_that_was_taken_away_makes_later_batches_void_and_passes_them_on() -> None:
@@ -673,7 +673,7 @@ def test_a_role_that_was_taken_away_makes_later_batches_void_and_passes_them_on(
     anna.make_directory(b"next")
     head = anna.stored.log.own_head(anna.stored.key.agent, anna.stored.epoch)
     assert head is not None
-    assert anna.stored.log._lamport(head.batch) == after.header.lamport + 1
+    assert anna.stored.log.lineage.lamport(head.batch) == after.header.lamport + 1
     assert len(agree(anna, bert, carl)) == 3
 
 
