@@ -49,7 +49,8 @@ class Putting:
         self.busy: set[bytes] = set()  # paths, each from before it is touched to the commit
         self.is_in_doubt = False  # something is half done that recovery has not seen to yet
         self.damages = 0  # syncs that failed: what was staged before one that failed is in doubt
-        self._waiting = 0  # rounds that are in place and wait for the next sync to be committed
+        # Rounds that are in place and wait for the next sync to be committed.
+        self._waiting: list[tuple[Put, Run]] = []
         self._none_waits = asyncio.Event()
         self._none_waits.set()
 
@@ -65,25 +66,30 @@ class Putting:
         return path
 
     async def rest(self, limit_s: float) -> bool:
-        """Wait until nothing is being put in place, or for so long; whether that came."""
+        """Wait until nothing is being put in place, or for so long; whether that came.
+
+        Nobody is hurried by it: each hint asks.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                async with self.alone():
-                    return True
+                while True:
+                    await self._none_waits.wait()
+                    async with self.placing:
+                        if not self._waiting:
+                            return True
         return False
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """Keep apply from putting anything in place meanwhile; never held over the network.
 
-        All that stands in the tree by us is in synced then.
+        All that stands in the tree by us is in synced then: a round that waits is committed
+        now, since a long plan has one that waits until it ends.
         """
-        while True:
-            await self._none_waits.wait()
-            async with self.placing:
-                if not self._waiting:
-                    yield
-                    return
+        async with self.placing:
+            for put, run in list(self._waiting):
+                await to_its_end(self._settle(put, run))
+            yield
 
     async def yield_to(
         self, intents: Sequence[Intent], paths: Iterable[bytes], act: Callable[[], Awaitable[bool]]
@@ -152,8 +158,11 @@ class Putting:
     async def put(self, jobs: Sequence[Job], run: Run, waiting: Put | None = None) -> Put:
         """Do jobs whose contents are durable: intents, then the disk.
 
-        A round that waited, durable by now, is committed together with the intents.
+        A round that waited, durable by now, is committed together with the intents, unless
+        somebody did it already.
         """
+        if waiting is not None and not waiting.is_waiting:
+            waiting = None
         intents = [job.intent for job in jobs if job.intent is not None]
         new = new_names(self._names, [job.step for job in jobs])
         if new is not None:  # behind those of the directories that they come into
@@ -198,18 +207,24 @@ class Putting:
         self._disk.sync_directories(sorted(placed.directories))
 
     async def settle(self, waiting: Put, run: Run) -> None:
-        """Commit a round that waits, after a sync of its own."""
+        """Commit a round that waits, after a sync of its own, unless somebody did it already."""
         async with self.placing:
-            try:
-                await self._runner.run(self._make_durable, waiting.placed)
-            except DiskError as cause:
-                self.damages += 1
-                self.give_up(waiting, cause, run)
-            else:
-                await self.commit(waiting, run)
+            if waiting.is_waiting:
+                await self._settle(waiting, run)
+
+    async def _settle(self, waiting: Put, run: Run) -> None:
+        try:
+            await self._runner.run(self._make_durable, waiting.placed)
+        except DiskError as cause:
+            self.damages += 1
+            self.give_up(waiting, cause, run)
+        else:
+            await self.commit(waiting, run)
 
     def give_up(self, put: Put, cause: DiskError, run: Run) -> None:
-        """Fail a round that waits: a sync that its names needed failed."""
+        """Fail a round, if it waits still: a sync that its names needed failed."""
+        if not put.is_waiting:
+            return
         run.is_unfinished = self.is_in_doubt = True
         run.fail(put.jobs, cause)
         self._end_waiting(put)
@@ -217,18 +232,19 @@ class Putting:
     def _end_waiting(self, put: Put) -> None:
         if put.is_waiting:
             put.is_waiting = False
-            self._waiting -= 1
+            self._waiting = [each for each in self._waiting if each[0] is not put]
             if not self._waiting:
                 self._none_waits.set()
 
-    def wait_for_sync(self, put: Put) -> Put:
+    def wait_for_sync(self, put: Put, run: Run) -> Put:
         """Have a round wait for the next sync to be committed."""
         put.is_waiting = True
-        self._waiting += 1
+        self._waiting.append((put, run))
         self._none_waits.clear()
         return put
 
     def abandon(self, put: Put) -> None:
-        """Leave a round that waits to recovery: its apply was stopped."""
-        self.is_in_doubt = True
-        self._end_waiting(put)
+        """Leave a round, if it waits still, to recovery: its apply was stopped."""
+        if put.is_waiting:
+            self.is_in_doubt = True
+            self._end_waiting(put)

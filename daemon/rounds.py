@@ -96,7 +96,7 @@ class Rounds:
             if is_durable:
                 jobs = self._tools.runs.live_jobs(staged.jobs, run)
                 put = await self._putting.put(jobs, run, waiting)
-                return self._putting.wait_for_sync(put)
+                return self._putting.wait_for_sync(put, run)
             if waiting is not None:
                 self._putting.give_up(waiting, DiskError("make durable", "a sync failed"), run)
             return None

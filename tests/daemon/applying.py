@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from daemon import fs_root
 from daemon.agreeing import row_of
 from daemon.apply import Applied, Applier
-from daemon.core import InlineRunner
+from daemon.core import InlineRunner, Runner
 from daemon.disk import Disk, Looked, Stage
 from daemon.displaced import DisplacedWatch, Names
 from daemon.fs import LinuxDisk
@@ -186,8 +186,9 @@ class Faults:
 class World:
     """One folder on a real disk, its view, and whoever plans until both agree."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, runner: Runner | None = None) -> None:
         self.root = root
+        self.runner = runner or InlineRunner()
         root.mkdir(exist_ok=True)
         fs_root.prepare(os.fsencode(root), b"f" * 32)
         self.clock = Clock()
@@ -200,7 +201,6 @@ class World:
         self.linux = LinuxDisk.open(os.fsencode(self.root), umask=0o022)
         self.faults = Faults(cast("Disk", self.linux))
         self.disk = cast("Disk", self.faults)
-        self.runner = InlineRunner()
         names = Names(self.clock)
         self.applier = Applier(
             self.disk,

@@ -75,8 +75,8 @@ MUTANTS: Final = (
     Mutant(
         rule="new files are committed after a sync that came after their names",
         file="daemon/putting.py",
-        old="                await self._runner.run(self._make_durable, waiting.placed)\n",
-        new="                pass\n",
+        old="            await self._runner.run(self._make_durable, waiting.placed)\n",
+        new="            pass\n",
         proofs=(_ORDER, _APPLY),
     ),
     Mutant(
