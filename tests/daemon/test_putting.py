@@ -30,6 +30,9 @@ class Polite:
         await asyncio.sleep(0)
         return result
 
+    async def settle(self) -> None:
+        """Nothing goes on beside who calls."""
+
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
