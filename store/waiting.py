@@ -5,21 +5,43 @@ Nothing that waits is stored (docs/decisions/0006-batches-that-wait-are-kept-in-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from store.admitted import Admitted
 from store.ids import BatchId
 from store.signing import SignedBatch
 
 PENDING_LIMIT = 10_000  # batches that wait for others, for each peer that sent them
-PENDING_LIMIT_BYTES = 64 * 1024 * 1024
+PENDING_IDS_LIMIT = 4 * PENDING_LIMIT  # that they wait for, together: one may name 1,024
+PENDING_LIMIT_BYTES = 64 * 1024 * 1024  # of headers and bodies
+
+
+class _Cost(NamedTuple):
+    """What waiting batches take of the room of their source."""
+
+    batches: int = 0
+    ids: int = 0
+    size: int = 0
+
+    def plus(self, other: _Cost, sign: int = 1) -> _Cost:
+        return _Cost(*(mine + sign * theirs for mine, theirs in zip(self, other, strict=True)))
+
+    @property
+    def is_too_much(self) -> bool:
+        return (
+            self.batches > PENDING_LIMIT
+            or self.ids > PENDING_IDS_LIMIT
+            or self.size > PENDING_LIMIT_BYTES
+        )
 
 
 @dataclass(slots=True)
 class _Waiting:
     signed: SignedBatch
     source: bytes
+    cost: _Cost
 
 
 class WaitingRoom:
@@ -29,7 +51,8 @@ class WaitingRoom:
         """Begin with nobody."""
         self._waiting: dict[BatchId, _Waiting] = {}
         self._waited_for: dict[bytes, set[BatchId]] = {}
-        self._waiting_of: dict[bytes, tuple[int, int]] = {}
+        self._cost_of: dict[bytes, _Cost] = {}
+        self._missing: set[bytes] | None = None  # what missing() gave, until something changes
 
     def __len__(self) -> int:
         """Count what waits."""
@@ -41,28 +64,33 @@ class WaitingRoom:
 
     def missing(self) -> set[bytes]:
         """List the ids of batches that are waited for and do not wait themselves."""
-        return {batch for batch in self._waited_for if batch not in self._waiting}
+        if self._missing is None:
+            self._missing = {one for one in self._waited_for if one not in self._waiting}
+        return self._missing
 
     def forget(self, source: bytes) -> None:
         """Drop what a peer sent."""
         for batch in [b for b, waiting in self._waiting.items() if waiting.source == source]:
             self._take(batch)
 
-    def put(self, signed: SignedBatch, source: bytes, missing: Iterable[bytes]) -> bool:
+    def put(self, signed: SignedBatch, source: bytes, missing: Collection[bytes]) -> bool:
         """Let a batch wait for these; False if the room of its source is full."""
-        count, size = self._waiting_of.get(source, (0, 0))
-        if count >= PENDING_LIMIT or size + len(signed.body) > PENDING_LIMIT_BYTES:
+        size = len(signed.wire.header) + len(signed.body)
+        waiting = _Waiting(signed, source, _Cost(1, len(missing), size))
+        cost = self._cost_of.get(source, _Cost()).plus(waiting.cost)
+        if cost.is_too_much:
             return False
-        self._waiting_of[source] = (count + 1, size + len(signed.body))
-        self._waiting[signed.id] = _Waiting(signed, source)
+        self._cost_of[source] = cost
+        self._waiting[signed.id] = waiting
+        self._missing = None
         for parent in missing:
             self._waited_for.setdefault(parent, set()).add(signed.id)
         return True
 
     def _take(self, batch: BatchId) -> SignedBatch:
         waiting = self._waiting.pop(batch)
-        count, size = self._waiting_of[waiting.source]
-        self._waiting_of[waiting.source] = (count - 1, size - len(waiting.signed.body))
+        self._missing = None
+        self._cost_of[waiting.source] = self._cost_of[waiting.source].plus(waiting.cost, -1)
         header = waiting.signed.header
         for parent in (*header.deps, header.prev):
             if parent is not None and parent in self._waited_for:
@@ -76,6 +104,7 @@ class WaitingRoom:
     ) -> list[SignedBatch]:
         """Take out what waited for a batch that is stored now, and for nothing else."""
         waiters = self._waited_for.pop(batch, set())
+        self._missing = None
         ready = [waiter for waiter in waiters if not missing_parents(self._waiting[waiter].signed)]
         released = [self._take(waiter) for waiter in ready]
         return sorted(released, key=lambda one: (one.header.lamport, one.id))

@@ -119,16 +119,46 @@ def test_A13_what_waits_is_bounded_for_each_peer(monkeypatch: pytest.MonkeyPatch
     assert anna.stored.log.missing() == {batches[4].id}
     anna.stored.log.forget_waiting(b"another")
     assert not anna.stored.log._room._waited_for
-    assert anna.stored.log._room._waiting_of == {SOURCE: (0, 0), b"another": (0, 0)}
+    assert anna.stored.log._room._cost_of == {SOURCE: (0, 0, 0), b"another": (0, 0, 0)}
     assert len(anna.stored.admit(batches, SOURCE).applied) == 7
 
 
 def test_A13_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     anna, bert = make_nodes(2)
     batches = chain(bert, 4)
-    monkeypatch.setattr(waiting, "PENDING_LIMIT_BYTES", 2 * len(batches[1].body))
+    of_one = max(len(one.wire.header) + len(one.body) for one in batches)
+    monkeypatch.setattr(waiting, "PENDING_LIMIT_BYTES", 2 * of_one)
 
     assert anna.stored.admit(batches[1:], SOURCE).refused == {"pending-full": 1}
+
+
+def test_A13_what_is_waited_for_is_bounded_for_each_peer() -> None:
+    """A batch may name 1,024 that nobody has: 10,000 such cost gigabytes."""
+    anna, bert = make_nodes(2)
+    named = [BatchId(number.to_bytes(32, "big")) for number in range(60 * DEPS_LIMIT)]
+    batches = [
+        sign_batch(
+            AgentKey.from_seed(b"b" * 32),
+            folder=bert.stored.id,
+            epoch=Epoch(start.to_bytes(16, "big")),
+            seq=0,
+            prev=None,
+            deps=tuple(named[start : start + DEPS_LIMIT]),
+            lamport=7,
+            wall_ms=0,
+            events=[b"\x91\x07"],
+        )
+        for start in range(0, len(named), DEPS_LIMIT)
+    ]
+
+    admitted = anna.stored.admit(batches, SOURCE)
+
+    fits = waiting.PENDING_IDS_LIMIT // DEPS_LIMIT
+    assert admitted.refused == {"pending-full": len(batches) - fits}
+    assert len(admitted.missing) == fits * DEPS_LIMIT
+    assert anna.stored.admit(batches[-1:], b"another").missing > admitted.missing
+    anna.stored.log.forget_waiting(SOURCE)
+    assert anna.stored.log.missing() == set(named[-DEPS_LIMIT:])
 
 
 def test_A13_a_long_chain_behind_a_refused_batch_is_dropped() -> None:
@@ -157,7 +187,7 @@ def test_A13_a_long_chain_is_applied_when_its_first_batch_comes() -> None:
     assert not waiting.applied
     assert admitted.applied == [batch.id for batch in batches]
     assert anna.stored.log.waiting == 0
-    assert anna.stored.log._room._waiting_of[SOURCE] == (0, 0)
+    assert anna.stored.log._room._cost_of[SOURCE] == (0, 0, 0)
 
 
 @pytest.mark.parametrize("seed", range(8))
