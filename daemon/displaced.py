@@ -233,19 +233,9 @@ def settle(
     kept, stat = keep(disk, stage, row, names, wished=history, value=value)
     if looked is not None and looked.value != row.value:
         return [Displaced(path, row, looked, kept), *_watch_kept(kept, path, row, looked, now_ns)]
-    watch = Watch(
-        name=kept,
-        is_in_history=True,
-        path=path,
-        row=row,
-        inode=stat.inode,
-        size=stat.size,
-        mtime_ns=stat.mtime_ns,
-        due_ns=now_ns + LOOK_AGAIN_NS,
-    )
     if row.kind is Kind.SYMLINK:
         return [Kept(kept, row)]
-    return [Kept(kept, row), Watched(watch)]
+    return [Kept(kept, row), Watched(_watch_in_history(kept, path, row, stat, now_ns))]
 
 
 def found_kept(
@@ -264,18 +254,20 @@ def _watch_kept(
     if looked.stat.kind is not FileKind.FILE:
         return []
     seen = replace(row, value=looked.value, size=looked.stat.size)
-    stat = looked.stat
-    watch = Watch(
+    return [Watched(_watch_in_history(kept, path, seen, looked.stat, now_ns))]
+
+
+def _watch_in_history(kept: bytes, path: bytes, row: SyncedRow, stat: Stat, now_ns: int) -> Watch:
+    return Watch(
         name=kept,
         is_in_history=True,
         path=path,
-        row=seen,
+        row=row,
         inode=stat.inode,
         size=stat.size,
         mtime_ns=stat.mtime_ns,
         due_ns=now_ns + LOOK_AGAIN_NS,
     )
-    return [Watched(watch)]
 
 
 def _watch_in_tmp(stage: bytes, path: bytes, row: SyncedRow, now_ns: int) -> Watch:

@@ -200,16 +200,22 @@ async def test_E2_no_name_is_missing_after_a_restore_failed_at_any_call(
             assert _read(node)["link"] == "first link"
 
 
+async def _save_many_twice(node: Working) -> int:
+    """Save many files, give the time, and save them once more."""
+    for number in range(_MANY):
+        node.write(f"d/{number}", b"first %d" % number)
+        node.write(f"copies/{number}", b"first %d" % number)
+    await node.look()
+    at_ms = await next_ms()
+    for number in range(_MANY):
+        node.write(f"d/{number}", b"second %d" % number, mtime_ns=1_600_000_001_000_000_000)
+    await node.look()
+    return at_ms
+
+
 async def test_F1_a_killed_restore_of_many_files_is_no_return_of_a_backup(tmp_path: Path) -> None:
     async with alone(tmp_path) as node:
-        for number in range(_MANY):
-            node.write(f"d/{number}", b"first %d" % number)
-            node.write(f"copies/{number}", b"first %d" % number)
-        await node.look()
-        at_ms = await next_ms()
-        for number in range(_MANY):
-            node.write(f"d/{number}", b"second %d" % number, mtime_ns=1_600_000_001_000_000_000)
-        await node.look()
+        at_ms = await _save_many_twice(node)
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Restoring, "_summary", _raise_crashed)
@@ -230,14 +236,7 @@ async def test_A12_a_backup_that_comes_back_after_a_restore_is_held_all_the_same
     tmp_path: Path,
 ) -> None:
     async with alone(tmp_path) as node:
-        for number in range(_MANY):
-            node.write(f"d/{number}", b"first %d" % number)
-            node.write(f"copies/{number}", b"first %d" % number)
-        await node.look()
-        at_ms = await next_ms()
-        for number in range(_MANY):
-            node.write(f"d/{number}", b"second %d" % number, mtime_ns=1_600_000_001_000_000_000)
-        await node.look()
+        at_ms = await _save_many_twice(node)
         await restore(node, "d", at_ms=at_ms)
         for number in range(_MANY):
             node.write(f"d/{number}", b"second %d" % number, mtime_ns=1_600_000_001_000_000_000)

@@ -197,7 +197,7 @@ MUTANTS: Final = (
     Mutant(
         rule="displaced files are looked at again",
         file="daemon/displaced.py",
-        old="    return [Kept(kept, row), Watched(watch)]\n",
+        old="    return [Kept(kept, row), Watched(_watch_in_history(kept, path, row, stat, now_ns))]\n",
         new="    return [Kept(kept, row)]\n",
         proofs=(_APPLY,),
     ),
