@@ -197,7 +197,8 @@ MUTANTS: Final = (
     Mutant(
         rule="displaced files are looked at again",
         file="daemon/displaced.py",
-        old="    return [Kept(kept, row), Watched(_watch_in_history(kept, path, row, stat, now_ns))]\n",
+        old="    return [Kept(kept, row), "
+        "Watched(_watch_in_history(kept, path, row, stat, now_ns))]\n",
         new="    return [Kept(kept, row)]\n",
         proofs=(_APPLY,),
     ),
