@@ -247,10 +247,7 @@ class Application:
         while True:
             announce = parse_all(self.node.config.node.announce)
             places = own_addresses(self._listener.addresses, announce, interface_addresses())
-            changed = await self.node.book.set_own(places)
-            if changed is not None:
-                await self.node.sessions.addresses_changed([changed])
-                self.node.calling.network_changed()
+            await self.node.reachable_at(places)
             wall_s, loop_s = time.time(), loop.time()
             await asyncio.sleep(until_beat_s(loop_s))
             if time.time() - wall_s - (loop.time() - loop_s) > SUSPENDED_S:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from daemon.core import Runner
 from daemon.displaced import Clock
@@ -21,7 +21,7 @@ from daemon.replica import SharedFolder
 from daemon.shelf import Shelf
 from daemon.troubles import innermost, told
 from store.folder import StoredFolder
-from store.ids import FolderId, short
+from store.ids import AgentId, FolderId, short
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +170,13 @@ class Folders:
         return None if ending is None else read_ended(stored, ending, self._keep_told)
 
     def _keep_told(self, ended: EndedFolder) -> None:
-        told = sorted(ended.told)
-        self.spawn(self._core.run(keep_told, self._shelf.db, ended.folder_no, told))
+        self.spawn(self._write_told(ended.folder_no, sorted(ended.told)))
+
+    async def _write_told(self, folder_no: int, agents: Sequence[AgentId]) -> None:
+        try:
+            await self._core.run(keep_told, self._shelf.db, folder_no, agents)
+        except sqlite3.OperationalError as full:  # who was told is told again after a restart
+            logger.warning("not noted who knows of an ending why=%s", told(full)[0])
 
     async def _run_work(self, work: FolderWork) -> None:
         """Keep a folder at work; what goes wrong in one folder does not end the others."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ from daemon.snapshots import Rule, Snapshots
 from daemon.stored_lists import StoredChunkLists
 from daemon.subscription import Emit, ListenerKind
 from daemon.traffic import Traffic
-from peers.address import parse_all
+from daemon.troubles import told
+from peers.address import Address, parse_all
 from peers.backoff import Offences
 from peers.crossing import Crossing
 from peers.fetch import Fetcher
@@ -298,6 +300,20 @@ class Node:
                 self.folders.spawn(self.folders.ended_changed(ended))
 
     # -- connections ----------------------------------------------------------------------------
+
+    async def reachable_at(self, places: Sequence[Address]) -> None:
+        """Sign where we can be reached if that changed, tell it, and call everybody then.
+
+        What cannot be written now (a full disk) is told to nobody: the caller comes again.
+        """
+        try:
+            changed = await self.book.set_own(places)
+        except sqlite3.OperationalError as full:
+            logger.debug("addresses not signed why=%s", told(full)[0])
+            return
+        if changed is not None:
+            await self.sessions.addresses_changed([changed])
+            self.calling.network_changed()
 
     def _heads_changed(self, folder: FolderId) -> None:
         """Tell peers what we have; what they wanted while it was being moved stands again."""

@@ -125,14 +125,18 @@ class PeerBook:
         return news
 
     async def set_own(self, places: Sequence[Address]) -> SignedAddresses | None:
-        """Sign where we can be reached, if that changed; gives the new record."""
+        """Sign where we can be reached, if that changed; gives the new record once it is durable.
+
+        Raises sqlite3.Error where it cannot be written: then nothing has changed.
+        """
         texts = tuple(str(place).encode("ascii") for place in places)
         if self._own is not None and self._own.addresses == texts:
             return None
         counter = 1 if self._own is None else self._own.counter + 1
-        self._own = addresses.sign(self._key, counter, places)
-        await self._core.run(self._write, self._key.agent, "", _encode(self._own), 0)
-        return self._own
+        own = addresses.sign(self._key, counter, places)
+        await self._core.run(self._write, self._key.agent, "", _encode(own), 0)
+        self._own = own
+        return own
 
     async def note_seen(self, agent: AgentId, name: str, now_ms: int) -> None:
         """Note that an agent was here, under the name that it gives itself."""
