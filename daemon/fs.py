@@ -2,10 +2,11 @@
 
 This is the only way by which dizzyd reads or writes the user's files; its parts do the work:
 fs_held (root, mark, lock), fs_below (reaching paths), fs_look and fs_read (reading), fs_stage
-(new contents), fs_names (changing the tree), fs_own and fs_taken (tmp and history), fs_sync
-(durability), and the system calls under them. It refuses to decide: what stands where, and what
-was displaced, is reported to the caller; nothing is ever overwritten or removed but unfinished
-downloads, empty directories and what the caller said to move away.
+(new contents), fs_attributes (modes, owners, times), fs_names (changing the tree), fs_own and
+fs_taken (tmp and history), fs_sync (durability), and the system calls under them. It refuses to
+decide: what stands where, and what was displaced, is reported to the caller; nothing is ever
+overwritten or removed but unfinished downloads, empty directories and what the caller said to
+move away.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from daemon import fs_root
 from daemon.disk import DiskError, LookFailure, NameMissing, Stat
 from daemon.fs_abilities import Abilities, find_abilities
+from daemon.fs_attributes import SHARED_BITS
 from daemon.fs_below import (
     PRIVATE,
     READABLE,
@@ -34,7 +36,7 @@ from daemon.fs_look import is_open_for_writing, look_many, standing
 from daemon.fs_names import TreeNames
 from daemon.fs_own import OwnDirectory, own_name
 from daemon.fs_read import read_at, read_once_at
-from daemon.fs_stage import SHARED_BITS, Workshop
+from daemon.fs_stage import Workshop
 from daemon.fs_sync import Syncs
 from daemon.fs_taken import Taken
 from daemon.headroom import Space

@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING
 
 from daemon import syscalls
 from daemon.disk import ASIDE_PREFIX, DiskError, FileKind, Stat, arriving_name
+from daemon.fs_attributes import SHARED_BITS, executable_mode, group_given, set_times
 from daemon.fs_below import READABLE, At, Tree, kind_of, stat_of
 from daemon.fs_own import own_name
-from daemon.fs_stage import (
-    SHARED_BITS,
-    LinuxStage,
-    Workshop,
-    executable_mode,
-    group_given,
-    set_times,
-)
+from daemon.fs_stage import LinuxStage, Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

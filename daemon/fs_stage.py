@@ -1,8 +1,8 @@
 """Make the content of a file in `.dizzyd/tmp` before it is visible in the tree.
 
 A stage is anonymous (O_TMPFILE) where the file system can, else a name of ours that begins with
-`.made-tmp-`; or it has a name of the caller's, so that a transfer can resume. Modes, owners and
-times are set here. Putting stages in place is daemon.fs's part.
+`.made-tmp-`; or it has a name of the caller's, so that a transfer can resume. How modes, owners
+and times are given is daemon.fs_attributes' part, putting stages in place daemon.fs_names'.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from daemon import syscalls
 from daemon.disk import DiskError, FileKind, NameTaken
+from daemon.fs_attributes import copy_extended, executable_mode, set_times, take_group, take_owner
 from daemon.fs_below import clamped, disk_error, kind_of, stat_of
 from daemon.fs_direct import DIRECT_FROM_BYTES, DirectWriter, write_all
 from daemon.fs_look import hash_descriptor
@@ -29,34 +30,8 @@ if TYPE_CHECKING:
     from daemon.fs_below import At, Tree
 
 MADE = b".made-tmp-"
-SHARED_BITS = 0o777  # setuid, setgid and sticky never come from a peer
 _WRITE_OUT_BYTES = 32 << 20
-_READ_BITS = 0o444
-_EXECUTE_BITS = 0o111
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# Capabilities are a setuid bit by another name; the others are digests of the old content.
-_NEVER_COPIED = ("security.capability", "security.ima", "security.evm")
-
-
-def executable_mode(mode: int, *, is_executable: bool) -> int:
-    """Give a mode the shared executable bit, where it is readable; special bits are masked."""
-    mode &= SHARED_BITS
-    if bool(mode & 0o100) == is_executable:
-        return mode
-    if not is_executable:
-        return mode & ~_EXECUTE_BITS
-    return mode | (mode & _READ_BITS) >> 2 | 0o100
-
-
-def set_times(target: int | bytes, mtime_ns: int) -> None:
-    """Set the modification time; the kernel clamps it to what the file system can hold."""
-    os.utime(target, ns=(time.time_ns(), clamped(mtime_ns)))
-
-
-def group_given(directory: int) -> int | None:
-    """Give the group that a directory gives to what is made in it, if it does (setgid)."""
-    found = os.fstat(directory)
-    return found.st_gid if found.st_mode & modes.S_ISGID else None
 
 
 class Workshop:
@@ -314,8 +289,8 @@ class LinuxStage:
                 return
             mine = self.descriptor()
             mode = executable_mode(found.st_mode, is_executable=self.is_executable)
-            mode = _take_owner(mine, found, mode)
-            _copy_extended(b"/proc/self/fd/%d" % other, mine)
+            mode = take_owner(mine, found, mode)
+            copy_extended(b"/proc/self/fd/%d" % other, mine)
             if modes.S_IMODE(os.fstat(mine).st_mode) != mode:
                 os.fchmod(mine, mode)
         finally:
@@ -327,7 +302,7 @@ class LinuxStage:
         `group` is what group_given says of the directory.
         """
         if group is not None:
-            self._take_group(group)
+            take_group(self.descriptor(), group)
         self._give_name(at.directory, at.name)
         self._name = None
         self._is_own = False
@@ -396,48 +371,8 @@ class LinuxStage:
         else:
             self._shop.rename(self._shop.directory, self._name, directory, name)
 
-    def _take_group(self, group: int) -> None:
-        """Do what creating it in a directory with setgid would have done."""
-        mine = self.descriptor()
-        found = os.fstat(mine)
-        if found.st_gid == group:
-            return
-        with suppress(PermissionError):
-            os.fchown(mine, -1, group)
-            os.fchmod(mine, found.st_mode & SHARED_BITS)
-
     def _error(self, operation: str, cause: OSError) -> DiskError:
         error = disk_error(operation, b".dizzyd/tmp/" + (self._name or b"(a new file)"), cause)
         if isinstance(error, NameTaken):
             return error
         return DiskError(error.what, error.why, errno=error.errno, hint=error.hint)
-
-
-def _take_owner(mine: int, found: os.stat_result, mode: int) -> int:
-    """Take owner and group where permitted; gives the mode that is then safe to set.
-
-    Without the group, its bits would open the file to another group: it gets what others have.
-    """
-    have = os.fstat(mine)
-    if (have.st_uid, have.st_gid) == (found.st_uid, found.st_gid):
-        return mode
-    try:
-        os.fchown(mine, found.st_uid, found.st_gid)
-    except OSError:
-        try:
-            os.fchown(mine, -1, found.st_gid)
-        except OSError:
-            others = mode & 0o007
-            return (mode & 0o707) | (mode & 0o070 & others << 3)
-    return mode
-
-
-def _copy_extended(source: bytes, mine: int) -> None:
-    try:
-        names = os.listxattr(source)
-    except OSError:
-        return
-    for name in names:
-        if name not in _NEVER_COPIED:
-            with suppress(OSError):
-                os.setxattr(mine, name, os.getxattr(source, name))

@@ -42,6 +42,7 @@ ADAPTERS = {
     # the shared folder
     "daemon.fs": {"os"},
     "daemon.fs_abilities": {"os"},
+    "daemon.fs_attributes": {"os", "time"},
     "daemon.fs_below": {"os", "threading", "time"},
     "daemon.fs_direct": {"os"},
     "daemon.fs_held": {"os", "threading"},
