@@ -81,6 +81,11 @@ class Applier:
         """
         return self._putting.busy_above(path) is not None
 
+    @property
+    def is_placing(self) -> bool:
+        """Whether any path is busy."""
+        return bool(self._putting.busy)
+
     def busy_above(self, path: bytes) -> bytes | None:
         """Give what makes a path busy: itself or a directory above it."""
         return self._putting.busy_above(path)

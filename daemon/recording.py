@@ -7,6 +7,7 @@ and what came of them is told to those who wait for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from daemon.acts import Act, Deleted, Moved
 from daemon.disk import Disk
@@ -17,6 +18,14 @@ from daemon.looks import LookSchedule
 from daemon.procedures import RecordActs
 from daemon.standing import Standing
 from store.ids import BlobHash
+
+
+class _Parted(NamedTuple):
+    """Acts that may be recorded, and what of the others is to be looked at once more."""
+
+    quiet: tuple[Act, ...]
+    again: frozenset[bytes] = frozenset()
+    moves: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Recording:
@@ -38,7 +47,9 @@ class Recording:
         """Make what the acts name durable, then record them in one transaction."""
         tools, standing = self._tools, self._standing
         standing.was_settled = False
-        acts = self._not_busy(acts)
+        parted = self._parted(acts)
+        self._look_again(parted)
+        acts = parted.quiet
         if not acts:
             return
         if not await standing.tail.until_compared(standing.now_s()):
@@ -48,15 +59,19 @@ class Recording:
         if is_news:
             self._fresh = await tools.pool.run(make_durable, disk, acts)
         standing.last_change_ms = standing.now_ms()
-        command = RecordActs(
-            folder_no=standing.folder_no,
-            acts=tuple(acts),
-            wall_ms=standing.now_ms(),
-            covered_seq=standing.covered_seq,
-            under_way=standing.under_way,
-        )
+        wall_ms, covered_seq = standing.now_ms(), standing.covered_seq
 
-        def record() -> Recorded:
+        def record() -> tuple[Recorded, _Parted]:
+            # While we waited for the disk apply may have begun: what it renames takes an edit
+            # along, which would be recorded here and once more where it is then.
+            parted = self._parted(acts)
+            command = RecordActs(
+                folder_no=standing.folder_no,
+                acts=parted.quiet,
+                wall_ms=wall_ms,
+                covered_seq=covered_seq,
+                under_way=standing.under_way,
+            )
             db = standing.stored.db
             if is_news:
                 recorded = tools.engine.perform(tools.procedures.record, command)
@@ -66,24 +81,25 @@ class Recording:
                 if recorded.batches:
                     db.sync()
             tools.engine.run_until_idle()
-            return recorded
+            return recorded, parted
 
         # Before anybody can ask for them: who is told of a content wants its chunks at once.
         if lists := disk.take_chunk_lists():
             await tools.chunk_lists.keep_all(standing.folder_no, lists)
-        recorded = await tools.core.run(record)
+        recorded, parted = await tools.core.run(record)
+        self._look_again(parted)
         if recorded.look_again:
             agains = [Again(path, AgainReason.UNSURE, 0.1) for path in recorded.look_again]
             self._schedule.look_again(agains, standing.now_s())
         if recorded.moves_again:
             self._schedule.look_again_at_moves(recorded.moves_again, standing.now_s())
-        standing.local.note(acts, recorded.local_changes)
+        standing.local.note(parted.quiet, recorded.local_changes)
 
-    def _not_busy(self, acts: Sequence[Act]) -> Sequence[Act]:
-        """Leave out what was seen where apply is at work just now: it is looked at once more."""
+    def _parted(self, acts: Sequence[Act]) -> _Parted:
+        """Part what was seen where apply is at work just now from the rest. Any thread."""
         applier = self._standing.applier
-        if applier is None:
-            return acts
+        if applier is None or not applier.is_placing:
+            return _Parted(tuple(acts))
         quiet: list[Act] = []
         again: set[bytes] = set()
         moves: list[tuple[bytes, bytes]] = []
@@ -99,9 +115,12 @@ class Recording:
                 again.update(tops)  # a directory that went whole: looking for it finds the rest
             else:
                 again.update(paths)
-        if again:
-            agains = [Again(path, AgainReason.UNSURE, 0.05) for path in sorted(again)]
-            self._schedule.look_again(agains, self._standing.now_s())
-        if moves:
-            self._schedule.look_again_at_moves(moves, self._standing.now_s())
-        return quiet
+        return _Parted(tuple(quiet), frozenset(again), tuple(moves))
+
+    def _look_again(self, parted: _Parted) -> None:
+        now_s = self._standing.now_s()
+        if parted.again:
+            agains = [Again(path, AgainReason.UNSURE, 0.05) for path in sorted(parted.again)]
+            self._schedule.look_again(agains, now_s)
+        if parted.moves:
+            self._schedule.look_again_at_moves(parted.moves, now_s)
