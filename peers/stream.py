@@ -329,7 +329,10 @@ class FrameStream(asyncio.BufferedProtocol):
 
     def _begin_body(self, length: int, begun: memoryview) -> None:
         """Have the rest of a large frame read to where it stays."""
-        room = memoryview(bytearray(length)) if self._rooms is None else self._rooms.take()
+        if self._rooms is None or 2 * length < FRAME_LIMIT_BYTES:  # it would keep a whole room
+            room = memoryview(bytearray(length))
+        else:
+            room = self._rooms.take()
         self._body = room[:length]
         self._body[: len(begun)] = begun
         self._body_end = len(begun)

@@ -124,6 +124,25 @@ async def test_frames_arrive_whole_however_the_network_cuts_them(
     assert received == frames  # every one still as it came
 
 
+async def test_frame_that_is_kept_keeps_twice_its_bytes_at_most() -> None:
+    pair = Pair(1)
+    await pair.begin(is_bulk=True)
+    lengths = [32_800, 100_000, FRAME_LIMIT_BYTES // 2 + 1, 200_000, FRAME_LIMIT_BYTES]
+
+    kept: list[Buffer] = []
+    for length in lengths:
+        await pair.caller.send(bytes(length))
+        receiving = asyncio.create_task(pair.host.receive())
+        while not receiving.done():
+            pair.deliver()
+            await asyncio.sleep(0)
+        kept.append(receiving.result())
+
+    held = [memoryview(memoryview(frame).obj).nbytes for frame in kept]
+    assert list(map(len, kept)) == lengths
+    assert all(most <= 2 * length for most, length in zip(held, lengths, strict=True)), held
+
+
 async def test_A1_what_comes_early_in_a_hello_is_not_taken_out_of_tls() -> None:
     pair = Pair(1)
     begun = [asyncio.create_task(stream.begin()) for stream in pair.wires]
