@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ASK_PATIENCE_S: Final = 15.0  # without a part of the answer
 PUSH_PATIENCE_S: Final = 2.0  # who pushed a log's last batch will push its next
+PUSHED_LIMIT: Final = 8192  # logs; of more it is forgotten who pushes them
 ASKS_LIMIT: Final = 4  # under way at one peer for one folder
 MISSING_LIMIT: Final = 10_000  # ids waited for, for each peer (A13)
 KNOWN_LIMIT: Final = 20_000
@@ -99,7 +100,10 @@ class Exchange:
     def pushed(self, agent: AgentId, batches: Iterable[SignedBatch], now_s: float) -> None:
         """Note that a peer pushes these logs: they need not be asked of others just now."""
         for signed in batches:
+            self._pushed.pop(signed.log, None)
             self._pushed[signed.log] = (agent, now_s)
+            if len(self._pushed) > PUSHED_LIMIT:
+                del self._pushed[next(iter(self._pushed))]  # the longest ago
 
     def stored(self, batches: Iterable[SignedBatch]) -> None:
         """Note that these batches are stored here now."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from peers import heads
 from peers.heads import Place, Tips
+from peers.wire import HEADS_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 UNDER_WAY_S: Final = 2.0  # heads that come this long after a push have crossed with it
 UNDER_WAY_LIMIT: Final = 1024  # more pushes at a time are left to the heads
+BEGUN_LIMIT: Final = HEADS_LIMIT  # branches that a peer may begin between two heads of it
 
 
 class PeerTips:
@@ -31,18 +33,25 @@ class PeerTips:
         """Begin with a peer that has nothing."""
         self.tips: Tips = {}
         self._under_way: deque[tuple[float, Place]] = deque(maxlen=UNDER_WAY_LIMIT)
+        self._begun = 0
 
     def said(self, said: Sequence[Head], now_s: float) -> None:
         """Take what the peer says that it has, and what it will have of the pushes of late."""
         self.tips = heads.by_log(said)
+        self._begun = 0
         while self._under_way and self._under_way[0][0] + UNDER_WAY_S < now_s:
             self._under_way.popleft()
         for _, place in self._under_way:
             self._advance(place)
 
     def came(self, batches: Iterable[SignedBatch]) -> None:
-        """Take note of what the peer itself sent."""
-        heads.advance(self.tips, map(heads.place_of, batches))
+        """Take note of what the peer itself sent, true or not: what it can make up is bounded."""
+        for place in map(heads.place_of, batches):
+            if place.prev not in self.tips.get(place.log, {}):
+                self._begun += 1
+                if self._begun > BEGUN_LIMIT:
+                    continue
+            heads.advance(self.tips, (place,))
 
     def push(self, batches: Iterable[SignedBatch], now_s: float) -> list[SignedBatch]:
         """Choose what the peer lacks and can use at once; from now on it counts as held."""

@@ -7,12 +7,17 @@ from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
 
-from peers import wire
+import pytest
+
+from peers import exchange, peer_tips, wire
+from peers.exchange import Exchange
 from peers.framing import Assembler
 from peers.heads import by_log
 from peers.peer_tips import UNDER_WAY_S, PeerTips
 from peers.session import HEADS_EVERY_S
 from peers.wire import Head
+from store.ids import BatchId, Epoch
+from store.signing import sign_batch
 from tests.peers.replicas import FOLDER, connect, nodes, pipe, until
 from tests.peers.test_session import EVENT, all_equal, in_sync, simulate
 
@@ -62,6 +67,41 @@ def test_what_the_peer_sent_itself_is_not_sent_back() -> None:
     peer.came(chain[:1])
 
     assert peer.push(chain, now_s=1.0) == chain[1:]
+
+
+def test_A14_logs_that_a_peer_makes_up_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_tips, "BEGUN_LIMIT", 50)
+    monkeypatch.setattr(exchange, "PUSHED_LIMIT", 50)
+    (node,) = nodes(1)
+    strange = [
+        sign_batch(
+            node.key,
+            folder=FOLDER,
+            epoch=Epoch((1 + number // 2).to_bytes(16, "big")),
+            seq=7,
+            prev=BatchId(number.to_bytes(32, "big")),  # nobody has it; every log has forked, too
+            deps=(),
+            lamport=9,
+            wall_ms=0,
+            events=(EVENT,),
+        )
+        for number in range(200)
+    ]
+    chain = chain_of(100)
+    peer, known = PeerTips(), Exchange()
+    peer.said([head(chain[0])], now_s=10.0)
+
+    peer.came(strange)
+    peer.came(chain[1:])
+    known.pushed(node.agent, strange, 10.0)
+
+    assert sum(map(len, peer.tips.values())) == 51
+    assert peer.tips[chain[0].log] == {chain[-1].id: 99}, "what goes on is followed all the same"
+    assert len(known._pushed) == 50
+    assert strange[-1].log in known._pushed
+    peer.said([head(chain[-1])], now_s=10.1)
+    peer.came(strange[:10])
+    assert sum(map(len, peer.tips.values())) == 11
 
 
 def test_each_save_of_a_row_is_pushed_although_heads_cross_with_it() -> None:
