@@ -99,16 +99,7 @@ class Node:
         self.places = Places(self.shelf, reading)
         self.chunk_lists = StoredChunkLists(self.shelf, world.core, reading)
         self.book = PeerBook(database, world.core, key)
-        self.folders = Folders(
-            self.shelf,
-            self.engine,
-            self.procedures,
-            world.core,
-            world.clock,
-            make_work=self._make_work,
-            tell_peers=self._tell_peers,
-            call_members=self._call_members,
-        )
+        self.folders = self._make_folders()
         self.works = self.folders.works
         self.ended = self.folders.ended
         self.crossing = Crossing(key.agent)
@@ -116,36 +107,30 @@ class Node:
         rng = random.Random(int.from_bytes(world.random_bytes(8), "big"))  # noqa: S311
         offences = Offences(rng)
         self.calling = self._make_calling(rng, offences)
-        self.fetcher = Fetcher(
-            world.pool,
-            open_bulk=self.calling.open_bulk,
-            download=RateLimit(config.limits.download_bytes_per_s),
-            lists=self.chunk_lists,
-        )
+        self.fetcher = self._make_fetcher()
         self.snapshots = Snapshots(self, checkpoints or Rule())
         self.replica = self._make_replica()
-        self.sessions = Sessions(
-            self.replica,
-            world.pool,
-            self.fetcher,
-            upload=RateLimit(config.limits.upload_bytes_per_s),
-            snapshots=self.snapshots,
-        )
+        self.sessions = self._make_sessions()
         self.links = self._make_links(offences)
-        self.door = NodeDoor(
-            self.shelf,
-            self.engine,
-            world.core,
-            world.clock,
-            shared_with=self.replica.folders_shared_with,
-            welcomed=self._welcomed,
-        )
+        self.door = self._make_door()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.damage = ""  # of the database that this one replaced
         self.found_damage: tuple[str, ...] = ()  # by the scrub
         self.on_damage: Callable[[str], None] = lambda _: None
         self.on_admitted: Callable[[AgentId, str], None] = lambda *_: None
         self._subscribe()
+
+    def _make_folders(self) -> Folders:
+        return Folders(
+            self.shelf,
+            self.engine,
+            self.procedures,
+            self.world.core,
+            self.world.clock,
+            make_work=self._make_work,
+            tell_peers=self._tell_peers,
+            call_members=self._call_members,
+        )
 
     def _make_calling(self, rng: random.Random, offences: Offences) -> Calling:
         return Calling(
@@ -161,6 +146,14 @@ class Node:
             serve=lambda link: self.links.serve(link),  # noqa: PLW0108 - there are none yet
         )
 
+    def _make_fetcher(self) -> Fetcher:
+        return Fetcher(
+            self.world.pool,
+            open_bulk=self.calling.open_bulk,
+            download=RateLimit(self.config.limits.download_bytes_per_s),
+            lists=self.chunk_lists,
+        )
+
     def _make_replica(self) -> NodeReplica:
         return NodeReplica(
             shelf=self.shelf,
@@ -174,6 +167,25 @@ class Node:
             folders=self.folders.shared,
             on_connection=self._connections_changed,
             read_snapshot=self.snapshots.read,
+        )
+
+    def _make_sessions(self) -> Sessions:
+        return Sessions(
+            self.replica,
+            self.world.pool,
+            self.fetcher,
+            upload=RateLimit(self.config.limits.upload_bytes_per_s),
+            snapshots=self.snapshots,
+        )
+
+    def _make_door(self) -> NodeDoor:
+        return NodeDoor(
+            self.shelf,
+            self.engine,
+            self.world.core,
+            self.world.clock,
+            shared_with=self.replica.folders_shared_with,
+            welcomed=self._welcomed,
         )
 
     def _make_links(self, offences: Offences) -> Links:

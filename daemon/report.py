@@ -27,6 +27,7 @@ from daemon.problems import (
     scrub_problem,
     unknown_folder_problem,
 )
+from daemon.speeds import Speeds
 from daemon.status import (
     Behind,
     EndedStatus,
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 PATIENCE_S = 0.03  # for the database thread; then the last figures are good enough
 FIRST_PATIENCE_S = 0.3  # where there are none
 SKIPPED_LIMIT = 100
-_RATE_OVER_S = 0.2
 _SKIPPED = (ProblemKind.SKIPPED, ProblemKind.MOUNT)
 
 
@@ -114,7 +114,7 @@ class Reporter:
         self._reading: asyncio.Future[dict[int, Figures]] | None = None
         self._figures: dict[int, Figures] = {}
         self._damage: Problem | None = None
-        self._sent: dict[AgentId, tuple[float, int, float]] = {}  # at, bytes, rate
+        self._speeds = Speeds()
 
     async def status(self) -> Status:
         """Say how everything is, at once."""
@@ -321,7 +321,7 @@ class Reporter:
                 agent=agent.hex(),
                 in_sync=in_sync,
                 behind=figures.behind.get(agent, Behind()) if not in_sync else Behind(),
-                rate_bytes_per_s=0.0 if in_sync else self._rate(agent),
+                rate_bytes_per_s=0.0 if in_sync else self._speeds.of(agent),
             )
 
     # -- peers ----------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ class Reporter:
             if agent in node.links.clones_seen:
                 problems.append(clone_problem())
             if session is None:
-                self._sent.pop(agent, None)
+                self._speeds.forget(agent)
                 yield PeerStatus(
                     agent=agent.hex(),
                     name=name,
@@ -365,7 +365,7 @@ class Reporter:
                 continue
             link = session.link
             received_bytes, sent_bytes = self._node.traffic.of(agent)
-            self._note_sent(agent, now_s, sent_bytes)
+            self._speeds.note(agent, now_s, sent_bytes)
             yield PeerStatus(
                 agent=agent.hex(),
                 name=name,
@@ -378,18 +378,6 @@ class Reporter:
                 last_seen_at=rfc3339(now_ms),
                 problems=tuple(problems),
             )
-
-    def _note_sent(self, agent: AgentId, now_s: float, sent_bytes: int) -> None:
-        """Measure how fast bytes go to a peer, between answers that are far enough apart."""
-        at_s, sent_then, _ = self._sent.get(agent, (now_s, sent_bytes, 0.0))
-        if agent not in self._sent:
-            self._sent[agent] = (now_s, sent_bytes, 0.0)
-        elif now_s - at_s >= _RATE_OVER_S:
-            speed = max(0, sent_bytes - sent_then) / (now_s - at_s)
-            self._sent[agent] = (now_s, sent_bytes, speed)
-
-    def _rate(self, agent: AgentId) -> float:
-        return round(self._sent.get(agent, (0.0, 0, 0.0))[2], 1)
 
 
 def has_diverged(ours: Heads, theirs: Heads) -> bool:
