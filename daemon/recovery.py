@@ -72,6 +72,7 @@ class Recovery:
         self._clock = clock
         self._names = names
         self._moved: dict[int, Place] = {}
+        self._unfinished: set[int] = set()  # directories of which synced has something in still
         self._ledger = Ledger(())
         self._outcomes: list[Outcome] = []
         self._left = Leftovers(disk, clock, names, self._outcomes)
@@ -119,7 +120,7 @@ class Recovery:
 
     # -- steps ---------------------------------------------------------------------------------
 
-    def _finish(self, intent: Intent) -> None:  # noqa: C901, PLR0912 - one branch for each step
+    def _finish(self, intent: Intent) -> None:  # noqa: C901 - one branch for each step
         match intent.step:
             case MakeDirectory(claim):
                 self._finish_making(claim, intent.number)
@@ -136,9 +137,7 @@ class Recovery:
             case RemoveTree():
                 self._finish_tree(intent, intent.step)
             case RemoveDirectory(rows, source):
-                stat = self._stat(source)
-                if self._is_free(source) or (stat and stat.inode != rows[0].inode):
-                    self._drop(rows, intent.number)
+                self._finish_directory(rows, source, intent.number)
             case SetAttributes():
                 self._finish_attributes(intent, intent.step)
             case RemoveFile(rows, source):
@@ -274,6 +273,18 @@ class Recovery:
         stat = self._stat(source)
         if was_taken and (stat is None or stat.inode != rows[0].inode):
             self._drop(rows, intent.number)
+
+    def _finish_directory(self, rows: tuple[SyncedRow, ...], source: Place, number: bytes) -> None:
+        """Forget a directory that went, unless synced has something in it still.
+
+        Of a directory in one that went as well nothing is proven; it would be left without a place.
+        """
+        stat = self._stat(source)
+        is_gone = self._is_free(source) or (stat is not None and stat.inode != rows[0].inode)
+        if is_gone and self._unfinished.isdisjoint(row.object_no for row in rows):
+            self._drop(rows, number)
+        else:
+            self._unfinished.add(source.parent_no)
 
     def _finish_tree(self, intent: Intent, step: RemoveTree) -> None:
         stat = self._stat(step.source)

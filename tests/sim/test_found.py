@@ -434,3 +434,22 @@ def test_a_late_write_to_a_removed_file_is_heard_although_the_clock_is_set_back(
     )
 
     assert content(5, 204_337) in files(world).values()
+
+
+@pytest.mark.parametrize("instant", range(62, 70))
+def test_E1_a_directory_that_went_with_one_in_it_is_not_forgotten_alone(instant: int) -> None:
+    """What was known in it had no place any more, and was planned for ever (seed 300615)."""
+    world = played(
+        step(4359, 0, "mkdir", "d"),
+        step(6560, 0, "create", "d/Notes.txt", 6),
+        step(10_193, 2, "mute", 1497),
+        step(10_693, 2, "mkdir", "d/e"),
+        step(10_832, 2, "write", "d/b", 13),
+        step(12_333, 2, "mkdir", "d/e/e"),
+        step(12_333, 2, "crash_at", instant, 2085, 1),
+        step(13_276, 1, "rmtree", "d"),
+        step(15_149, 1, "backup", "d/Notes.txt", 15, 1),
+        seed=300_615,
+    )
+
+    assert content(13, 300_615) in files(world, 2).values()
