@@ -5,6 +5,7 @@ These are values; when is daemon.looks' to say.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from enum import IntEnum
 
 from msgspec import Struct
@@ -53,3 +54,31 @@ EVERYTHING = LookSet(is_full=True)
 def parent_of(path: bytes) -> bytes:
     """Name the directory that holds a path; the root's is the root."""
     return path[: path.rfind(b"/")] if b"/" in path else b""
+
+
+def below_any(paths: Iterable[bytes], directories: Container[bytes]) -> set[bytes]:
+    """Give those paths that stand below one of the directories.
+
+    What was found of a directory is not asked again of what it holds: a thousand directories, each
+    in the one before, have half a million pairs.
+    """
+    asked: set[bytes] = set()
+    below: set[bytes] = set()
+    for path in sorted(paths):  # a directory comes before what it holds
+        above = parent_of(path)
+        if above in asked:
+            is_below = above in below or above in directories
+        else:
+            is_below = _is_below_one_of(path, directories)
+        if is_below:
+            below.add(path)
+        asked.add(path)
+    return below
+
+
+def _is_below_one_of(path: bytes, directories: Container[bytes]) -> bool:
+    """Whether a directory above this path is among those given."""
+    while path := parent_of(path):
+        if path in directories:
+            return True
+    return False

@@ -36,14 +36,14 @@ from daemon.differences import Missing
 from daemon.disk import DiskError, NameMissing, RootLost, Stat
 from daemon.harvest import Harvest
 from daemon.homeless import HomelessDirectories
-from daemon.look_set import Again, AgainReason, LookSet, parent_of
+from daemon.look_set import Again, AgainReason, LookSet, below_any, parent_of
 from daemon.reader import Reader
 from store.ids import Kind
 from store.paths import NAME_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import AsyncIterator, Container, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from daemon.differences import Differences
     from daemon.disk import Disk
@@ -147,11 +147,11 @@ class _Scan:
         paths = {path for path in (*where.paths, *listed) if path}
         tried: set[bytes] = set()
         while paths:
-            below = {path for path in paths if _is_below_one_of(path, paths)}
+            below = below_any(paths, paths)
             tried |= paths - below
             further = await self._look_at(sorted(paths - below), deep)
             # Of a directory that went all that stood below is missing too: `rm -r` is one look.
-            below = {path for path in below if not _is_below_one_of(path, self._absences.names)}
+            below -= below_any(below, self._absences.names)
             paths = (further | below) - tried
 
     async def _look_at(self, paths: list[bytes], deep: set[bytes]) -> set[bytes]:
@@ -321,14 +321,6 @@ class _Scan:
             else:
                 missing.append(Missing(path, rows))
         return tuple(missing)
-
-
-def _is_below_one_of(path: bytes, directories: Container[bytes]) -> bool:
-    """Whether a directory above this path is among those given."""
-    while path := parent_of(path):
-        if path in directories:
-            return True
-    return False
 
 
 def _is_sound(rows: Sequence[SyncedRow], stat: Stat | DiskError | None) -> bool:
