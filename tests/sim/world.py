@@ -273,10 +273,13 @@ class World:
         """End a life cleanly."""
         if not place.lives() or place.node is None:
             return
+        life = place.life
         try:
             async with asyncio.timeout(10):
                 await place.node.stop()
         except TimeoutError:
+            if place.is_dead or place.life != life:
+                return  # it crashed meanwhile, and what it waited for went with it
             self.failures.append(f"stop: {place.name} did not stop within 10 s")
         except Crashed:
             return
