@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from store.codec import decode_header
@@ -17,7 +17,8 @@ from store.db import Database
 from store.ids import LogId
 from store.opening import LogHead
 
-_BATCHES_LIMIT: Final = 10_000  # between a fork and the epoch that ends it; beyond, it goes on
+# Looked at for one author, between its forks and the epochs that end them; beyond, they go on.
+_BATCHES_LIMIT: Final = 10_000
 
 
 def find_forks(db: Database, heads: Sequence[LogHead]) -> dict[LogId, bool]:
@@ -26,34 +27,50 @@ def find_forks(db: Database, heads: Sequence[LogHead]) -> dict[LogId, bool]:
     for head in heads:
         branches[head.log].append(head)
     forked = {log: ends for log, ends in branches.items() if len(ends) > 1}
-    return {
-        log: any(
-            _knew_all(db, other, ends)
-            for other, [last, *more] in branches.items()
-            if other != log and last.agent == ends[0].agent and not more
+    authors = {ends[0].agent: _Author() for ends in forked.values()}
+    for log, [last, *more] in branches.items():
+        if not more and last.agent in authors:
+            authors[last.agent].add_log(db, log)
+    return {log: authors[ends[0].agent].knew_all(db, ends) for log, ends in forked.items()}
+
+
+class _Author:
+    """What an author of forked logs wrote besides. The work for all its forks is bounded."""
+
+    def __init__(self) -> None:
+        self._first: list[tuple[int, bytes]] = []  # lamport and id, of each log that has not forked
+        self._steps = iter(range(_BATCHES_LIMIT))
+
+    def add_log(self, db: Database, log: LogId) -> None:
+        row = db.execute(
+            "SELECT b.lamport, b.id FROM batch b JOIN log l ON l.no = b.log_no"
+            " WHERE l.id = ? AND b.seq = 0",
+            (log,),
+        ).fetchone()
+        if row is not None:
+            self._first.append((row[0], row[1]))
+
+    def knew_all(self, db: Database, ends: Sequence[LogHead]) -> bool:
+        """Whether the first batch of one of its logs has all these heads in its past."""
+        wanted = {bytes(end.batch) for end in ends}
+        lamports = {batch: _lamport(db, batch) for batch in wanted}
+        floor, top = min(lamports.values()), max(lamports.values())
+        # The log that was begun soonest after the fork is the shortest way back to it.
+        return any(
+            _has_in_past(db, batch, wanted, floor, self._steps)
+            for lamport, batch in sorted(self._first)
+            if lamport > top
         )
-        for log, ends in forked.items()
-    }
 
 
-def _knew_all(db: Database, log: LogId, ends: Sequence[LogHead]) -> bool:
-    """Whether the first batch of a log has all these heads in its past."""
-    row = db.execute(
-        "SELECT b.id FROM batch b JOIN log l ON l.no = b.log_no WHERE l.id = ? AND b.seq = 0",
-        (log,),
-    ).fetchone()
-    return row is not None and _has_in_past(db, row[0], {bytes(end.batch) for end in ends})
-
-
-def _has_in_past(db: Database, batch: bytes, wanted: set[bytes]) -> bool:
+def _has_in_past(
+    db: Database, batch: bytes, wanted: set[bytes], floor: int, steps: Iterator[int]
+) -> bool:
     """Walk back from a batch, newest first, as far as the oldest of the wanted ones."""
-    floor = min(_lamport(db, each) for each in wanted)
     waiting = [(-_lamport(db, batch), batch)]
     seen = {batch}
     missing = set(wanted)
-    for _ in range(_BATCHES_LIMIT):
-        if not waiting or not missing:
-            break
+    while waiting and missing and next(steps, None) is not None:
         _, one = heapq.heappop(waiting)
         missing.discard(one)
         for parent in _parents(db, one) - seen:

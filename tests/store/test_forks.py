@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from store import forks
+from store.db import Database
 from store.forks import find_forks
 from store.ids import EPOCH_BYTES, Epoch
 from store.signing import SignedBatch
@@ -77,3 +81,35 @@ def test_P9_A11_a_branch_that_grows_afterwards_is_a_fork_again() -> None:
     anna.stored.admit([grown], SOURCE)
 
     assert _forks(anna) == [False]
+
+
+def test_A11_forks_without_end_cost_a_bounded_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fork of an author was looked for below each of its logs, as far back as it lies."""
+    anna, bert = make_nodes(2)
+    settle(anna, bert)
+    batches: list[SignedBatch] = []
+    for number in range(6):
+        bert.stored.epoch = Epoch(bytes([number]) * EPOCH_BYTES)
+        first = branch(bert, None, [directory(bert, b"%d" % number)[1]])
+        sides = (b"%d-left" % number, b"%d-right" % number)
+        batches += [first, *(branch(bert, first, [directory(bert, name)[1]]) for name in sides)]
+    for number in range(40):
+        anna.create(b"between-%d" % number, b"x")
+    deliver(anna, bert)
+    for number in range(6):  # none of these knew any of the forks
+        bert.stored.epoch = Epoch(bytes([64 + number]) * EPOCH_BYTES)
+        batches.append(branch(bert, None, [directory(bert, b"later-%d" % number)[1]]))
+    assert not anna.stored.admit(batches, SOURCE).refused
+    walked: list[bytes] = []
+    real = forks._parents
+
+    def parents(db: Database, one: bytes) -> set[bytes]:
+        walked.append(one)
+        return real(db, one)
+
+    monkeypatch.setattr(forks, "_parents", parents)
+    monkeypatch.setattr(forks, "_BATCHES_LIMIT", 300)
+
+    assert _forks(anna) == [False] * 6
+
+    assert 200 < len(walked) <= 300
