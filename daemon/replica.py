@@ -134,8 +134,10 @@ class NodeReplica:
     # -- the log --------------------------------------------------------------------------------
 
     async def heads(self, folder: FolderId) -> Heads:
-        """Say what this node has of a folder."""
-        work = self._folders[folder]
+        """Say what this node has of a folder: nothing of one that was left meanwhile."""
+        work = self._folders.get(folder)
+        if work is None:
+            return _nothing()
         had_work = work.has_work
         read = await self._core.run(self._read_heads, work.folder_no, work.is_importing, had_work)
         if had_work or not work.has_work:
@@ -144,7 +146,9 @@ class NodeReplica:
 
     def _read_heads(self, folder_no: int, is_importing: bool, has_work: bool) -> Heads:  # noqa: FBT001
         """Read heads; while there is work to do the root would be hashed for nothing."""
-        stored = self._shelf[folder_no]
+        stored = self._shelf.get(folder_no)
+        if stored is None:
+            return _nothing()
         is_behind = bool(stored.state.changes) and stored.ending is None
         has_work = has_work or is_behind  # what was admitted just now was not told yet
         if not has_work:
@@ -161,37 +165,48 @@ class NodeReplica:
         )
 
     async def unknown_batches(self, folder: FolderId, ids: Sequence[BatchId]) -> Sequence[BatchId]:
-        """List those of the ids that are not stored."""
-        work = self._folders[folder]
+        """List those of the ids that are not stored: all, for a folder that was left meanwhile."""
+        work = self._folders.get(folder)
 
         def unknown() -> list[BatchId]:
-            log = self._shelf[work.folder_no].log
-            return [batch for batch in ids if not log.has(batch)]
+            stored = None if work is None else self._shelf.get(work.folder_no)
+            return [batch for batch in ids if stored is None or not stored.log.has(batch)]
 
         return await self._core.run(unknown)
 
     async def read_batches(
         self, folder: FolderId, ranges: Sequence[Range], ids: Sequence[bytes], limit_bytes: int
     ) -> tuple[list[WireBatch], bool]:
-        """Read batches in (lamport, batch id) order, and whether the limit left some out."""
-        work = self._folders[folder]
+        """Read batches in (lamport, batch id) order, and whether the limit left some out.
+
+        A folder that was left meanwhile has none.
+        """
+        work = self._folders.get(folder)
 
         def read() -> tuple[list[WireBatch], bool]:
-            return self._shelf[work.folder_no].log.read(
-                [(r.log, r.after_seq, r.through_seq) for r in ranges], ids, limit_bytes
-            )
+            stored = None if work is None else self._shelf.get(work.folder_no)
+            if stored is None:
+                return [], False
+            wanted = [(r.log, r.after_seq, r.through_seq) for r in ranges]
+            return stored.log.read(wanted, ids, limit_bytes)
 
         return await self._core.run(read)
 
     async def admit(
         self, folder: FolderId, source: AgentId, batches: Sequence[SignedBatch]
     ) -> Admitted:
-        """Store verified batches and let them take effect; durable with what follows of it."""
-        work = self._folders[folder]
+        """Store verified batches and let them take effect; durable with what follows of it.
 
+        What comes for a folder that was left meanwhile is dropped: it is asked for again.
+        """
+        work = self._folders.get(folder)
+        if work is None:
+            return Admitted()
         command = AdmitBatches(folder_no=work.folder_no, source=source, batches=tuple(batches))
 
         def admit() -> Admitted:
+            if self._shelf.get(command.folder_no) is None:
+                return Admitted()
             # Lost, it is sent again; before any of it is put in place it is durable (Journal).
             with self._shelf.db.lazily(is_owed=True):
                 admitted = self._engine.perform(self._procedures.admit, command)
@@ -282,3 +297,14 @@ class NodeReplica:
         work = self._folders.get(folder)
         if work is not None:
             work.contents_available(blobs)
+
+
+def _nothing() -> Heads:
+    """Give the heads of a folder that was left: a session tells them to nobody."""
+    return Heads(
+        heads=(),
+        state_root=None,
+        state_version=STATE_VERSION,
+        is_importing=False,
+        is_applied=False,
+    )

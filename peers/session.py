@@ -411,8 +411,8 @@ class Session:
     async def _say_heads_of(self, folder: FolderId, *, is_question: bool) -> None:
         ours = await self._replica.heads(folder)
         shared = self._folders.get(folder)
-        if shared is None:
-            return
+        if shared is None or folder not in self._replica.folders_shared_with(self.agent):
+            return  # it was left meanwhile, and the peer is about to hear of it
         if not shared.has_offered:  # before the heads, so that nothing is asked for yet
             shared.has_offered = True
             offered = await self._sessions.snapshots.to_offer(folder)
