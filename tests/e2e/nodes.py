@@ -260,6 +260,16 @@ class Node:
 
         eventually(f"{self.name} records {count} events", is_recorded)
 
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Let the daemon find all that the block does at once, however long that takes here."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
 
 class Nodes:
     """Some nodes that share one folder, and the lines between them."""
