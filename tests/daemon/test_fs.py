@@ -451,6 +451,7 @@ def test_E18_at_the_limit_of_files_stages_are_made_and_looks_say_unreadable(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert none_left.value.errno == errno.EMFILE
+    assert none_left.value.hint == "raise the limit of open files"
     assert results == [LookFailure.UNREADABLE]
     assert isinstance(disk.look([b"file"])[0], Looked)
 

@@ -11,6 +11,8 @@ import pytest
 
 from daemon import own_tail
 from peers import wire
+from store.ids import FolderId, blob_hash
+from store.signing import AgentKey
 from tests.daemon.working import Working, eventually, pair
 
 if TYPE_CHECKING:
@@ -130,3 +132,19 @@ async def test_a_fault_while_contents_are_served_ends_the_link_and_not_the_node(
         monkeypatch.undo()
 
         await eventually(lambda: other.has("large", bytes(3 << 20)), within_s=20)
+
+
+async def test_A17_contents_of_a_folder_are_read_for_its_members_alone(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (owner, other):
+        owner.write("a.txt", b"secret")
+        await owner.look()
+        replica, folder = owner.node.replica, owner.work.folder
+        blob, stranger = blob_hash(b"secret"), AgentKey.from_seed(bytes(32)).agent
+        absent = FolderId(stranger)
+
+        assert await replica.read_blob(other.key.agent, folder, blob, 0, 100) == b"secret"
+        assert await replica.read_small(other.key.agent, folder, [blob], 100) == [b"secret"]
+        for agent, place in ((stranger, folder), (other.key.agent, absent), (stranger, absent)):
+            assert await replica.read_blob(agent, place, blob, 0, 100) is None
+            assert await replica.read_small(agent, place, [blob], 100) == [None]
+            assert not replica.may_read(agent, place)
