@@ -54,7 +54,7 @@ run: $(VENV)/.installed
 test: bytecode
 	@$(in_own_home) && export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" \
 	&& ruff check . && mypy && python -m pytest $(IN_PARALLEL) $(ARGS)
-	@[ "$$(id -u)" = 0 ] || echo "not root: the tests marked `root` were skipped (listed above);" \
+	@[ "$$(id -u)" = 0 ] || echo "not root: the tests marked root were skipped (listed above);" \
 		"they need another uid, mounts or network namespaces"
 
 check: test
