@@ -74,3 +74,10 @@ def test_no_check_of_make_sees_the_real_home(target: str) -> None:
 
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DIZZYD_HOME", "XDG_RUNTIME_DIR"):
         assert re.search(rf'\b{name}="\$home', line), name
+
+
+def test_no_recipe_of_the_makefile_runs_a_word_that_it_only_quotes() -> None:
+    recipes = [x for x in (ROOT / "Makefile").read_text().splitlines() if x.startswith("\t")]
+
+    assert recipes
+    assert not [line for line in recipes if "`" in line]
