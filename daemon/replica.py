@@ -25,9 +25,12 @@ from peers.heads import Heads, sayable
 from peers.wire import HEADS_LIMIT, Fork, Head, Range, SignedAddresses
 from store.access import Member
 from store.admitted import Admitted
-from store.ids import AgentId, BatchId, BlobHash, FolderId, short
-from store.signing import SignedBatch, WireBatch
+from store.codec import decode_header
+from store.ids import AgentId, BatchId, BlobHash, Epoch, FolderId, log_id, short
+from store.signing import SignedBatch, WireBatch, has_signed_twice
 from store.state import STATE_VERSION
+
+FORKS_LIMIT = 1024  # logs
 
 logger = logging.getLogger(__name__)
 
@@ -267,13 +270,22 @@ class NodeReplica:
         return await self._book.learn([record for record in records if record.agent in known])
 
     async def learn_fork(self, source: AgentId, fork: Fork) -> bool:
-        """Keep the proof that an agent signed twice; the session has checked it."""
-        key = min(fork.signature, fork.other_signature)
-        is_news = key not in self.forks
+        """Keep the proof that an agent signed twice, one for each log; tell whether it was news.
+
+        What proves nothing is passed over, and told to nobody.
+        """
+        one = WireBatch(fork.header, fork.signature, b"")
+        other = WireBatch(fork.other_header, fork.other_signature, b"")
+        folder = FolderId(fork.folder)
+        if not has_signed_twice(folder, one, other):
+            return False
+        header = decode_header(fork.header)
+        key = log_id(folder, AgentId(header.agent), Epoch(header.epoch))
+        if key in self.forks or len(self.forks) >= FORKS_LIMIT:
+            return False
         self.forks[key] = fork
-        if is_news:
-            logger.warning("fork told by=%s", short(source))
-        return is_news
+        logger.warning("fork told by=%s", short(source))
+        return True
 
     async def note_heads(self, agent: AgentId, folder: FolderId, heads: Heads) -> None:
         """Note what a peer has, for status and for what counts as heard of."""

@@ -227,6 +227,20 @@ def _proven_id(header: Header, wire: WireBatch) -> BatchId:
     return identity
 
 
+def has_signed_twice(folder: FolderId, one: WireBatch, other: WireBatch) -> bool:
+    """Whether these prove that one agent signed two batches for one place of a log of a folder.
+
+    Their bodies are not looked at: the headers are the proof.
+    """
+    try:
+        headers = [decode_header(wire.header) for wire in (one, other)]
+        identities = {_proven_id(headers[0], one), _proven_id(headers[1], other)}
+    except (Malformed, BadSignature):
+        return False
+    places = {(header.folder, header.agent, header.epoch, header.seq) for header in headers}
+    return len(identities) == 2 and len(places) == 1 and headers[0].folder == folder  # noqa: PLR2004 - two branches
+
+
 def sign_batch(
     key: AgentKey,
     *,

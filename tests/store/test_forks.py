@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from store import forks
 from store.db import Database
 from store.forks import find_forks
-from store.ids import EPOCH_BYTES, Epoch
-from store.signing import SignedBatch
+from store.ids import EPOCH_BYTES, Epoch, FolderId
+from store.signing import SignedBatch, WireBatch, has_signed_twice
 from tests.store.nodes import Node, deliver, make_nodes, settle
 from tests.store.test_merge_rules import branch, directory
 
@@ -113,3 +114,16 @@ def test_A11_forks_without_end_cost_a_bounded_walk(monkeypatch: pytest.MonkeyPat
     assert _forks(anna) == [False] * 6
 
     assert 200 < len(walked) <= 300
+
+
+def test_A11_only_two_signed_headers_of_one_place_prove_a_fork() -> None:
+    _, bert, [root, left, right] = _forked()
+    folder = bert.stored.id
+    unsigned = replace(right.wire, signature=bytes(64))
+
+    assert has_signed_twice(folder, left.wire, right.wire)
+    assert not has_signed_twice(folder, left.wire, left.wire)
+    assert not has_signed_twice(folder, root.wire, left.wire)
+    assert not has_signed_twice(folder, left.wire, unsigned)
+    assert not has_signed_twice(FolderId(bytes(32)), left.wire, right.wire)
+    assert not has_signed_twice(folder, WireBatch(b"x", bytes(64), b""), right.wire)
