@@ -477,6 +477,24 @@ async def test_a_fork_that_was_told_by_a_peer_is_a_problem_too(tmp_path: Path) -
         assert "two branches" in peer.problems[0].problem
 
 
+async def test_A11_a_told_fork_that_proves_nothing_is_not_believed(tmp_path: Path) -> None:
+    """What came as a fork was kept and passed on unread, and `status` failed for ever."""
+    async with pair(tmp_path) as (owner, other):
+        other.write("a.txt", b"alpha")
+        await other.look()
+        await eventually(lambda: owner.has("a.txt", b"alpha"))
+        wire = other.stored.log.read([(other.stored.own_log, None, 0)], [], 1 << 20)[0][0]
+        replica, folder = owner.node.replica, owner.work.folder
+
+        for header in (b"no header", wire.header):
+            told = Fork(folder, header, wire.signature, wire.header, wire.signature)
+            assert not await replica.learn_fork(other.key.agent, told)
+
+        assert not replica.forks
+        [peer] = (await owner.status()).peers
+        assert not peer.problems
+
+
 async def test_equal_logs_and_unequal_states_are_said_loudly(tmp_path: Path) -> None:
     async with pair(tmp_path) as (owner, other):
         await _in_sync(owner)
