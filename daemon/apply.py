@@ -9,7 +9,15 @@ other work goes on. When to plan again is the owner's part.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from daemon.applied import Applied, Blobs, Journal
@@ -85,6 +93,12 @@ class Applier:
     def is_placing(self) -> bool:
         """Whether any path is busy."""
         return bool(self._putting.busy)
+
+    @contextmanager
+    def leaving_alone(self, object_nos: Collection[int]) -> Iterator[None]:
+        """Begin no step about these objects meanwhile: what people did to them is recorded."""
+        with self._runs.holding(object_nos):
+            yield
 
     def busy_above(self, path: bytes) -> bytes | None:
         """Give what makes a path busy: itself or a directory above it."""
@@ -227,7 +241,7 @@ class Applier:
         """
         if number is None:
             number = self.begin(plan)
-        run = Run(number, self._placer(plan), Applied())
+        run = Run(number, self._runs, self._placer(plan), Applied())
         try:
             if self._putting.is_in_doubt:
                 try:

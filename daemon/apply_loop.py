@@ -141,7 +141,9 @@ class ApplyLoop:
             quick, slow = split_slow(made)
             begun = [(one, applier.begin(one)) for one in slow]
             if quick.steps or quick.blocked:
-                await self._carry_out(applier, quick, under_way, staying=misfits)
+                # Before anything is waited for: what others commit from now on is news to it.
+                number = applier.begin(quick)
+                await self._carry_out(applier, quick, under_way, number, staying=misfits)
             else:
                 self._end(quick, under_way)
             for one, number in begun:

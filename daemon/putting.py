@@ -173,7 +173,10 @@ class Putting:
             if waiting is None:
                 await self._journal.begin(intents)
             async with self.hands:
+                # What people did to them may have been recorded since the plan was made.
+                jobs, late = run.part_late(jobs)
                 placed = await to_its_end(self._runner.run(run.placer.execute, jobs))
+        placed.outcomes += [Settled(job.intent.number) for job in late if job.intent is not None]
         if new is not None:
             placed.outcomes.append(Settled(new.number))
         if placed.is_unfinished:
@@ -191,6 +194,7 @@ class Putting:
             if outcomes:
                 await self._journal.commit(outcomes)
         run.placer.committed()
+        run.note_committed(done)
         run.applied.add(done)
         self.echoes.note(put.placed.new)
         self._end_waiting(put)

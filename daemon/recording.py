@@ -7,9 +7,10 @@ and what came of them is told to those who wait for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-from daemon.acts import Act, Deleted, Moved
+from daemon.acts import Act, Created, Deleted, Moved
 from daemon.disk import Disk
 from daemon.draft import Recorded
 from daemon.durable import make_durable, names_facts
@@ -86,7 +87,8 @@ class Recording:
         # Before anybody can ask for them: who is told of a content wants its chunks at once.
         if lists := disk.take_chunk_lists():
             await tools.chunk_lists.keep_all(standing.folder_no, lists)
-        recorded, parted = await tools.core.run(record)
+        with self._leaving_alone(acts):
+            recorded, parted = await tools.core.run(record)
         self._look_again(parted)
         if recorded.look_again:
             agains = [Again(path, AgainReason.UNSURE, 0.1) for path in recorded.look_again]
@@ -94,6 +96,13 @@ class Recording:
         if recorded.moves_again:
             self._schedule.look_again_at_moves(recorded.moves_again, standing.now_s())
         standing.local.note(parted.quiet, recorded.local_changes)
+
+    def _leaving_alone(self, acts: Sequence[Act]) -> AbstractContextManager[None]:
+        applier = self._standing.applier
+        if applier is None:
+            return nullcontext()
+        known = (act.rows for act in acts if not isinstance(act, Created))
+        return applier.leaving_alone({row.object_no for rows in known for row in rows})
 
     def _parted(self, acts: Sequence[Act]) -> _Parted:
         """Part what was seen where apply is at work just now from the rest. Any thread."""
