@@ -99,8 +99,11 @@ MUTANTS: Final = (
         old="            if waiting is None:\n"
         "                await self._journal.begin(intents)\n"
         "            async with self.hands:\n"
+        "                # What people did to them may have been recorded since the plan was made.\n"
+        "                jobs, late = run.part_late(jobs)\n"
         "                placed = await to_its_end(self._runner.run(run.placer.execute, jobs))\n",
-        new="            placed = await to_its_end(self._runner.run(run.placer.execute, jobs))\n"
+        new="            jobs, late = run.part_late(jobs)\n"
+        "            placed = await to_its_end(self._runner.run(run.placer.execute, jobs))\n"
         "            if waiting is None:\n"
         "                await self._journal.begin(intents)\n",
         proofs=(_ORDER, _APPLY),
