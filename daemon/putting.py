@@ -173,7 +173,7 @@ class Putting:
             if waiting is None:
                 await self._journal.begin(intents)
             async with self.hands:
-                # What people did to them may have been recorded since the plan was made.
+                # What people did may have been recorded since the plan was made.
                 jobs, late = run.part_late(jobs)
                 placed = await to_its_end(self._runner.run(run.placer.execute, jobs))
         placed.outcomes += [Settled(job.intent.number) for job in late if job.intent is not None]

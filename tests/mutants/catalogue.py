@@ -99,7 +99,7 @@ MUTANTS: Final = (
         old="            if waiting is None:\n"
         "                await self._journal.begin(intents)\n"
         "            async with self.hands:\n"
-        "                # What people did to them may have been recorded since the plan was made.\n"
+        "                # What people did may have been recorded since the plan was made.\n"
         "                jobs, late = run.part_late(jobs)\n"
         "                placed = await to_its_end(self._runner.run(run.placer.execute, jobs))\n",
         new="            jobs, late = run.part_late(jobs)\n"
