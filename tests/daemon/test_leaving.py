@@ -22,13 +22,14 @@ async def test_a_folder_that_stops_while_peers_talk_of_it_ends_no_link(
         link = here.node.crossing.link_of(there.key.agent)
         asked = getattr(here.node.replica, at)
         stored = here.stored
-        has_stopped = False
+        is_asked = has_stopped = False
 
         async def stop_first(*args: Any, **kwargs: Any) -> Any:
-            nonlocal has_stopped
-            if not has_stopped:
-                has_stopped = True
+            nonlocal is_asked, has_stopped
+            if not is_asked:
+                is_asked = True
                 await here.node.folders.stop(stored.id)
+                has_stopped = True
             return await asked(*args, **kwargs)
 
         with monkeypatch.context() as meanwhile:
