@@ -8,6 +8,7 @@ is removed. What synced says afterwards is daemon.recovery's part.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from enum import Enum
 
 from daemon.disk import (
     Disk,
@@ -35,6 +36,14 @@ from store.records import SyncedRow
 
 FETCH_PREFIX = b"fetch-tmp-"
 _DISPLACED_PREFIX = b"displaced-tmp-"
+
+
+class Left(Enum):
+    """What an interrupted step has left where something stood."""
+
+    OLD = 0  # nothing was displaced, or it stands there again
+    NEW = 1  # the old one left and the new one came, wherever a user moved it since
+    NEITHER = 2  # the old one left and the new one never came: what stands there is somebody's
 
 
 class Leftovers:
@@ -68,8 +77,8 @@ class Leftovers:
 
     def finish(
         self, intent: Intent, row: SyncedRow, path: bytes | None, intended: bytes | None
-    ) -> bool:
-        """See to what was displaced from `path`; say whether anything had been.
+    ) -> Left:
+        """See to what was displaced from `path`; say what the step has left there.
 
         `row` is what synced says of it, `intended` the bytes (their hash) that replace it. Where
         the new one did not come, the old one stands again.
@@ -79,16 +88,16 @@ class Leftovers:
                 return self._finish_staged(intent, name, row, path, intended)
         kept = self._find_kept(intent.history_name)
         if kept is None:
-            return False
+            return Left.OLD
+        # An earlier recovery may have kept it, and ended before it could say so.
+        left = Left.NEITHER if self._never_came(intent, intent.keep_as, path) else Left.NEW
         looked = self._disk.look_history(kept)
         if not isinstance(looked, Looked):
-            return True
+            return left
         if isinstance(intent.step, SetAside):
             row = row_of_kind(row, looked)
         self._outcomes += found_kept(kept, path or b"", row, looked, self._clock.now_ns())
-        # An earlier recovery may have kept it, and ended before it could say so.
-        is_link = isinstance(intent.step, MakeLink)
-        return is_link or not self._is_taken_away(intent, intent.keep_as, path)
+        return left
 
     def _find_kept(self, wished: bytes) -> bytes | None:
         """Find in history what was displaced at a moment; its bytes may be none that we knew."""
@@ -105,8 +114,8 @@ class Leftovers:
         row: SyncedRow,
         path: bytes | None,
         intended: bytes | None,
-    ) -> bool:
-        """See to what tmp has under `name`; say whether the old one left and the new one came.
+    ) -> Left:
+        """See to what tmp has under `name`.
 
         That nothing stands at the place does not tell: a user may have moved the new one on.
         """
@@ -114,21 +123,22 @@ class Leftovers:
         if stands is not None and stands.inode == self._staged[name].inode:
             # Without NOREPLACE a rename is a link and an unlink: it was not taken away after all.
             self._disk.remove_stage(name)
-            return False
-        is_away = self._is_taken_away(intent, name, path)
+            return Left.OLD
+        is_free = path is not None and self.is_free(path)
+        never_came = self._never_came(intent, name, path) or (is_free and _is_made_there(intent))
         looked = self._disk.look_stage(name)
-        if not is_away and isinstance(looked, Looked) and looked.value == intended:
+        if not never_came and isinstance(looked, Looked) and looked.value == intended:
             # What is in tmp is the new content: the old one was never displaced.
             self._disk.remove_stage(name)
-            return False
-        if is_away and path is not None and self.is_free(path):
+            return Left.OLD
+        if never_came and is_free and path is not None:
             # The new one never arrived: the old one stands again.
             try:
                 self._disk.restore_stage(name, path)
             except (NameTaken, NameMissing):
                 pass
             else:
-                return False
+                return Left.OLD
         if isinstance(intent.step, SetAside) and isinstance(looked, Looked):
             row = row_of_kind(row, looked)
         self._outcomes += settle(
@@ -141,13 +151,17 @@ class Leftovers:
             is_unchanged=False,
             now_ns=self._clock.now_ns(),
         )
-        return not is_away
+        return Left.NEITHER if never_came else Left.NEW
 
-    def _is_taken_away(self, intent: Intent, name: bytes, path: bytes | None) -> bool:
-        """Whether `name` holds the old one while the new one still waits for the free place."""
+    def _never_came(self, intent: Intent, name: bytes, path: bytes | None) -> bool:
+        """Whether the new one still waits for the place that the old one, `name`, has left.
+
+        A link never waits: where something else stands, it is taken not to have come.
+        """
         step = intent.step
-        if isinstance(step, MakeLink) or (isinstance(step, SetAside) and not step.value):
-            return path is not None and self.is_free(path)  # made there, never in tmp
+        if isinstance(step, MakeLink):
+            looked = None if path is None else self._disk.look([path])[0]
+            return isinstance(looked, Looked) and looked.value != step.claim.entry.value
         if name != intent.keep_as or not isinstance(step, WriteFile | SetAside):
             return False
         return arriving_name(name) in self._staged or intent.stage in self._staged
@@ -176,3 +190,9 @@ class Leftovers:
         for name in self._staged:
             if name.startswith(arriving_name(b"")):
                 self._disk.remove_stage(name)
+
+
+def _is_made_there(intent: Intent) -> bool:
+    """Whether the new one is made at its place and is never in tmp."""
+    step = intent.step
+    return isinstance(step, MakeLink) or (isinstance(step, SetAside) and not step.value)

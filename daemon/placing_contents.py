@@ -104,8 +104,9 @@ def link(site: Site, job: Job, step: MakeLink) -> None:
     except DiskError:
         try:
             site.disk.restore_stage(intent.keep_as, path)
-        except NameTaken:  # somebody was quicker
+        except NameTaken:  # somebody was quicker: theirs is an edit of neither version
             site.settle(intent, path, before, displaced)
+            site.drop(rows, intent.number)
         raise
     site.settle(intent, path, before, displaced)
     site.agree(site.new_rows(claim, stat), ended_keys(claim, rows), intent.number, before=rows)

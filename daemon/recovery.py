@@ -32,7 +32,7 @@ from daemon.disk import (
 from daemon.displaced import Clock, Names
 from daemon.folding import is_by_this_name
 from daemon.ledger import Ledger
-from daemon.leftovers import Leftovers
+from daemon.leftovers import Left, Leftovers
 from daemon.outcomes import Agreed, Intent, Outcome, SetAside, Settled
 from daemon.steps import (
     PARKING_PREFIX,
@@ -144,17 +144,23 @@ class Recovery:
                 self._finish_removal(intent, rows, source)
             case SetAside(path, row, value):
                 self._left.finish(intent, row, path, value)
-            case WriteFile(claim, rows, _) | MakeLink(claim, rows) as step:
-                row = row_for(key_of(claim.entry), rows)
-                path_now = self._path(claim.place)
-                was_displaced = self._left.finish(intent, row, path_now, claim.entry.value)
-                carried = self._find_carried(step, row)
-                is_placed = was_displaced or bool(carried)
-                self._bind(claim, intent.number, is_placed=is_placed)
-                self._outcomes += carried
+            case WriteFile() | MakeLink() as step:
+                self._finish_placing(intent, step)
             case NewNames(claims):
                 for claim in claims:
                     self._bind(claim, intent.number, is_placed=False)
+
+    def _finish_placing(self, intent: Intent, step: WriteFile | MakeLink) -> None:
+        claim, rows = step.claim, step.before
+        row = row_for(key_of(claim.entry), rows)
+        left = self._left.finish(intent, row, self._path(claim.place), claim.entry.value)
+        if left is Left.NEITHER:
+            # What stands there is an edit of neither version: each is kept beside it.
+            self._drop(rows, intent.number)
+            return
+        carried = self._find_carried(step, row)
+        self._bind(claim, intent.number, is_placed=left is Left.NEW or bool(carried))
+        self._outcomes += carried
 
     def _stat(self, place: Place) -> Stat | None:
         path = self._path(place)
@@ -269,9 +275,9 @@ class Recovery:
             self._outcomes.append(Agreed(agreed, step.claim.gone, intent.number))
 
     def _finish_removal(self, intent: Intent, rows: tuple[SyncedRow, ...], source: Place) -> None:
-        was_taken = self._left.finish(intent, rows[0], self._path(source), None)
+        left = self._left.finish(intent, rows[0], self._path(source), None)
         stat = self._stat(source)
-        if was_taken and (stat is None or stat.inode != rows[0].inode):
+        if left is not Left.OLD and (stat is None or stat.inode != rows[0].inode):
             self._drop(rows, intent.number)
 
     def _finish_directory(self, rows: tuple[SyncedRow, ...], source: Place, number: bytes) -> None:
