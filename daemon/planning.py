@@ -17,7 +17,7 @@ from daemon.steps import Plan, Step, WriteFile, numbers_of
 from store.folder import StoredFolder
 from store.ids import Kind
 from store.objects import Changes
-from store.records import Entry, SyncedRow
+from store.records import PRIMARY, Entry, SyncedRow
 
 FEW_OBJECTS = 64  # from so many on it pays to leave out what agrees already
 PLAN_LIMIT = 8192  # objects in one plan, so that applying begins before all is known
@@ -107,7 +107,7 @@ def plan_changes(
     made = plan(
         wanted,
         rows,
-        occupants=occupants,
+        occupants=[*occupants, *_sharing(stored, wanted, rows, considered, occupants)],
         parent_of=stored.synced.parent_of,
         objects=considered,
         fold=names.fold,
@@ -124,6 +124,35 @@ def _compared(
     considered -= excluded
     wanted = [entry for entry in entries if entry.object_no in considered]
     return considered, wanted, stored.synced.rows_of(sorted(considered))
+
+
+def _sharing(
+    stored: StoredFolder,
+    wanted: Sequence[Entry],
+    rows: Sequence[SyncedRow],
+    considered: Collection[int],
+    occupants: Sequence[SyncedRow],
+) -> list[SyncedRow]:
+    """Read the union directories between which something changes its number and not its path.
+
+    Unless the planner sees that they are one on this disk, it has what stands there renamed to its
+    own name, and that is taken for ever. Their rows may agree while that of a child does not: a
+    crash can come between the two.
+    """
+    parents: dict[int, set[int]] = defaultdict(set)
+    for row in rows:
+        parents[row.object_no].add(row.parent_no)
+    for entry in wanted:
+        if entry.object_no in parents:
+            parents[entry.object_no].add(entry.parent_no)
+    shared: set[int] = set()
+    for no in set[int]().union(*(nos for nos in parents.values() if len(nos) > 1)):
+        path = stored.synced.path_of(no)
+        while path and len(nos := stored.synced.directories_at(path)) > 1:
+            shared.update(nos)  # a union can lie in a union
+            path = path.rpartition(b"/")[0]
+    shared.difference_update(considered, (row.object_no for row in occupants))
+    return [row for row in stored.synced.rows_of(sorted(shared)) if row.copy == PRIMARY]
 
 
 def _hidden(stored: StoredFolder, object_nos: Iterable[int]) -> list[int]:

@@ -14,7 +14,7 @@ from daemon.misfits import DiskNames
 from daemon.planning import UnderWay, plan_changes, split_slow
 from daemon.procedures import Procedures, RecordActs
 from daemon.shelf import Shelf
-from daemon.steps import Claim, Plan, RemoveFile, RemoveTree, SwapNames, WriteFile
+from daemon.steps import Bind, Claim, Plan, RemoveFile, RemoveTree, SwapNames, WriteFile
 from tests.daemon.planning import file_entry
 from tests.store.nodes import Node, deliver, looked, make_nodes
 
@@ -193,3 +193,46 @@ def test_B6_what_could_not_go_elsewhere_leaves_when_another_is_to_stand_there() 
     assert made is not None
     assert not made.blocked
     assert [type(step) for step in made.steps] == [SwapNames, RemoveFile]
+
+
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_a_crash_between_a_union_directory_and_its_child_has_nothing_moved_to_itself(
+    *, is_deep: bool
+) -> None:
+    """It was renamed to its own name, which was taken, and that was tried for ever."""
+    # Given two directories of one path, of which the disk has both
+    anna, bert = pair()
+    inside = b"/s" if is_deep else b""
+    for node, name in ((anna, b"d"), (bert, b"N")):
+        node.make_directory(name)
+        if is_deep:
+            node.make_directory(name + inside)
+        node.materialise()
+    anna.create(b"d" + inside + b"/f", b"one")
+    deliver(anna, bert)
+    bert.materialise()
+    anna.materialise()
+    anna.move(b"d", b"N")
+    deliver(anna, bert)
+    deliver(bert, anna)
+    for node in (anna, bert):
+        node.materialise()
+        assert len(node.stored.synced.directories_at(b"N" + inside)) == 2
+
+    # When synced has a file in them still under the number of the other one
+    for node in (anna, bert):
+        [row] = node.rows()[b"N" + inside + b"/f"]
+        one, other = node.stored.synced.directories_at(b"N" + inside)
+        old = replace(row, parent_no=other if row.parent_no == one else one)
+        with node.stored.change():
+            node.stored.synced.put([old])
+        node.stored.take_changes()
+        made, _ = plan_changes(node.stored, [row.object_no], frozenset(), UnderWay())
+
+        # Then it is there already
+        assert made is not None
+        [step] = made.steps
+        assert isinstance(step, Bind)
+        assert step.claim is not None
+        assert step.claim.entry.parent_no == row.parent_no
+        assert made.blocked == ()
