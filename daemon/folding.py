@@ -30,6 +30,6 @@ def folded(name: bytes) -> bytes:
     """Give the same for two names that every disk of that kind takes for one.
 
     Simple lower case: what a disk does beyond it (other forms of one letter, say) it tells when
-    it is asked. Only the order of steps may depend on it.
+    it is asked. Only the order of steps, and what is looked at, may depend on it.
     """
     return name.decode("utf-8", "surrogateescape").lower().encode("utf-8", "surrogateescape")

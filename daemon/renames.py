@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from daemon.folding import folded
+
 _REMEMBERED_LIMIT = 4096
 
 _T = TypeVar("_T")
@@ -36,10 +38,14 @@ class Renames:
         return source in self._targets
 
     def came_back(self, source: bytes, target: bytes) -> bool:
-        """Note any rename; whether the latest one to `source` was from `target`."""
-        is_back = self._came_from.get(source) == target
+        """Note any rename; whether the latest one to `source` was from `target`.
+
+        Or from a name that a disk may take for it: who renames spells it in a way of his own,
+        and the kernel may tell either spelling.
+        """
+        former = self._came_from.get(source)
         remember(self._came_from, target, source)
-        return is_back
+        return former is not None and (former == target or folded(former) == folded(target))
 
     def is_carried(self, target: bytes, source: bytes) -> bool:
         """Whether the rename of a directory above says the same already."""

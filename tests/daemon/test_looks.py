@@ -344,6 +344,14 @@ def test_an_exchange_of_two_names_looks_at_both() -> None:
     assert set(schedule.due(10.0 + JUST).paths) == {b"a", b"b"}
 
 
+def test_an_exchange_with_a_name_in_other_letters_looks_at_both() -> None:
+    schedule = schedule_with(b"d/C")
+    schedule.touch([appeared(b"d/x y"), closed(b"d/x y")], 10.0)
+    schedule.touch([moved(b"d/x y", b"d/c"), moved(b"d/C", b"d/x y")], 10.0)
+    paths = {*schedule.due(10.0).paths, *schedule.due(10.0 + JUST).paths}
+    assert paths == {b"d/C", b"d/x y"}
+
+
 def test_a_known_name_that_was_missed_is_judged_with_what_goes_around_it() -> None:
     schedule = schedule_with(b"a")
     schedule.touch([moved(b"b", b"a")], 10.0)

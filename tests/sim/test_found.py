@@ -453,3 +453,19 @@ def test_E1_a_directory_that_went_with_one_in_it_is_not_forgotten_alone(instant:
     )
 
     assert content(13, 300_615) in files(world, 2).values()
+
+
+def test_what_is_exchanged_with_a_name_in_other_letters_is_recorded() -> None:
+    """Its look was dropped: the second half of the exchange was not told from a rename."""
+    world = played(
+        step(8708, 1, "mkdir", "d"),
+        step(9856, 1, "save", "d/c", 14),
+        step(9856, 1, "recase", "d/c", "d/C"),
+        step(11_974, 0, "move_directory", "d", "Neuer Ordner"),
+        step(12_424, 2, "create", "Neuer Ordner/x y", 22),
+        step(12_424, 2, "exchange", "Neuer Ordner/c", "Neuer Ordner/x y"),
+        seed=2894,
+        folds_from=0,
+    )
+
+    assert content(14, 2894) in files(world, 0).values()
